@@ -1,0 +1,1 @@
+"""braidrec: recommender systems from behaviour and meaning."""

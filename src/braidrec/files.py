@@ -1,0 +1,128 @@
+"""Every artefact is written atomically and read back with its hash: a killed process leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from braidrec.errors import BraidError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary sibling, flush it to disk, then put it in the place of ``path`` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[BraidError]) -> Any:
+    """Parse a JSON file; ``error`` is raised, naming the file and the place, when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: the file does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as cause:
+        raise error(f"{path}: not valid JSON ({cause}); the file is damaged, make it again") from None
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary sibling directory that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises BraidError when ``path`` exists and ``overwrite`` is off.
+    """
+    if path.exists() and not overwrite:
+        raise BraidError(f"{path} already exists; choose another path or pass overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            discarded = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.replace(path, discarded)
+            os.replace(temporary, path)
+            shutil.rmtree(discarded)
+        else:
+            os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Write a safetensors file atomically; the digest of its bytes is returned for the manifest that names it."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(plain, str(temporary)))
+    return sha256(path)
+
+
+def load_tensors(path: Path, digest: str, error: type[BraidError]) -> dict[str, torch.Tensor]:
+    """Read a safetensors file whose bytes must have the given digest."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_digest(path, digest, error)
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(str(path))
+        return tensors
+    except SafetensorError as cause:
+        raise error(f"{path}: not a safetensors file ({cause})") from None
+
+
+def check_digest(path: Path, digest: str, error: type[BraidError]) -> None:
+    if not path.is_file():
+        raise error(f"{path}: the file is missing")
+    found = sha256(path)
+    if found != digest:
+        raise error(f"{path}: its sha256 is {found[:12]}..., expected {digest[:12]}...; the file is damaged or was replaced")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

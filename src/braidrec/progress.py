@@ -1,0 +1,55 @@
+"""One progress bar for everything that may take more than two seconds: what, how far, rate, time left."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Advance = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, unit: str, *, show: bool = True) -> Iterator[Advance]:
+    """Yield ``advance(n)``.  On a terminal a bar; elsewhere one line at the end, and only if it took over two seconds."""
+    if not show:
+        yield lambda count: None
+        return
+    if not sys.stderr.isatty():
+        yield from _quiet(title, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total, rate="")
+        done, started = 0, time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, advance=count, rate=f"{rate:,.0f} {unit}/s")
+
+        yield advance
+
+
+def _quiet(title: str, unit: str) -> Iterator[Advance]:
+    done, started = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+
+    yield advance
+    seconds = time.monotonic() - started
+    if seconds > 2:
+        print(f"{title}: {done:,} {unit} in {seconds:.1f} s ({done / seconds:,.0f} {unit}/s)", file=sys.stderr)
