@@ -1,0 +1,1 @@
+"""Losses and estimators, as plain functions and small modules."""
