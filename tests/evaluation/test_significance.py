@@ -1,0 +1,135 @@
+"""The paired test is calibrated where nothing differs, finds what was planted, and Holm's table is right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from braidrec.errors import DataError
+from braidrec.evaluation import bootstrap
+from braidrec.evaluation.metrics import auc, log_loss
+from braidrec.evaluation.significance import holm, paired_test
+
+
+def world(
+    seed: int, noise_a: float = 1.0, noise_b: float = 1.0, seeds: int = 2, users: int = 80
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, users and the logits of two models that see the truth through noise, partly shared by all rows of a user."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), 8)
+    truth = rng.normal(size=len(user))
+    labels = (rng.random(len(user)) < 1 / (1 + np.exp(-2 * truth))).astype(int)
+
+    def model(noise: float) -> np.ndarray:
+        shared = rng.normal(size=(seeds, users))[:, user]
+        return truth + noise * (shared + rng.normal(size=(seeds, len(user)))) / np.sqrt(2)
+
+    return labels, user, model(noise_a), model(noise_b)
+
+
+@pytest.mark.parametrize("metric", ["auc", "log_loss"])
+def test_a_planted_difference_is_found(metric: str) -> None:
+    labels, user, good, poor = world(0, 0.3, 2.0, seeds=3)
+    result = paired_test(labels, user, good, poor, metric=metric, resamples=2_000)
+    measure = auc if metric == "auc" else lambda y, x: log_loss(y, 1 / (1 + np.exp(-x)))
+    expected = [measure(labels, a) - measure(labels, b) for a, b in zip(good, poor, strict=True)]
+    np.testing.assert_allclose(result.per_seed, expected, atol=1e-12)
+    assert result.difference == pytest.approx(np.mean(expected), abs=1e-12)
+    assert (result.difference > 0) == (metric == "auc")
+    assert result.p_value == pytest.approx(2 / 2_001)  # the least that 2,000 resamples can say
+    assert result.low < result.difference < result.high
+    assert result.low * result.high > 0
+    assert (result.resamples, result.clusters, result.users, result.pooled) == (2_000, 80, 80, False)
+
+
+@pytest.mark.parametrize("metric", ["auc", "log_loss"])
+def test_swapping_the_models_negates(metric: str) -> None:
+    labels, user, a, b = world(1)
+    there = paired_test(labels, user, a, b, metric=metric, resamples=500)
+    back = paired_test(labels, user, b, a, metric=metric, resamples=500)
+    assert back.difference == -there.difference
+    assert back.per_seed == tuple(-value for value in there.per_seed)
+    np.testing.assert_allclose((back.low, back.high), (-there.high, -there.low), atol=1e-12)
+    assert back.p_value == there.p_value
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("metric", ["auc", "log_loss"])
+def test_identical_models_have_p_one(metric: str, weighted: bool) -> None:
+    labels, user, a, _ = world(2, seeds=3)
+    weights = np.random.default_rng(0).uniform(0, 3, len(labels)) if weighted else None
+    result = paired_test(labels, user, a, a[::-1].copy(), metric=metric, weights=weights, resamples=300)
+    assert result.difference == pytest.approx(0, abs=1e-15)
+    assert result.p_value == 1
+
+
+def test_monotone_transforms_change_nothing_for_auc() -> None:
+    labels, user, a, b = world(3)
+    assert paired_test(labels, user, a, b, resamples=300) == paired_test(labels, user, np.exp(a), b**3, resamples=300)
+
+
+def test_p_is_roughly_uniform_where_nothing_differs() -> None:
+    p_values = []
+    for seed in range(300):
+        labels, user, a, b = world(seed, users=50, seeds=1)
+        p_values.append(paired_test(labels, user, a, b, resamples=199, seed=seed).p_value)
+    assert stats.kstest(p_values, "uniform").statistic < 0.1  # 1 % point for 300 values: .094
+    assert 0.02 <= np.mean(np.array(p_values) <= 0.05) <= 0.1
+
+
+def test_rows_as_clusters_would_be_overconfident() -> None:
+    # why users are resampled: a user's rows share their label and the models' errors, so they are one piece of evidence
+    rng = np.random.default_rng(5)
+    user = np.repeat(np.arange(80), 8)
+    labels, a, b = rng.integers(0, 2, 80)[user], rng.normal(size=(1, 80))[:, user], rng.normal(size=(1, 80))[:, user]
+    by_user = paired_test(labels, user, a, b, metric="log_loss", resamples=500)
+    by_row = paired_test(labels, np.arange(len(user)), a, b, metric="log_loss", resamples=500)
+    assert by_user.high - by_user.low > 2 * (by_row.high - by_row.low)  # sqrt(8) = 2.8 in theory
+
+
+def test_weights_equal_repetition() -> None:
+    labels, user, a, b = world(6)
+    times = np.random.default_rng(0).integers(0, 3, len(labels))
+    weighted = paired_test(labels, user, a, b, weights=times, resamples=200)
+    kept = np.repeat(np.arange(len(labels)), times)
+    assert len(np.unique(user[kept])) == len(np.unique(user))
+    repeated = paired_test(labels[kept], user[kept], a[:, kept], b[:, kept], resamples=200)
+    assert weighted == repeated
+
+
+def test_pooling_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "MAX_CLUSTERS", 40)
+    labels, user, good, poor = world(7, 0.3, 2.0)
+    result = paired_test(labels, user, good, poor, resamples=300)
+    assert (result.clusters, result.users, result.pooled) == (40, 80, True)
+    assert result.p_value < 0.01
+
+
+def test_same_seed_same_result() -> None:
+    labels, user, a, b = world(8)
+    assert paired_test(labels, user, a, b, resamples=300, seed=4) == paired_test(labels, user, a, b, resamples=300, seed=4)
+
+
+def test_bad_arguments_are_refused() -> None:
+    labels, user, a, b = world(9)
+    with pytest.raises(DataError, match=r"shapes \(2, 640\) and \(1, 640\); accepted: \(S, N\) for both"):
+        paired_test(labels, user, a, b[:1])
+    with pytest.raises(DataError, match="640 labels are of one class"):
+        paired_test(np.ones(640), user, a, b)
+    b[1, 7] = np.nan
+    with pytest.raises(DataError, match="scores: row 7 is nan"):
+        paired_test(labels, user, a, b)
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01 .03 .04 -> x3 .03, x2 .06, x1 .04 raised to .06
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03]), [0.06, 0.03, 0.06])
+    np.testing.assert_array_equal(holm([0.9, 0.8]), [1, 1])
+    assert holm([]).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
+def test_holm_refuses_what_is_no_p(bad: float) -> None:
+    with pytest.raises(DataError, match=r"accepted: a list of numbers in \[0, 1\]"):
+        holm([0.5, bad])
