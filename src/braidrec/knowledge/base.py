@@ -1,0 +1,671 @@
+"""The knowledge base: what a text encoder made of every item and user, stored once, by id.
+
+    <path>/<table>/manifest.json        identity of the vectors: encoder, revision, pooling, prompt, width, dtype
+    <path>/<table>/rows.lance/          the record of truth, a LanceDB table: one row per (kind, id)
+    <path>/<table>/fitted.safetensors   what an encoder that must be fitted has learnt
+    <path>/<table>/matrix/              derived: memory-mapped matrices, one per kind and version, made again at need
+    <path>/<table>/writer.lock          held by the one process that writes
+
+Every batch of a sync is one commit: a process that dies loses the batch in flight and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import logging
+import re
+import shutil
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidrec.errors import KnowledgeError
+from braidrec.files import load_tensors, read_json, save_tensors, write_json
+from braidrec.knowledge.encoders.base import FittedEncoder, PricedEncoder, TextEncoder
+from braidrec.knowledge.lock import writer_lock
+from braidrec.knowledge.matrix import Floats, Matrix
+from braidrec.knowledge.texts import PromptTemplate
+from braidrec.progress import Advance, progress
+from braidrec.strict import Strict, parse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.table import LanceTable
+    from torch import nn
+
+Kind = Literal["item", "user"]
+Dtype = Literal["float16", "float32"]
+
+FORMAT = 1
+_KINDS = ("item", "user")
+_SLICE = 512  # texts given to the encoder at a time, so that a bar can move inside a commit
+_FRAGMENTS = 64  # files per table above which they are merged
+_DELETE = 500  # ids per delete statement
+_SLACK = datetime.timedelta(milliseconds=10)  # between asking the clock and LanceDB asking it again
+_log = logging.getLogger(__name__)
+
+
+class Identity(Strict):
+    """What two vectors must share to live in one table."""
+
+    encoder: str
+    revision: str
+    pooling: str
+    prompt: str  # digest of the template, or "plain"
+    width: int
+    dtype: Dtype
+
+    @property
+    def table(self) -> str:
+        """Folder name: readable encoder name, then a digest of (encoder, revision, pooling, prompt)."""
+        key = json.dumps([self.encoder, self.revision, self.pooling, self.prompt])
+        readable = re.sub(r"[^a-z0-9]+", "-", self.encoder.lower()).strip("-")[:40]
+        return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+class _Manifest(Strict):
+    format: int
+    identity: Identity
+    fitted: str | None  # sha256 of fitted.safetensors
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What one sync did; the numbers of ``encoded + unchanged + missing`` are those of the given ids."""
+
+    encoded: int  # new or changed texts
+    unchanged: int
+    missing: int  # given without a text
+    removed: int  # rows that ``prune`` took away
+    seconds: float
+    texts_per_second: float  # of the encoded ones, committing included
+    version: int
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    number: int
+    committed: datetime.datetime
+    rows: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Counts of a table in which everything agreed."""
+
+    items: int
+    users: int
+    version: int
+
+
+class KnowledgeBase:
+    """One table of vectors and, when given, the encoder that fills it.  Made by ``open``."""
+
+    def __init__(self, folder: Path, identity: Identity, encoder: TextEncoder | None):
+        self.folder = folder
+        self.identity = identity
+        self.encoder = encoder
+        self._views: dict[str, Matrix] = {}
+        self._restore()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        encoder: TextEncoder | None = None,
+        *,
+        prompt: PromptTemplate | str | None = None,
+        dtype: Dtype | None = None,
+        table: str | None = None,
+    ) -> KnowledgeBase:
+        """The table at ``path`` that belongs to ``encoder`` and ``prompt``, made on its first sync.
+
+        Without an encoder: the only table there, or the one named ``table``; it can be read, not synced.
+        dtype: how vectors are stored, float16 for a new table.  Nothing is written here.
+        Raises KnowledgeError when the table's width or dtype differs from what is asked, or none or several match.
+        """
+        path = Path(path)
+        if encoder is None:
+            folder = _choose_table(path, table)
+            identity = _read_manifest(folder).identity
+            if dtype not in (None, identity.dtype):
+                raise KnowledgeError(f"{folder}: vectors are stored as {identity.dtype}, not {dtype}")
+            return cls(folder, identity, None)
+        identity = Identity(
+            encoder=encoder.name,
+            revision=encoder.revision,
+            pooling=encoder.pooling,
+            prompt=_prompt_digest(prompt),
+            width=encoder.width,
+            dtype=dtype or "float16",
+        )
+        folder = path / identity.table
+        if table not in (None, identity.table):
+            raise KnowledgeError(f"{path}: table '{table}' is not the one of {encoder!r} and this prompt ('{identity.table}')")
+        if dtype is None and (folder / "manifest.json").is_file():
+            identity = identity.model_copy(update={"dtype": _read_manifest(folder).identity.dtype})
+        return cls(folder, identity, encoder)
+
+    def __repr__(self) -> str:
+        return f"KnowledgeBase({str(self.folder)!r}, {self.identity.encoder}, width {self.width}, {self.identity.dtype})"
+
+    @property
+    def width(self) -> int:
+        return self.identity.width
+
+    @property
+    def label(self) -> str:
+        """Who made these vectors, for tables of results: "<encoder> (<revision>)"."""
+        return f"{self.identity.encoder} ({self.identity.revision})"
+
+    @property
+    def version(self) -> int:
+        """Number of the last commit, 0 before the first."""
+        table = self._table()
+        return 0 if table is None else int(table.version)
+
+    # ---- writing
+
+    def sync(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str | None],
+        kind: Kind = "item",
+        *,
+        batch_rows: int = 4096,
+        show_progress: bool = True,
+        prune: bool = False,
+        keep_versions: int = 8,
+    ) -> SyncReport:
+        """Encode what is new or whose text changed; everything else stays as it is.
+
+        The to-do list is sorted by id and cut into batches of ``batch_rows`` before the first commit; each batch is one
+        commit.  A sync that was killed goes on where it stopped.  ``prune`` removes rows of this kind that ``ids`` lacks or
+        gives no text.  One process writes at a time; a second one waits, then finds only what is left to do.
+        Raises KnowledgeError: duplicate or empty ids, a failed write (nothing of its batch is kept), an encoder's failure.
+        """
+        if self.encoder is None:
+            raise KnowledgeError(
+                f"{self.folder}: opened without an encoder, so it can only be read; pass one to KnowledgeBase.open"
+            )
+        if batch_rows < 1 or keep_versions < 1:
+            raise KnowledgeError(f"batch_rows = {batch_rows}, keep_versions = {keep_versions}: both must be at least 1")
+        wanted = _wanted(ids, texts, kind)
+        tell = _teller(show_progress)
+        started = time.monotonic()
+        with self._writing("preparing the table"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            with self._writing("taking the writer's lock"):
+                waited = stack.enter_context(writer_lock(self.folder / "writer.lock", tell))
+            self._restore()  # another process may have made the table meanwhile
+            stored = self._hashes(kind)
+            todo = sorted(id for id, (text, digest) in wanted.items() if text and stored.get(id) != digest)
+            if waited and not todo:
+                tell(f"{self.folder}: nothing left to do, the other process encoded it all")
+            if todo:
+                self._begin([wanted[id][0] for id in todo], tell)
+                batches = [todo[start : start + batch_rows] for start in range(0, len(todo), batch_rows)]
+                with progress(f"encoding {kind} texts", len(todo), "texts", show=show_progress) as advance:
+                    for number, batch in enumerate(batches, start=1):
+                        self._commit(self._encode_rows(kind, batch, wanted, advance))
+                        if number % _FRAGMENTS == 0:
+                            self._tidy(keep_versions)
+            present = {id for id, (text, _) in wanted.items() if text}
+            removed = self._remove(kind, sorted(stored.keys() - present)) if prune else 0
+            self._tidy(keep_versions)
+            self._check_count(kind, len(stored.keys() | present) - removed)
+            version = self.version
+        seconds = time.monotonic() - started
+        return SyncReport(
+            encoded=len(todo),
+            unchanged=len(present) - len(todo),
+            missing=len(wanted) - len(present),
+            removed=removed,
+            seconds=seconds,
+            texts_per_second=len(todo) / max(seconds, 1e-9),
+            version=version,
+        )
+
+    def _begin(self, texts: list[str], tell: Callable[[str], None]) -> None:
+        """Before the first batch: the price is shown, the encoder fitted, the table made.  Each step survives a kill."""
+        if isinstance(self.encoder, PricedEncoder):
+            tell(f"{self.encoder!r}: {self.encoder.estimate(texts)}")
+        with self._writing("making the table"):
+            if not (self.folder / "manifest.json").exists():
+                fitted = None
+                if isinstance(self.encoder, FittedEncoder):
+                    self.encoder = self.encoder if self.encoder.state is not None else self.encoder.fit(texts)
+                    fitted = save_tensors(self.folder / "fitted.safetensors", self.encoder.state or {})
+                manifest = _Manifest(format=FORMAT, identity=self.identity, fitted=fitted)
+                write_json(self.folder / "manifest.json", manifest.model_dump())
+            if self._table() is None:
+                _connect(self.folder).create_table("rows", schema=_schema(self.identity), exist_ok=True)
+
+    def _encode_rows(self, kind: Kind, ids: list[str], wanted: dict[str, tuple[str, str]], advance: Advance) -> pa.Table:
+        """The Arrow rows of one batch, in the order of ``ids``."""
+        import pyarrow as pa
+
+        assert self.encoder is not None
+        vectors = np.empty((len(ids), self.width), self.identity.dtype)
+        by_length = sorted(range(len(ids)), key=lambda row: len(wanted[ids[row]][0]))  # texts alike in length share batches
+        for start in range(0, len(ids), _SLICE):
+            rows = by_length[start : start + _SLICE]
+            vectors[rows] = self._encode([wanted[ids[row]][0] for row in rows])
+            advance(len(rows))
+        return pa.table(
+            {
+                "key": [f"{kind}:{id}" for id in ids],
+                "kind": [kind] * len(ids),
+                "id": ids,
+                "text": [wanted[id][0] for id in ids],
+                "text_hash": [wanted[id][1] for id in ids],
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width),
+                "vector_crc": pa.array(_checksums(vectors), pa.uint32()),
+            },
+            schema=_schema(self.identity),
+        )
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """The encoder's answer, checked for shape and for values that the table can hold."""
+        assert self.encoder is not None
+        vectors = self.encoder.encode(texts)
+        if vectors.shape != (len(texts), self.width):
+            raise KnowledgeError(
+                f"{self.encoder!r} gave {vectors.shape} for {len(texts)} texts, expected ({len(texts)}, {self.width})"
+            )
+        bad = np.flatnonzero(~(np.abs(vectors) <= np.finfo(self.identity.dtype).max).all(axis=1))
+        if len(bad):
+            raise KnowledgeError(
+                f"{self.encoder!r}: {len(bad)} of {len(texts)} vectors hold NaN, infinity or more than {self.identity.dtype} "
+                f"can (first text: {texts[bad[0]][:80]!r}); use precision = 'float32', or dtype = 'float32' for the table"
+            )
+        return vectors
+
+    def _commit(self, rows: pa.Table) -> None:
+        with self._writing(f"committing {len(rows):,} rows"):
+            merge = self._written().merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(rows)
+
+    def _remove(self, kind: Kind, ids: list[str]) -> int:
+        with self._writing(f"removing {len(ids):,} rows"):
+            for start in range(0, len(ids), _DELETE):
+                keys = ", ".join("'" + f"{kind}:{id}".replace("'", "''") + "'" for id in ids[start : start + _DELETE])
+                self._written().delete(f"key IN ({keys})")
+        return len(ids)
+
+    def _tidy(self, keep_versions: int) -> None:
+        """Merge small files and forget old versions, once there are more than 64 of either."""
+        table = self._table()
+        if table is None:
+            return
+        with self._writing("merging small files"):
+            versions = table.list_versions()
+            if max(len(versions), int(versions[-1]["metadata"]["total_fragments"])) <= _FRAGMENTS:
+                return
+            oldest_kept = sorted(version["timestamp"] for version in versions)[-keep_versions]
+            age = max(datetime.datetime.now() - oldest_kept, datetime.timedelta()) + _SLACK
+            table.optimize(cleanup_older_than=age)
+
+    def _check_count(self, kind: Kind, expected: int) -> None:
+        table = self._table()
+        with self._reading():
+            found = 0 if table is None else table.count_rows(f"kind = '{kind}'")
+        if found != expected:
+            raise KnowledgeError(f"{self.folder}: {found:,} {kind} rows after the sync, expected {expected:,}; run verify")
+
+    # ---- reading
+
+    def ids(self, kind: Kind = "item") -> list[str]:
+        """Every id that has a vector, sorted."""
+        return sorted(self._view(kind).ids)
+
+    def texts(self, ids: Sequence[str], kind: Kind = "item") -> dict[str, str]:
+        """The stored text of each of ``ids`` that has one."""
+        wanted, found = set(ids), {}
+        for batch in self._batches(self._table(), kind, ["id", "text"]):
+            pairs = zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True)
+            found.update({id: text for id, text in pairs if id in wanted})
+        return found
+
+    def absent(self, ids: Iterable[str], kind: Kind = "item") -> list[str]:
+        """Those of ``ids`` that have no vector."""
+        index = self._view(kind).index
+        return [id for id in ids if id not in index]
+
+    def matrix(self, ids: Sequence[str], kind: Kind = "item", *, missing: Literal["error", "mean"] = "error") -> Floats:
+        """[len(ids), width] in the dtype of the table, row i for ids[i]; read from a checked memory map.
+
+        missing="mean": an id without a vector gets the mean over all of its kind, and a warning counts them (``absent``
+        lists them); "error": KnowledgeError naming the first ones.
+        """
+        return self._gather(self._view(kind), ids, kind, missing)
+
+    def _gather(self, view: Matrix, ids: Sequence[str], kind: Kind, missing: Literal["error", "mean"]) -> Floats:
+        rows = np.fromiter((view.index.get(id, -1) for id in ids), np.int64, len(ids))
+        gaps = np.flatnonzero(rows < 0)
+        if len(gaps) and (missing == "error" or not len(view.vectors)):
+            first = ", ".join(repr(ids[gap]) for gap in gaps[:3])
+            raise KnowledgeError(
+                f"{self.folder}: {len(gaps):,} of {len(ids):,} {kind} ids have no vector (first: {first}); "
+                "sync their texts, or pass missing='mean'"
+            )
+        if not len(gaps):
+            return view.vectors[rows]
+        vectors = view.vectors[np.maximum(rows, 0)]
+        vectors[gaps] = view.mean
+        _log.warning("%s: %d of %d %s ids have no vector and get the mean", self.folder, len(gaps), len(ids), kind)
+        return vectors
+
+    def nearest(
+        self,
+        *,
+        id: str | None = None,
+        vector: NDArray[np.floating[Any]] | None = None,
+        text: str | None = None,
+        k: int = 10,
+        kind: Kind = "item",
+    ) -> list[tuple[str, float]]:
+        """The ``k`` ids of the highest cosine to an id (itself left out), a vector (width,) or a text; ties by id.  Exact."""
+        if sum(given is not None for given in (id, vector, text)) != 1 or k < 1:
+            raise KnowledgeError("nearest: give exactly one of id, vector and text, and k of at least 1")
+        view = self._view(kind)
+        if id is not None:
+            query = self._gather(view, [id], kind, "error")[0]
+        elif text is not None:
+            if self.encoder is None:
+                raise KnowledgeError(f"{self.folder}: opened without an encoder, so a text has no vector; pass one to open")
+            query = self._encode([text])[0].astype(self.identity.dtype)
+        else:
+            query = np.asarray(vector)
+        if query.shape != (self.width,) or not np.isfinite(query).all():
+            raise KnowledgeError(f"nearest: the vector has shape {query.shape}, expected ({self.width},) of finite numbers")
+        return view.nearest(query.astype(np.float32), k, leave_out=id)
+
+    def reduce(
+        self,
+        mlp: nn.Module,
+        ids: Sequence[str],
+        kind: Kind = "item",
+        *,
+        missing: Literal["error", "mean"] = "error",
+        block: int = 8192,
+    ) -> NDArray[np.float32]:
+        """``mlp`` over the vectors of ``ids``, float32 [len(ids), d]: the small table that inference needs (DisCo, sec. 7).
+
+        The module runs in evaluation mode on its own device, ``block`` rows at a time, and is left as it was.
+        """
+        import torch
+
+        view = self._view(kind)
+        device = next((parameter.device for parameter in mlp.parameters()), torch.device("cpu"))
+        training = mlp.training
+        mlp.eval()
+        try:
+            with torch.inference_mode():
+                parts = [
+                    mlp(torch.from_numpy(self._gather(view, ids[start : start + block], kind, missing)).to(device).float())
+                    for start in range(0, max(len(ids), 1), block)
+                ]
+        finally:
+            mlp.train(training)
+        reduced: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+        return reduced
+
+    def versions(self) -> list[TableVersion]:
+        """The commits that are still kept, oldest first."""
+        table = self._table()
+        with self._reading():
+            found = [] if table is None else table.list_versions()
+        return [
+            TableVersion(int(each["version"]), each["timestamp"], int(each["metadata"]["total_rows"]))
+            for each in sorted(found, key=lambda each: int(each["version"]))
+        ]
+
+    def verify(self) -> VerifyReport:
+        """Read everything: keys, text hashes, vector checksums, and the derived matrices that exist.
+
+        Raises KnowledgeError listing what does not agree.
+        """
+        table = self._table()
+        counts: Counter[str] = Counter()
+        keys: set[str] = set()
+        problems: Counter[str] = Counter()
+        for batch in self._batches(table, None, ["key", "kind", "id", "text", "text_hash", "vector", "vector_crc"]):
+            vectors = _vectors(batch, self.width)
+            columns = (batch.column(name).to_pylist() for name in ("key", "kind", "id", "text", "text_hash", "vector_crc"))
+            for found, key, kind, id, text, digest, crc in zip(_checksums(vectors), *columns, strict=True):
+                counts[kind] += 1
+                problems["duplicate keys"] += key in keys
+                problems["keys that are not kind:id"] += key != f"{kind}:{id}"
+                problems["texts that differ from their hash"] += digest != _hash(text)
+                problems["vectors that differ from their checksum"] += crc != found
+                keys.add(key)
+        version = 0 if table is None else int(table.version)
+        for kind in _KINDS:
+            folder = self._matrix_folder(kind, version)
+            problems["damaged derived matrices"] += folder.is_dir() and Matrix.load(folder) is None
+        faults = [f"{count:,} {what}" for what, count in problems.items() if count]
+        if faults:
+            raise KnowledgeError(
+                f"{self.folder}, version {version}: {', '.join(faults)}; restore the folder from a copy, or delete it and "
+                "sync again (a damaged matrix/ alone may be deleted: it is made again)"
+            )
+        return VerifyReport(items=counts["item"], users=counts["user"], version=version)
+
+    # ---- inside
+
+    def _restore(self) -> None:
+        """Compare with the manifest, if there is one, and take over what a fitted encoder learnt."""
+        if not (self.folder / "manifest.json").is_file():
+            return
+        manifest = _read_manifest(self.folder)
+        for name, received in self.identity.model_dump().items():
+            stored = getattr(manifest.identity, name)
+            if stored != received:
+                raise KnowledgeError(
+                    f"{self.folder}: its vectors have {name} = {stored!r}, asked was {received!r}; such vectors do not mix. "
+                    "Open it as it is, or use another folder"
+                )
+        if manifest.fitted is None or not isinstance(self.encoder, FittedEncoder):
+            return
+        state = load_tensors(self.folder / "fitted.safetensors", manifest.fitted, KnowledgeError)
+        own = self.encoder.state
+        if own is not None and not (own.keys() == state.keys() and all(own[name].equal(state[name]) for name in state)):
+            raise KnowledgeError(
+                f"{self.folder}: its vectors were made by a fit on other texts than {self.encoder!r}; pass one not fitted"
+            )
+        self.encoder = self.encoder.with_state(state)
+
+    def _table(self) -> LanceTable | None:
+        """The table at its latest version, None before the first sync."""
+        if not (self.folder / "rows.lance").is_dir():
+            return None
+        with self._reading():
+            try:
+                return _connect(self.folder).open_table("rows")
+            except ValueError as cause:
+                if "was not found" in str(cause):  # its maker was killed before the first version
+                    return None
+                raise
+
+    def _written(self) -> LanceTable:
+        table = self._table()
+        assert table is not None
+        return table
+
+    def _hashes(self, kind: Kind) -> dict[str, str]:
+        hashes: dict[str, str] = {}
+        for batch in self._batches(self._table(), kind, ["id", "text_hash"]):
+            hashes.update(zip(batch.column("id").to_pylist(), batch.column("text_hash").to_pylist(), strict=True))
+        return hashes
+
+    def _batches(self, table: LanceTable | None, kind: Kind | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        if table is None:
+            return
+        with self._reading():
+            query = table.search().select(columns)
+            yield from (query.where(f"kind = '{kind}'") if kind else query).to_batches(8192)
+
+    def _matrix_folder(self, kind: str, version: int) -> Path:
+        return self.folder / "matrix" / f"{kind}-{version}"
+
+    def _view(self, kind: Kind) -> Matrix:
+        """The derived matrix of the latest version: from memory, from disk, or made now."""
+        _check_kind(kind)
+        table = self._table()
+        version = 0 if table is None else int(table.version)
+        view = self._views.get(kind)
+        if view is None or view.version != version:
+            folder = self._matrix_folder(kind, version)
+            view = Matrix.load(folder) if folder.is_dir() else None
+            if view is None or view.vectors.shape[1] != self.width:
+                if folder.is_dir():
+                    _log.warning("%s: damaged; made again from the table", folder)
+                    shutil.rmtree(folder, ignore_errors=True)
+                view = self._derive(table, kind, version)
+            self._views[kind] = view
+        return view
+
+    def _derive(self, table: LanceTable | None, kind: Kind, version: int) -> Matrix:
+        with self._reading():
+            count = 0 if table is None else table.count_rows(f"kind = '{kind}'")
+        if not count:
+            return Matrix(version, [], np.empty((0, self.width), self.identity.dtype))
+
+        def rows() -> Iterator[tuple[list[str], Floats]]:
+            for batch in self._batches(table, kind, ["id", "vector", "vector_crc"]):
+                vectors = _vectors(batch, self.width)
+                ids = batch.column("id").to_pylist()
+                for id, found, crc in zip(ids, _checksums(vectors), batch.column("vector_crc").to_pylist(), strict=True):
+                    if found != crc:
+                        raise KnowledgeError(
+                            f"{self.folder}: the vector of {kind} {id!r} differs from its checksum; the files are damaged: "
+                            "restore them from a copy, or delete the folder and sync again"
+                        )
+                yield ids, vectors
+
+        return Matrix.build(
+            self._matrix_folder(kind, version), rows, count=count, width=self.width, dtype=self.identity.dtype, version=version
+        )
+
+    @contextlib.contextmanager
+    def _writing(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as cause:
+            raise KnowledgeError(
+                f"{self.folder}: {action} failed ({_short(cause)}); nothing of it was kept, earlier batches are safe. "
+                "Check free space and write permission, then run sync again: it goes on where it stopped"
+            ) from cause
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as cause:
+            raise KnowledgeError(
+                f"{self.folder}: the table cannot be read ({_short(cause)}); try again if another process is writing it, else "
+                "restore the folder from a copy, or delete it and sync again"
+            ) from cause
+
+
+def _wanted(ids: Sequence[str], texts: Sequence[str | None], kind: str) -> dict[str, tuple[str, str]]:
+    """id -> (text, hash of the text); text "" where there is none.  Raises KnowledgeError for ids that cannot be keys."""
+    _check_kind(kind)
+    if len(ids) != len(texts):
+        raise KnowledgeError(f"{len(ids):,} ids but {len(texts):,} texts; they must pair up")
+    for row, id in enumerate(ids):
+        if not isinstance(id, str) or not id:
+            raise KnowledgeError(f"row {row}: {id!r} is not an id; ids are non-empty strings")
+    wanted: dict[str, tuple[str, str]] = {}
+    for row, (id, text) in enumerate(zip(ids, texts, strict=True)):
+        text = text if text and text.strip() else ""
+        try:
+            id.encode()
+            wanted[id] = (text, _hash(text))
+        except UnicodeEncodeError as cause:
+            raise KnowledgeError(f"row {row}, id {id!r}: half a character ({cause.reason}); mend the id or text") from None
+    if len(wanted) != len(ids):
+        repeated = [(id, count) for id, count in Counter(ids).items() if count > 1]
+        first = ", ".join(f"{id!r} x {count}" for id, count in repeated[:3])
+        raise KnowledgeError(f"{len(repeated):,} {kind} ids occur more than once (first: {first}); give each id one text")
+    return wanted
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in _KINDS:
+        raise KnowledgeError(f"kind = {kind!r} (accepted: 'item', 'user')")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _prompt_digest(prompt: PromptTemplate | str | None) -> str:
+    if isinstance(prompt, PromptTemplate):
+        return prompt.digest
+    return "plain" if prompt is None else _hash(prompt)
+
+
+def _read_manifest(folder: Path) -> _Manifest:
+    path = folder / "manifest.json"
+    values = read_json(path, KnowledgeError)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise KnowledgeError(f"{path}: not a knowledge table of format {FORMAT}; delete the folder and sync again")
+    return parse(_Manifest, values, str(path))
+
+
+def _choose_table(path: Path, name: str | None) -> Path:
+    folders = {manifest.parent.name: manifest.parent for manifest in sorted(path.glob("*/manifest.json"))}
+    if name is None and len(folders) == 1:
+        return next(iter(folders.values()))
+    if name is not None and name in folders:
+        return folders[name]
+    what = "no table yet" if not folders else f"tables: {', '.join(folders)}"
+    raise KnowledgeError(f"{path}: {what}; " + ("sync one first" if not folders else "name one of them, or pass its encoder"))
+
+
+def _connect(folder: Path) -> Any:
+    import lancedb
+
+    return lancedb.connect(str(folder))
+
+
+def _schema(identity: Identity) -> pa.Schema:
+    import pyarrow as pa
+
+    # Without this metadata, concurrent merges of one new key leave it twice in LanceDB 0.40.
+    key = pa.field("key", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
+    number = pa.float16() if identity.dtype == "float16" else pa.float32()
+    texts = [pa.field(name, pa.string(), nullable=False) for name in ("kind", "id", "text", "text_hash")]
+    vector = pa.field("vector", pa.list_(number, identity.width), nullable=False)
+    return pa.schema([key, *texts, vector, pa.field("vector_crc", pa.uint32(), nullable=False)])
+
+
+def _vectors(batch: pa.RecordBatch, width: int) -> Floats:
+    vectors: Floats = batch.column("vector").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return vectors
+
+
+def _checksums(vectors: Floats) -> list[int]:
+    return [zlib.crc32(vector.data) for vector in vectors]
+
+
+def _teller(show: bool) -> Callable[[str], None]:
+    return (lambda message: print(message, file=sys.stderr)) if show else _log.info
+
+
+def _short(cause: BaseException) -> str:
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no reason given'}"[:300]
