@@ -253,3 +253,38 @@ def test_bf16_trains(tmp_path: Path) -> None:
     phase = one_phase()
     train([phase], tmp_path, hardware=Hardware(accelerator="cpu", precision="bf16-mixed"), show_progress=False)
     assert phase.module.table.weight.dtype == torch.float32
+
+
+def test_averaging_validates_and_keeps_the_running_mean_of_the_weights(tmp_path: Path) -> None:
+    """The mean is worked out here from the weights of every step; averaging must not change the steps themselves."""
+
+    def run(name: str, averaging: float) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
+        phase = one_phase(averaging=averaging, stop=StopRule(max_epochs=1, patience=9, checks_per_epoch=1))
+        main = [each for group in phase.groups if group.is_main for each in group.parameters]
+        begun: list[list[Tensor]] = []
+        checked: list[Tensor] = []
+        original = phase.module.step
+
+        def step(batch: ToyBatch) -> Step:
+            begun.append([each.detach().clone() for each in main])
+            return original(batch)
+
+        def validate(module: nn.Module) -> dict[str, float]:
+            checked.extend(each.detach().clone() for each in main)
+            return {"auc": 1.0}
+
+        phase.module.step = step
+        train([replace(phase, validate=validate)], tmp_path / name, show_progress=False)
+        return begun, checked, [each.detach().clone() for each in main]
+
+    begun, last, _ = run("plain", 0.0)
+    again, checked, kept = run("averaged", 0.8)
+    for one, other in zip(begun, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    mean = [each.double() for each in begun[0]]
+    for number, after in enumerate([*begun[1:], last], start=1):
+        share = max(0.2, 1 / number)
+        mean = [(1 - share) * old + share * new for old, new in zip(mean, after, strict=True)]
+    for expected, seen, final in zip(mean, checked, kept, strict=True):
+        torch.testing.assert_close(seen.double(), expected, rtol=1e-5, atol=1e-7)
+        assert torch.equal(seen, final)

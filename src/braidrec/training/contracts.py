@@ -128,6 +128,8 @@ class Phase:
     weights: loss name -> its weight in the main sum; exactly the losses that ``Step.losses`` returns
     validate: called in evaluation mode without gradients; metric name -> value, ``monitor`` among them
     clip_norm: largest norm of the gradient of the main groups together
+    averaging: decay per step of a running mean of the main groups' weights, which validation sees and the phase ends with
+        (Polyak and Juditsky 1992); 0 keeps the weights as stepped.  It touches every weight, so it excludes lazy tables
     starts_from: name of an earlier phase, or path of saved weights (a directory under some run's ``weights/``); each of its
         tensors must have its place here, with that shape; what the module has besides keeps its initial values
     """
@@ -142,10 +144,13 @@ class Phase:
     mode: Literal["max", "min"] = "max"
     stop: StopRule = field(default_factory=StopRule)
     clip_norm: float | None = None
+    averaging: float = 0.0
     starts_from: str | Path | None = None
 
     def __post_init__(self) -> None:
         self._check_groups()
+        if not 0.0 <= self.averaging < 1.0:
+            raise ConfigError(f"phase '{self.name}': averaging = {self.averaging}; a decay is from 0 up to, not including, 1")
         if not self.name or not all(mark.isalnum() or mark in "-_" for mark in self.name):
             raise ConfigError(f"phase name {self.name!r}: it names files; use letters, digits, '-' and '_'")
         if not len(self.batches):

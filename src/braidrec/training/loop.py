@@ -10,9 +10,10 @@ for numbers that are none with one reduction (on a GPU one step late).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -129,6 +130,7 @@ def _plan(phase: Phase) -> dict[str, Any]:
         "mode": phase.mode,
         "stop": phase.stop.model_dump(),
         "clip_norm": phase.clip_norm,
+        "averaging": phase.averaging,
         "starts_from": None if phase.starts_from is None else str(phase.starts_from),
     }
 
@@ -267,6 +269,9 @@ class _PhaseRun:
         self.groups = {group.name: group for group in phase.groups}
         self.lazy = [each for built in self.optimisers.values() for each in built if isinstance(each, LazyAdam)]
         self.main = [each for group in phase.groups if group.is_main for each in group.parameters]
+        if phase.averaging and self.tables:
+            raise ConfigError(f"phase '{phase.name}': averaging visits every row at every step; use dense tables, or averaging = 0")
+        self.average = [each.detach().clone() for each in self.main] if phase.averaging else []
         self.main_optimisers = [each for group in phase.groups if group.is_main for each in self.optimisers[group.name]]
         self.step = self.samples = self.rows = self.checks = self.stale = 0
         self.seconds, self.seconds_before, self._mark = 0.0, 0.0, time.perf_counter()
@@ -345,6 +350,9 @@ class _PhaseRun:
         for optimiser in self.main_optimisers:
             optimiser.step()
             optimiser.zero_grad()
+        if self.average:  # a plain mean at first, so that the initial weights do not linger
+            share = max(1.0 - self.phase.averaging, 1.0 / self.step)
+            torch._foreach_lerp_(self.average, [each.detach() for each in self.main], share)
         self.rows += len(batch)
         self.samples += len(batch)
 
@@ -429,11 +437,25 @@ class _PhaseRun:
         self._mark = time.perf_counter()
         return self.stale >= stop.patience or self.step >= stop.max_epochs * self.size
 
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in the place of the stepped ones, where there are any."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, mean in zip(self.main, self.average, strict=False):
+            parameter.data, mean.data = mean.data, parameter.data
+
     def _validate(self) -> dict[str, float]:
         before = randomness(self.run.modules)
         self.module.eval()
         try:
-            with self.run.signals.at_once(), torch.no_grad(), self.fabric.autocast():
+            with self.run.signals.at_once(), torch.no_grad(), self.fabric.autocast(), self._averaged():
                 metrics = {name: float(value) for name, value in self.phase.validate(self.module).items()}
         except Interrupted:
             restore_randomness(before, self.run.modules)
@@ -453,7 +475,8 @@ class _PhaseRun:
     def _keep_best(self, metric: float, metrics: Mapping[str, float]) -> None:
         self.stale = 0
         self.best = _Best(self.checks, self.step, metric, metrics, f"{self.phase.name}-{self.step:08d}")
-        self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+        with self._averaged():
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
         facts = {"phase": self.phase.name, "step": self.step, "metrics": dict(metrics)}
         write_archive(self.run.store.weights_path(self.best.weights), Archive({"model": self.best_weights}, facts))
 
@@ -543,7 +566,8 @@ class _PhaseRun:
             "meter": counts,
             "optimisers": numbers,
         }
-        return {"model": self.module.state_dict(), "optimisers": optimisers, "meter": sums}, facts
+        average = {str(at): mean for at, mean in enumerate(self.average)}
+        return {"model": self.module.state_dict(), "optimisers": optimisers, "meter": sums, "average": average}, facts
 
     def restore(self, archive: Archive) -> None:
         facts = archive.facts["progress"]
@@ -553,6 +577,8 @@ class _PhaseRun:
             tensors = archive.files["optimisers"]
             own = {each.removeprefix(f"{key}/"): tensors[each] for each in tensors if each.startswith(f"{key}/")}
             restore_optimiser(self.optimisers[name][int(at)], own, numbers)
+        for at, mean in enumerate(self.average):
+            mean.copy_(archive.files["average"][str(at)])
         for name in ("step", "samples", "rows", "checks", "stale", "seconds", "seconds_before", "due"):
             setattr(self, name, facts[name])
         if facts["best"] is not None:
