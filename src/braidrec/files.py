@@ -69,10 +69,12 @@ def read_json(path: Path, error: type[BraidError]) -> Any:
 def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling directory that takes the place of ``path`` when the block ends well, and vanishes when it does not.
 
-    Raises BraidError when ``path`` exists and ``overwrite`` is off.
+    Raises BraidError when ``path`` exists and ``overwrite`` is off, or is a file.
     """
     if path.exists() and not overwrite:
         raise BraidError(f"{path} already exists; choose another path or pass overwrite")
+    if path.exists() and not path.is_dir():
+        raise BraidError(f"{path} is a file where a directory should go; choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o755)
@@ -81,7 +83,11 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if path.exists():
             discarded = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.replace(path, discarded)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(discarded, path)
+                raise
             shutil.rmtree(discarded)
         else:
             os.replace(temporary, path)

@@ -27,7 +27,7 @@ def parse(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(kind, values, detail) for detail in error.errors(include_url=False)]
+        problems = [_explain(kind, detail) for detail in error.errors(include_url=False)]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
 
 
@@ -40,30 +40,33 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _explain(kind: type[Strict], values: Mapping[str, Any], detail: Any) -> str:
-    path = [str(part) for part in detail["loc"]]
+def _explain(kind: type[Strict], detail: Any) -> str:
+    path, owners = _place(kind, [str(part) for part in detail["loc"]])
     key = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(kind, path[:-1])
-        return f"unknown key '{key}'{suggest(path[-1], known)}"
+        return f"unknown key '{key}'{suggest(path[-1], {name for model in owners for name in model.model_fields})}"
     if detail["type"] == "missing":
         return f"required key '{key}' is missing"
     return f"'{key}' = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
-def _known_keys(kind: type[BaseModel], path: list[str]) -> set[str]:
-    """Keys of the nested model that ``path`` leads to; list indices and union tags on the way are passed over."""
-    current: list[type[BaseModel]] = [kind]
-    for part in path:
-        following = [
+def _place(kind: type[BaseModel], location: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The key as it was written, without the union tags of ``location``, and the models that an unknown last part missed."""
+    path: list[str] = []
+    models: list[type[BaseModel]] = [kind]
+    for part in location:
+        tagged = [
             model
-            for owner in current
-            if part in owner.model_fields
-            for model in _models_in(owner.model_fields[part].annotation)
+            for model in models
+            if part == model.__name__ or part in (field.default for field in model.model_fields.values())
         ]
-        narrowed = [model for model in current if model.__name__ == part]
-        current = following or narrowed or current
-    return {name for model in current for name in model.model_fields}
+        if len(models) > 1 and tagged:
+            models = tagged
+            continue
+        path.append(part)
+        owners = [model for model in models if part in model.model_fields]
+        models = [below for model in owners for below in _models_in(model.model_fields[part].annotation)] or models
+    return path, models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

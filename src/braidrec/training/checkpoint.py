@@ -179,7 +179,7 @@ def randomness(modules: Sequence[nn.Module]) -> Randomness:
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64))}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         tensors |= {f"cuda.{at}": state for at, state in enumerate(torch.cuda.get_rng_state_all())}
     tensors |= {f"private.{name}": generator.get_state() for name, generator in _private(modules).items()}
     facts = {

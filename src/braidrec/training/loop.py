@@ -270,7 +270,9 @@ class _PhaseRun:
         self.lazy = [each for built in self.optimisers.values() for each in built if isinstance(each, LazyAdam)]
         self.main = [each for group in phase.groups if group.is_main for each in group.parameters]
         if phase.averaging and self.tables:
-            raise ConfigError(f"phase '{phase.name}': averaging visits every row at every step; use dense tables, or averaging = 0")
+            raise ConfigError(
+                f"phase '{phase.name}': averaging visits every row at every step; use dense tables, or averaging = 0"
+            )
         self.average = [each.detach().clone() for each in self.main] if phase.averaging else []
         self.main_optimisers = [each for group in phase.groups if group.is_main for each in self.optimisers[group.name]]
         self.step = self.samples = self.rows = self.checks = self.stale = 0

@@ -267,8 +267,8 @@ def _time_step(rows: int, dim: int, lookups: int, lazy: bool, seconds: float) ->
         ids = torch.randint(rows, (lookups,), generator=generator)
         started = time.perf_counter()
         if isinstance(optimiser, LazyAdam):
-            optimiser.catch_up(table, ids.unique())  # type: ignore[no-untyped-call]
-        F.embedding(ids, table, sparse=lazy).square().mean().backward()  # type: ignore[no-untyped-call]
+            optimiser.catch_up(table, ids.unique())
+        F.embedding(ids, table, sparse=lazy).square().mean().backward()
         optimiser.step()
         optimiser.zero_grad()
         times.append(time.perf_counter() - started)

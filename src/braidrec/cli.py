@@ -1,0 +1,312 @@
+"""The command line: each command parses, calls one function, prints.  Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer(
+    help="Recommenders from behaviour and meaning: prepare a log, read the catalogue, train, compare, recommend.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Prepare interaction logs and catalogues.", no_args_is_help=True)
+knowledge = typer.Typer(help="Item text to vectors, stored once by id.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(knowledge, name="knowledge")
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; made from the name when left out.")]
+RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
+DataPath = Annotated[Path, typer.Argument(help="A prepared data set.")]
+KnowledgePath = Annotated[Path, typer.Argument(help="A knowledge base folder.")]
+
+
+def main() -> None:
+    """Entry point: a braidrec error is one line on stderr and exit code 2, never a traceback."""
+    from braidrec.errors import BraidError
+
+    try:
+        app()
+    except BraidError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything the tour makes.")] = Path("quickstart"),
+    planted: Annotated[
+        bool, typer.Option("--planted", help="Use the generated planted world even where MovieLens is at hand.")
+    ] = False,
+) -> None:
+    """A five-minute tour: data, knowledge base, a plain and a DisCo-enhanced model, honest test numbers."""
+    from braidrec.quickstart import run
+
+    run(out, planted=planted, show=_print)
+
+
+# -- data ---------------------------------------------------------------------------------------------------------------
+
+
+@data.command("list")
+def data_list() -> None:
+    """The public data sets that can be prepared by name."""
+    from braidrec.data.sources import DATASETS
+
+    _print(
+        _table(
+            "public data sets",
+            ("name", "what", "licence"),
+            [(each.name, each.title, each.license) for each in DATASETS.values()],
+        )
+    )
+
+
+@data.command("prepare")
+def data_prepare(
+    what: Annotated[
+        str, typer.Argument(help="A public data set's name (see 'data list'), or a TOML file that describes yours.")
+    ],
+    source: Annotated[
+        Path | None, typer.Option(help="The data set's official archive, where it is not in BRAIDREC_DATA.")
+    ] = None,
+    out: Out = None,
+    vocabulary: Annotated[str | None, typer.Option(help="train (default), or all: every id of the log has its row.")] = None,
+    negatives: Annotated[int | None, typer.Option(help="Negatives per positive, for logs of positives only.")] = None,
+    cold_items: Annotated[float | None, typer.Option(help="Share of items to hide from training, seeded.")] = None,
+    tie: Annotated[str | None, typer.Option(help="integer (default) or string: how ids break ties in time.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it is there.")] = False,
+) -> None:
+    """Number, order and split a log into a folder that opens instantly."""
+    from braidrec.runs.preparing import prepare
+
+    dataset = prepare(
+        what, source, out, vocabulary=vocabulary, negatives=negatives, cold_items=cold_items, tie=tie, overwrite=overwrite
+    )
+    _show_dataset(dataset)
+    _print(f"next: braidrec knowledge build {dataset.path}")
+
+
+@data.command("show")
+def data_show(path: DataPath) -> None:
+    """Counts, fields and notes of a prepared data set; every file is checked against its digest."""
+    from braidrec.data.dataset import Dataset
+
+    _show_dataset(Dataset.open(path))
+
+
+# -- knowledge ------------------------------------------------------------------------------------------------------------
+
+
+@knowledge.command("build")
+def knowledge_build(
+    dataset: DataPath,
+    out: Out = None,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="offline | tfidf | a sentence-transformers name or folder | a TOML file with one encoder's settings."
+        ),
+    ] = "offline",
+    missing: Annotated[str, typer.Option(help="Items without text: mean (of the others), or error.")] = "mean",
+    yes: Annotated[bool, typer.Option("--yes", help="Start a paid endpoint without asking.")] = False,
+) -> None:
+    """Encode the catalogue's text; what is already encoded stays as it is."""
+    from braidrec.runs.knowledge import build
+
+    report = build(dataset, out, encoder, missing=missing, confirm=None if yes else typer.confirm)
+    _print(report)
+
+
+@knowledge.command("sync")
+def knowledge_sync(dataset: DataPath, path: KnowledgePath) -> None:
+    """Encode only new and changed text, with the encoder and prompt of the knowledge base."""
+    from braidrec.runs.knowledge import sync
+
+    _print(sync(dataset, path))
+
+
+@knowledge.command("nearest")
+def knowledge_nearest(
+    path: KnowledgePath,
+    item: Annotated[str | None, typer.Option("--id", help="An item id.")] = None,
+    text: Annotated[str | None, typer.Option(help="Any text.")] = None,
+    k: Annotated[int, typer.Option("-k")] = 10,
+) -> None:
+    """Items nearest in meaning to an item or a text."""
+    from braidrec.runs.knowledge import nearest
+
+    _print(_table("nearest in meaning", ("item", "text", "cosine"), nearest(path, item, text, k)))
+
+
+@knowledge.command("versions")
+def knowledge_versions(path: KnowledgePath) -> None:
+    """Kept versions of the knowledge base, newest last."""
+    from braidrec.runs.knowledge import versions
+
+    _print(_table("versions", ("version", "time", "rows"), versions(path)))
+
+
+@knowledge.command("verify")
+def knowledge_verify(path: KnowledgePath) -> None:
+    """Check counts, duplicates and the digest of the derived matrix."""
+    from braidrec.runs.knowledge import verify
+
+    _print(verify(path))
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def fit(
+    file: Annotated[Path | None, typer.Argument(help="A run file (TOML); settings can also be given as options.")] = None,
+    dataset: Annotated[Path | None, typer.Option("--data", help="A prepared data set.")] = None,
+    base: Annotated[Path | None, typer.Option("--knowledge", help="A knowledge base folder.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="deepfm | dcn | din")] = None,
+    enhance: Annotated[str | None, typer.Option(help="disco")] = None,
+    preset: Annotated[str | None, typer.Option(help="ours | paper | authors | textbook")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    negatives: Annotated[int | None, typer.Option(help="Negatives per positive, for logs of positives only.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as model.dim=64; may be repeated.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Train one model into a run directory; the same command again resumes or loads it."""
+    from braidrec.config import RunRequest, parse_changes, read_request, resolve
+    from braidrec.errors import ConfigError
+    from braidrec.strict import merge, parse
+
+    options: dict[str, Any] = {
+        "data": dataset and str(dataset),
+        "knowledge": base and str(base),
+        "backbone": backbone,
+        "enhance": enhance,
+        "preset": preset,
+        "seed": seed,
+        "negatives": negatives,
+    }
+    given = merge({name: value for name, value in options.items() if value is not None}, parse_changes(changes or ()))
+    where = str(file) if file else "fit"
+    if file is None and "data" not in given:
+        raise ConfigError("fit: give a run file, or --data with a prepared data set")
+    values = read_request(file).model_dump(exclude_unset=True) if file else {}
+    request = parse(RunRequest, merge(values, given), where)
+    from braidrec.runs.fit import fit_config
+
+    config = resolve(request, where)
+    name = "-".join(filter(None, (request.backbone, request.enhance, request.preset, f"s{request.seed}")))
+    run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
+    best = run.record["best"]
+    _print(
+        f"{run.title}: best validation AUC {best['metrics']['auc']:.4f} at step {best['step']:,}; "
+        f"{run.record['training']['samples_per_second']:,.0f} samples/s, tables {run.record['choices']['tables']}\n"
+        f"{run.path}\nnext: braidrec evaluate {run.path}"
+    )
+
+
+@app.command()
+def evaluate(
+    path: RunPath,
+    part: Annotated[str, typer.Option(help="test | valid")] = "test",
+    baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
+) -> None:
+    """AUC and log loss, by slice, beside simple baselines."""
+    from braidrec.runs.tables import evaluation_table
+
+    _print(evaluation_table([path], part, baselines=baselines))
+
+
+@app.command()
+def compare(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Runs; those that differ by seed alone count as one model, the first is the reference.")
+    ],
+) -> None:
+    """Several models on the same test rows, with a paired test against the first."""
+    from braidrec.runs.tables import comparison_tables
+
+    for table in comparison_tables(paths):
+        _print(table)
+
+
+@app.command()
+def recommend(
+    path: RunPath,
+    user: Annotated[str | None, typer.Option(help="A user of the data set.")] = None,
+    items: Annotated[str | None, typer.Option(help="For somebody new: ids they liked, oldest first, by commas.")] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
+    allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
+    deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
+) -> None:
+    """The best items for a user, for a list of liked items, or for everybody."""
+    from braidrec.errors import ConfigError
+    from braidrec.runs.run import load
+    from braidrec.runs.tables import read_ids
+
+    run = load(path)
+    allowed, denied = read_ids(allow) if allow else None, read_ids(deny) if deny else ()
+    if all_users:
+        if out is None or user is not None or items is not None:
+            raise ConfigError("recommend --all-users writes a file: give --out recs.parquet, and neither --user nor --items")
+        rows = run.recommend_all(out, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
+        _print(f"{rows:,} recommendations for {run.dataset.num_users:,} users: {out}")
+        return
+    liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
+    found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
+    title = f"for user {user}" if user is not None else f"for somebody new who liked {items}"
+    _print(
+        _table(
+            title,
+            ("#", "item", "title", "p(positive)"),
+            [(at, f.item, f.title, f"{f.probability:.3f}") for at, f in enumerate(found, 1)],
+        )
+    )
+    if user is None:
+        _print("a new user has no id row: the unknown rows stand in, and each liked item counts with the highest rating")
+
+
+@app.command()
+def bench(
+    parts: Annotated[str | None, typer.Option(help="Some of: memory, data, training, knowledge, tables (by commas).")] = None,
+    prepared: Annotated[Path | None, typer.Option("--data", help="A prepared data set; a planted world when left out.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 5.0,
+) -> None:
+    """Speed and memory of this machine and of the toolkit on it, as ratios."""
+    from braidrec.bench import report
+
+    _print(report(parts.split(",") if parts else None, prepared, seconds))
+
+
+def _show_dataset(dataset: Any) -> None:
+    from braidrec.runs.tables import dataset_tables
+
+    for table in dataset_tables(dataset):
+        _print(table)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
+    from braidrec.runs.tables import plain_table
+
+    return plain_table(title, columns, rows)
+
+
+def _print(value: Any) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(value, highlight=False, soft_wrap=isinstance(value, str))

@@ -1,0 +1,1 @@
+"""Interaction logs, catalogues, vocabularies, splits and typed batches."""

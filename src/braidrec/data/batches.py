@@ -1,0 +1,202 @@
+"""Typed batches, and the cutter that makes them: a few gathers per batch, no Python per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from braidrec.data.history import History, HistorySource
+from braidrec.errors import DataError
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset
+    from braidrec.data.negatives import NegativeSampler
+    from braidrec.data.splits import Positions
+
+
+@dataclass(frozen=True)
+class RankingBatch:
+    """B candidate items, each shown to one user.
+
+    position (B,) int64 event position in the log, -1 for a made-up row    item (B,) int32 catalogue row 1..I
+    fields (B, F) int32 one row of the embedding table per id field        numbers (B, N) float32 scaled numeric fields
+    bags: per multi-valued field (B, M) int32, padded with 0               history: (B, K) each, padded right
+    label (B,) float32 1 positive, 0 not                                   weight (B,) float32 or None
+    """
+
+    position: Tensor
+    item: Tensor
+    fields: Tensor
+    numbers: Tensor
+    bags: tuple[Tensor, ...]
+    history: History
+    label: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def to(self, device: torch.device | str) -> RankingBatch:
+        if self.item.device == torch.device(device):
+            return self
+        return RankingBatch(**{part.name: _to(getattr(self, part.name), device) for part in fields(self)})
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_to(part, device) for part in value)
+    if isinstance(value, History):
+        return History(*(_to(getattr(value, part.name), device) for part in fields(value)))
+    return value
+
+
+class RankingBatches:
+    """Batches cut from a seeded permutation of samples; its whole state is (seed, epoch, position).
+
+    With a negative sampler each positive event becomes 1 + k samples: itself, and k items its user never met.
+    ``shuffle=False`` walks the samples in order, for evaluation.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        positions: Positions,
+        batch_size: int,
+        history: HistorySource,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        negatives: NegativeSampler | None = None,
+    ):
+        if not len(positions):
+            raise DataError("no samples to cut batches from")
+        self._view = RankingView(dataset, history)
+        self._positions = torch.from_numpy(positions)
+        self._batch_size, self._shuffle, self._negatives = batch_size, shuffle, negatives
+        self._per_event = 1 + (negatives.per_positive if negatives else 0)
+        self._seed, self._epoch, self._position = seed, 0, 0
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._positions) * self._per_event
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self._batch_size)
+
+    def state(self) -> dict[str, int]:
+        return {"seed": self._seed, "epoch": self._epoch, "position": self._position}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        self._seed, self._epoch, self._position = state["seed"], state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[RankingBatch]:
+        order = self._order()
+        while self._position < len(self):
+            begin = self._position * self._batch_size
+            self._position += 1
+            yield self.cut(order[begin : begin + self._batch_size])
+        self._epoch, self._position = self._epoch + 1, 0
+
+    def _order(self) -> Tensor:
+        if not self._shuffle:
+            return torch.arange(self.num_samples)
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        return torch.randperm(self.num_samples, generator=generator)
+
+    def cut(self, samples: Tensor) -> RankingBatch:
+        """The batch of ``samples`` (B,) int64, numbers below `num_samples`."""
+        if self._negatives is None:
+            return self._view.at(self._positions[samples])
+        positions = self._positions[samples // self._per_event]
+        turn = samples % self._per_event
+        items = self._negatives.draw(positions, samples, turn, self._epoch if self._shuffle else 0)
+        return self._view.at(positions, items, label=(turn == 0).float())
+
+
+class RankingView:
+    """Looks ranking rows up in a prepared data set."""
+
+    def __init__(self, dataset: Dataset, history: HistorySource):
+        log, features = dataset.log, dataset.features
+        self._history = history
+        self._user, self._item = torch.from_numpy(log.user), torch.from_numpy(log.item)
+        self._label = torch.from_numpy(log.label)
+        self._weight = None if log.weight is None else torch.from_numpy(log.weight)
+        self._features = features
+        self._user_fields = torch.from_numpy(features.user_fields)
+        self._item_fields = torch.from_numpy(features.item_fields)
+        self._context_fields = torch.from_numpy(features.context_fields)
+        self._numbers = [torch.from_numpy(table) for table in (features.user_numbers, features.item_numbers)]
+        self._context_numbers = torch.from_numpy(features.context_numbers)
+        self._bags = [(bag.owner, torch.from_numpy(bag.rows)) for bag in features.bags]
+        self._statistics = dataset.statistics
+
+    def at(self, positions: Tensor, items: Tensor | None = None, label: Tensor | None = None) -> RankingBatch:
+        """Rows of the events at ``positions`` (B,); ``items`` (B,) shows other candidates in their place."""
+        user = self._user.index_select(0, positions)
+        item = self._item.index_select(0, positions) if items is None else items
+        numbers = [*self._owned_numbers(user, item), self._context_numbers.index_select(0, positions)]
+        if self._statistics is not None:
+            numbers.append(
+                torch.from_numpy(self._statistics.before(positions.numpy(), None if items is None else items.numpy()))
+            )
+        context = self._context_fields.index_select(0, positions)
+        bags = {"user": user, "item": item, "context": positions}
+        return RankingBatch(
+            position=positions,
+            item=item,
+            fields=torch.cat(
+                [self._user_fields.index_select(0, user), self._item_fields.index_select(0, item), context], dim=1
+            ),
+            numbers=torch.cat(numbers, dim=1),
+            bags=tuple(rows.index_select(0, bags[owner]) for owner, rows in self._bags),
+            history=self._history.before(positions),
+            label=self._label.index_select(0, positions) if label is None else label,
+            weight=None if self._weight is None else self._weight.index_select(0, positions),
+        )
+
+    def candidates(self, user: int, items: Tensor, history: History) -> RankingBatch:
+        """``items`` (B,) as candidates for one user now; ``history`` (1, K) or (B, K).  Context fields are unknown."""
+        count = len(items)
+        users = torch.full((count,), user, dtype=torch.int32)
+        numbers = [*self._owned_numbers(users, items), torch.zeros(count, self._context_numbers.shape[1])]
+        if self._statistics is not None:  # an item added after training has no past: it reads as row 0, which has none either
+            met = torch.where(items <= self._statistics.num_items, items, 0)
+            numbers.append(torch.from_numpy(self._statistics.now(user, met.numpy())))
+        unknown = torch.tensor(self._features.context_unknown, dtype=torch.int32).expand(count, -1)
+        owned = {"user": users, "item": items}
+        return RankingBatch(
+            position=torch.full((count,), -1),
+            item=items,
+            fields=torch.cat(
+                [self._user_fields.index_select(0, users), self._item_fields.index_select(0, items), unknown], dim=1
+            ),
+            numbers=torch.cat(numbers, dim=1),
+            bags=tuple(
+                rows.index_select(0, owned[owner]) if owner in owned else torch.zeros(count, 1, dtype=torch.int32)
+                for owner, rows in self._bags
+            ),
+            history=History(*(part.expand(count, -1) for part in (history.items, history.signals, history.mask))),
+            label=torch.zeros(count),
+        )
+
+    def add_items(self, fields: Tensor, numbers: Tensor, bags: Sequence[Tensor]) -> None:
+        """Append items behind the catalogue: fields (n, F_I), numbers (n, N_I), one (n, M) per multi-valued item field."""
+        self._item_fields = torch.cat([self._item_fields, fields])
+        self._numbers[1] = torch.cat([self._numbers[1], numbers])
+        arriving = iter(bags)
+        for at, (owner, rows) in enumerate(self._bags):
+            if owner == "item":
+                bag = next(arriving)
+                width = max(rows.shape[1], bag.shape[1])
+                joined = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (rows, bag)]
+                self._bags[at] = (owner, torch.cat(joined))
+
+    def _owned_numbers(self, user: Tensor, item: Tensor) -> list[Tensor]:
+        return [table.index_select(0, rows) for table, rows in zip(self._numbers, (user, item), strict=True)]

@@ -1,0 +1,489 @@
+"""A data set prepared once into a directory, opened instantly after: columnar arrays by memory map, one manifest.
+
+manifest.json            version, schema, settings, counts, sources, digest of every file
+log.*.npy  split.*.npy   the InteractionLog and the positions of each part
+fields.*.npy             what each catalogue row's fields are
+vocabulary.json          raw values by row
+items.parquet            the catalogue, row k of the file being catalogue row k + 1 (users.parquet likewise)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field as Setting
+
+from braidrec.data import splits, vocabulary
+from braidrec.data.features import Bag, Features, Scaling
+from braidrec.data.log import InteractionLog
+from braidrec.data.schema import Field, Schema
+from braidrec.data.splits import Split
+from braidrec.data.splits_config import SplitConfig
+from braidrec.data.statistics import CausalStatistics
+from braidrec.data.vocabulary import Owner, Vocabulary
+from braidrec.errors import DataError
+from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
+from braidrec.strict import Strict
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from braidrec.data.tables import Tables
+
+FORMAT = 1
+_MAX_SIGNALS = 64
+_READ_WHOLE = 1 << 30  # bytes of arrays up to which a data set is read into memory instead of mapped
+_LOG_PARTS = (
+    "user",
+    "item",
+    "timestamp",
+    "rating",
+    "label",
+    "signal",
+    "rank",
+    "slot_event",
+    "slot_item",
+    "slot_signal",
+    "start",
+)
+_FIELD_PARTS = ("user_fields", "item_fields", "context_fields", "user_numbers", "item_numbers", "context_numbers")
+
+
+class PrepareSettings(Strict):
+    """What preparing decides; kept in the manifest and named in every table made from the data set."""
+
+    split: SplitConfig = SplitConfig()
+    vocabulary: Literal["train", "all"] = "train"  # "all": every id of the log has its row, trained or not (the papers' way)
+    negatives: int | None = Setting(default=None, ge=1)  # per positive, for logs that hold positives only
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One prepared data set.  Catalogue rows are 1-based; row 0 is padding everywhere."""
+
+    path: Path
+    name: str
+    schema: Schema
+    settings: PrepareSettings
+    log: InteractionLog
+    split: Split
+    features: Features
+    num_users: int
+    num_items: int
+    num_signals: int
+    manifest: Mapping[str, Any]
+    statistics: CausalStatistics | None = None
+
+    @classmethod
+    def prepare(
+        cls, tables: Tables, path: Path, settings: PrepareSettings | None = None, *, overwrite: bool = False
+    ) -> Dataset:
+        """Number, order, split and store ``tables``; nothing is left behind when it fails."""
+        settings = settings or PrepareSettings()
+        if path.exists() and not overwrite:
+            raise DataError(f"{path} already exists; choose another folder or pass overwrite (--overwrite)")
+        if path.exists() and not (path / "manifest.json").is_file():
+            raise DataError(
+                f"{path} is not a prepared data set, so it is not overwritten; choose another folder or remove it yourself"
+            )
+        with new_directory(path, overwrite=overwrite) as folder:
+            _Preparation(tables, settings).write(folder)
+        return cls.open(path)
+
+    @classmethod
+    def from_frames(
+        cls,
+        interactions: Any,
+        items: Any = None,
+        users: Any = None,
+        *,
+        schema: Schema | None = None,
+        settings: PrepareSettings | None = None,
+        path: Path | None = None,
+    ) -> Dataset:
+        """Prepare Polars, Arrow or pandas frames; column roles are guessed when no ``schema`` is given."""
+        from braidrec.data.description import tables_from_frames
+
+        tables = tables_from_frames(interactions, items, users, schema=schema)
+        target = path or Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
+        return cls.prepare(tables, target, settings)
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = True) -> Dataset:
+        """Map a prepared directory.  Raises DataError when it is missing, of another version, or a file's digest differs."""
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"{path}: no prepared data set here; make one with 'braidrec data prepare'")
+        manifest = read_json(path / "manifest.json", DataError)
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
+            raise DataError(f"{path / 'manifest.json'}: format {found!r}, this version reads {FORMAT}; prepare it again")
+        if manifest.pop("digest", None) != _digest(manifest):
+            raise DataError(
+                f"{path / 'manifest.json'}: its content does not have its digest; the file is damaged or was edited"
+            )
+        if verify:
+            for name, digest in manifest["files"].items():
+                check_digest(path / name, digest, DataError)
+        names = [name for name in manifest["files"] if name.endswith(".npy")]
+        # A random gather pays a page fault per row of a fresh map: what fits is read once, from front to back.
+        small = sum((path / name).stat().st_size for name in names) <= _READ_WHOLE
+        arrays = {name[:-4]: np.load(path / name, mmap_mode=None if small else "c", allow_pickle=False) for name in names}
+        stored = read_json(path / "vocabulary.json", DataError)
+        log = InteractionLog(**{part: arrays[f"log.{part}"] for part in _LOG_PARTS}, weight=arrays.get("log.weight"))
+        features = Features(
+            tuple(Vocabulary.from_json(entry) for entry in stored["vocabularies"]),
+            tuple(Scaling(**entry) for entry in stored["scalings"]),
+            **{part: arrays[f"fields.{part}"] for part in _FIELD_PARTS},
+            bags=tuple(
+                Bag(entry["name"], entry["owner"], arrays[f"fields.bag.{at}"]) for at, entry in enumerate(stored["bags"])
+            ),
+        )
+        return cls(
+            path,
+            manifest["name"],
+            Schema.model_validate(manifest["schema"]),
+            PrepareSettings.model_validate(manifest["settings"]),
+            log,
+            Split({name: arrays[f"split.{name}"] for name in manifest["parts"]}),
+            features,
+            manifest["counts"]["users"],
+            manifest["counts"]["items"],
+            manifest["counts"]["signals"],
+            manifest,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Short digest of everything prepared; a run remembers which data it saw."""
+        return hashlib.sha256(repr(sorted(self.manifest["files"].items())).encode()).hexdigest()[:16]
+
+    def with_statistics(self) -> Dataset:
+        """The same data with the time-causal counts and rates as one more numeric field."""
+        if self.schema.timestamp is None:
+            raise DataError("time-causal statistics need a timestamp column; this log only has each user's own order")
+        return replace(self, statistics=CausalStatistics(self.log, self.num_items, self.split["train"]))
+
+    @property
+    def number_groups(self) -> tuple[tuple[str, int], ...]:
+        """(name, width) of each numeric field in the order of `RankingBatch.numbers`."""
+        groups = [
+            (scaling.name, 1)
+            for owner in ("user", "item", "context")
+            for scaling in self.features.scalings
+            if scaling.owner == owner
+        ]
+        return (*groups, *([("statistics", 7)] if self.statistics is not None else []))
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """The catalogue, item row k at index k - 1."""
+        import polars as pl
+
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def users(self) -> pl.DataFrame:
+        import polars as pl
+
+        return pl.read_parquet(self.path / "users.parquet")
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Raw ids as text, in catalogue order."""
+        import polars as pl
+
+        return self.items[self.schema.item].cast(pl.String).to_list()
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        import polars as pl
+
+        return self.users[self.schema.user].cast(pl.String).to_list()
+
+    @cached_property
+    def item_rows(self) -> Mapping[str, int]:
+        """Catalogue row by raw id as text."""
+        return {raw: row for row, raw in enumerate(self.item_ids, start=1)}
+
+    @cached_property
+    def user_rows(self) -> Mapping[str, int]:
+        return {raw: row for row, raw in enumerate(self.user_ids, start=1)}
+
+    def encode_items(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
+        """Fields (n, F_I), numbers (n, N_I) and bags of items outside the catalogue; unknown values take the unknown row."""
+        return _encode_owner("item", self.features.vocabularies, self.features.scalings, frame, len(frame))
+
+
+def _encode_owner(
+    owner: Owner, vocabularies: Sequence[Vocabulary], scalings: Sequence[Scaling], frame: pl.DataFrame, count: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
+    import polars as pl
+
+    def column(name: str) -> pl.Series:
+        return frame[name] if name in frame.columns else pl.Series(name, [None] * count, dtype=pl.String)
+
+    owned = [entry for entry in vocabularies if entry.owner == owner]
+    singles = [entry.encode(column(entry.name)) for entry in owned if not entry.multi]
+    bags = tuple(entry.encode(column(entry.name)) for entry in owned if entry.multi)
+    numbers = [entry.apply(_numbers(column(entry.name))) for entry in scalings if entry.owner == owner]
+    return (
+        np.column_stack(singles) if singles else np.zeros((count, 0), np.int32),
+        np.column_stack(numbers) if numbers else np.zeros((count, 0), np.float32),
+        bags,
+    )
+
+
+def _numbers(column: pl.Series) -> NDArray[np.float64]:
+    import polars as pl
+
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+class _Preparation:
+    """The steps from three tables to the arrays of a prepared directory."""
+
+    def __init__(self, tables: Tables, settings: PrepareSettings):
+        self.tables, self.schema, self.settings = tables, tables.schema, settings
+        schema = self.schema
+        clock = schema.timestamp or schema.order
+        if clock is None:
+            raise DataError(
+                "the interactions need a 'timestamp' column, or 'order' (each user's own order) where there is no clock"
+            )
+        self.clock = clock
+        self.items = _catalogue(tables.items, tables.interactions, schema.item)
+        self.users = _catalogue(tables.users, tables.interactions, schema.user)
+        events = self._ordered()
+        self.log = self._log(events)
+        self.split = splits.make_split(self.log, settings.split, has_clock=schema.timestamp is not None)
+        self.hidden = 0
+        if settings.split.cold_items:
+            events = self._hide(events)
+        self.events = events
+
+    def write(self, folder: Path) -> None:
+        features = self._features()
+        arrays: dict[str, NDArray[Any]] = {f"log.{part}": getattr(self.log, part) for part in _LOG_PARTS}
+        if self.log.weight is not None:
+            arrays["log.weight"] = self.log.weight
+        arrays |= {f"split.{name}": rows for name, rows in self.split.parts.items()}
+        arrays |= {f"fields.{part}": getattr(features, part) for part in _FIELD_PARTS}
+        arrays |= {f"fields.bag.{at}": bag.rows for at, bag in enumerate(features.bags)}
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+        self.items.write_parquet(folder / "items.parquet")
+        self.users.write_parquet(folder / "users.parquet")
+        write_json(
+            folder / "vocabulary.json",
+            {
+                "vocabularies": [entry.to_json() for entry in features.vocabularies],
+                "scalings": [entry.__dict__ for entry in features.scalings],
+                "bags": [{"name": bag.name, "owner": bag.owner} for bag in features.bags],
+            },
+        )
+        files = sorted(path.name for path in folder.iterdir())
+        manifest = self._manifest(features, {name: sha256(folder / name) for name in files})
+        write_json(folder / "manifest.json", manifest | {"digest": _digest(manifest)})
+
+    def _ordered(self) -> pl.DataFrame:
+        """Interactions with catalogue rows, in log order; raw ids break ties (as numbers, or as text where asked)."""
+        import polars as pl
+
+        schema = self.schema
+        as_text = self.settings.split.tie == "string"
+        keys = [pl.col(self.clock)] + [
+            pl.col(name).cast(pl.String) if as_text else pl.col(name) for name in (schema.user, schema.item)
+        ]
+        events = self.tables.interactions.lazy()
+        for name, table, row in ((schema.user, self.users, "_user"), (schema.item, self.items, "_item")):
+            numbered = table.lazy().select(name, pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias(row))
+            events = events.join(numbered, on=name, how="left", maintain_order="left")
+        return events.sort(keys, maintain_order=True).collect()
+
+    def _log(self, events: pl.DataFrame) -> InteractionLog:
+        import polars as pl
+
+        schema = self.schema
+        clock = events[self.clock].cast(pl.Int64).to_numpy()
+        count = len(events)
+        if schema.rating is not None:
+            rating = events[schema.rating].cast(pl.Float32).to_numpy()
+        else:
+            rating = np.ones(count, np.float32) if schema.label is None else events[schema.label].cast(pl.Float32).to_numpy()
+        if schema.label is not None:
+            label = events[schema.label].cast(pl.Float32).to_numpy()
+        elif schema.rating is not None:
+            label = (rating > schema.positive_above).astype(np.float32)
+        else:
+            label = np.ones(count, np.float32)
+        weight = None if schema.weight is None else np.ascontiguousarray(events[schema.weight].cast(pl.Float32).to_numpy())
+        self.signals = _signal_edges(rating)
+        signal = (np.searchsorted(self.signals, rating, side="right")).clip(1).astype(np.int32)
+        user, item = (np.ascontiguousarray(events[name].to_numpy()) for name in ("_user", "_item"))
+        clock, rating, label = (np.ascontiguousarray(part) for part in (clock, rating, label))
+        return InteractionLog.build(user, item, clock, rating, label, weight, signal, len(self.users))
+
+    def _hide(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Take the hidden items' events out of the training time: they launch with the validation part."""
+        import polars as pl
+
+        hidden = splits.hidden_items(self.log, self.settings.split)
+        border = int(self.split["valid"][0])
+        keep = ~(np.isin(self.log.item, hidden) & (np.arange(len(self.log)) < border))
+        moved = np.cumsum(keep) - 1
+        parts = {name: moved[rows[keep[rows]]] for name, rows in self.split.parts.items()}
+        events = events.filter(pl.Series(keep))
+        self.log, self.hidden = self._log(events), len(hidden)
+        enough = self.log.rank >= self.settings.split.min_history
+        self.split = splits.named_parts(
+            self.log, self.settings.split, {name: rows[enough[rows]] for name, rows in parts.items()}
+        )
+        return events
+
+    def _features(self) -> Features:
+        """Fit every field on the training rows (or the whole log) and look all catalogue rows up in it."""
+        schema, log = self.schema, self.log
+        all_rows = self.settings.vocabulary == "all"
+        source = np.arange(len(log)) if all_rows else self.split["train"]
+        owners: tuple[tuple[Owner, tuple[Field, ...], pl.DataFrame, NDArray[Any]], ...] = (
+            ("user", (Field(name=schema.user), *schema.user_fields), self.users, log.user[source] - 1),
+            ("item", (Field(name=schema.item), *schema.item_fields), self.items, log.item[source] - 1),
+            ("context", schema.context_fields, self.events, source),
+        )
+        fitted: list[Vocabulary] = []
+        scalings: list[Scaling] = []
+        for owner, fields, frame, rows in owners:
+            seen = np.zeros(len(frame), np.bool_)
+            seen[rows] = True
+            for field in fields:
+                if field.kind == "numeric" and field.buckets is None:
+                    scalings.append(_fit_scaling(field, owner, _numbers(frame[field.name])[rows]))
+                else:
+                    fitted.append(vocabulary.fit(field, owner, frame[field.name], seen, has_unknown=not all_rows))
+        placed = vocabulary.stack([entry for entry in fitted if not entry.multi] + [entry for entry in fitted if entry.multi])
+        encoded = {owner: _encode_owner(owner, placed, scalings, frame, len(frame)) for owner, _, frame, _ in owners}
+        # Row 0 of the user table is the user nobody knows yet; row 0 of the item table is padding.
+        stranger = np.array([[entry.unknown_row for entry in placed if entry.owner == "user" and not entry.multi]], np.int32)
+        bags = []
+        for owner in ("user", "item", "context"):
+            multi = [entry for entry in placed if entry.owner == owner and entry.multi]
+            pad = owner != "context"
+            bags += [
+                Bag(entry.name, entry.owner, _padded(rows) if pad else rows)
+                for entry, rows in zip(multi, encoded[owner][2], strict=True)
+            ]
+        return Features(
+            placed,
+            tuple(scalings),
+            user_fields=np.concatenate([stranger, encoded["user"][0]]),
+            item_fields=_padded(encoded["item"][0]),
+            context_fields=encoded["context"][0],
+            user_numbers=_padded(encoded["user"][1]),
+            item_numbers=_padded(encoded["item"][1]),
+            context_numbers=encoded["context"][1],
+            bags=tuple(bags),
+        )
+
+    def _manifest(self, features: Features, files: Mapping[str, str]) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        log, split = self.log, self.split
+        train_users, train_items = np.unique(log.user[split["train"]]), np.unique(log.item[split["train"]])
+        unknown_items = ~np.isin(log.item[split["test"]], train_items)
+        return {
+            "format": FORMAT,
+            "braidrec": version("braidrec"),
+            "name": self.tables.name,
+            "schema": self.schema.model_dump(),
+            "settings": self.settings.model_dump(),
+            "parts": list(split.parts),
+            "counts": {
+                "events": len(log),
+                "users": len(self.users),
+                "items": len(self.items),
+                "items_met": len(np.unique(log.item)),
+                "signals": len(self.signals),
+                "samples": {name: len(rows) for name, rows in split.parts.items()},
+                "positives": {name: int(log.label[rows].sum()) for name, rows in split.parts.items()},
+                "train_users": len(train_users),
+                "train_items": len(train_items),
+                "test_items_unseen": len(np.unique(log.item[split["test"]][unknown_items])),
+                "test_rows_item_unseen": int(unknown_items.sum()),
+                "test_rows_user_unseen": int((~np.isin(log.user[split["test"]], train_users)).sum()),
+                "hidden_items": self.hidden,
+            },
+            "fields": {
+                entry.name: {"owner": entry.owner, "rows": entry.known, "values": self._cardinality(entry)}
+                for entry in features.vocabularies
+            },
+            "signals": [float(edge) for edge in self.signals],
+            "notes": list(self.tables.report.notes),
+            "rows_skipped": self.tables.report.rows_skipped,
+            "sources": [source.__dict__ for source in self.tables.sources],
+            "files": dict(files),
+        }
+
+    def _cardinality(self, entry: Vocabulary) -> int:
+        """Distinct raw values over the whole log, whatever the vocabulary was fitted on."""
+        import polars as pl
+
+        frames = {"user": self.users, "item": self.items, "context": self.events}
+        rows: dict[str, NDArray[Any]] = {
+            "user": self.log.user - 1,
+            "item": self.log.item - 1,
+            "context": np.arange(len(self.log)),
+        }
+        met = np.unique(rows[entry.owner])
+        cells = vocabulary.cells_of(entry.field, frames[entry.owner][entry.name], entry.edges).gather(met)
+        return int((cells.explode(empty_as_null=True).drop_nulls() if cells.dtype == pl.List(pl.String) else cells).n_unique())
+
+
+def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The table's rows, then ids that only the log knows, in ascending order."""
+    import polars as pl
+
+    met = interactions.select(pl.col(key).unique().sort())
+    if table is None:
+        return met
+    twice = table[key].filter(table[key].is_duplicated())
+    if len(twice):
+        raise DataError(
+            f"column '{key}': {twice[0]!r} stands in {(table[key] == twice[0]).sum()} rows of its table; keep one row per id"
+        )
+    return pl.concat([table, met.join(table.select(key), on=key, how="anti").sort(key)], how="diagonal")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Of the manifest's content, so that a damaged entry is noticed like a damaged file."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _signal_edges(rating: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Lower borders of the signal rows: the distinct ratings, or quantiles where there are too many."""
+    distinct = np.unique(rating)
+    if len(distinct) <= _MAX_SIGNALS:
+        return distinct
+    return np.unique(np.quantile(rating, np.arange(_MAX_SIGNALS) / _MAX_SIGNALS)).astype(np.float32)
+
+
+def _fit_scaling(field: Field, owner: Owner, values: NDArray[np.float64]) -> Scaling:
+    present = values[~np.isnan(values)]
+    if not len(present):
+        raise DataError(f"field '{field.name}': no number in the training rows; drop the field")
+    numbers = np.log1p(np.maximum(present, 0.0)) if field.scale == "log" else present
+    return Scaling(field.name, owner, field.scale == "log", float(numbers.mean()), float(max(numbers.std(), 1e-9)))
+
+
+def _padded(values: NDArray[Any]) -> NDArray[Any]:
+    """The same rows behind a padding row of zeros."""
+    return np.concatenate([np.zeros((1, values.shape[1]), values.dtype), values])

@@ -1,0 +1,68 @@
+"""Fields of users, items and events as rows and numbers, each looked up by catalogue row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidrec.data.vocabulary import Owner, Vocabulary
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A multi-valued field: rows (n, M) int32 of the embedding table by catalogue row (or event), padded with 0."""
+
+    name: str
+    owner: Owner
+    rows: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a numeric field was brought to scale: (x - mean) / spread, after log1p when ``log``."""
+
+    name: str
+    owner: Owner
+    log: bool
+    mean: float
+    spread: float
+
+    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Missing values (NaN) take the mean, so they become 0."""
+        numbers = np.log1p(np.maximum(values, 0.0)) if self.log else values
+        return np.nan_to_num((numbers - self.mean) / self.spread, nan=0.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Features:
+    """All fields, in the order user, item, context.
+
+    user_fields (U + 1, F_U), item_fields (I + 1, F_I), context_fields (N, F_C) int32 rows of the embedding table
+    user_numbers (U + 1, N_U), item_numbers (I + 1, N_I), context_numbers (N, N_C) float32
+    Row 0 of the item tables is padding (all zero); row 0 of the user tables is a user nobody knows: unknown rows, mean numbers.
+    """
+
+    vocabularies: tuple[Vocabulary, ...]  # single-valued ones first, then multi-valued, in table order
+    scalings: tuple[Scaling, ...]
+    user_fields: NDArray[np.int32]
+    item_fields: NDArray[np.int32]
+    context_fields: NDArray[np.int32]
+    user_numbers: NDArray[np.float32]
+    item_numbers: NDArray[np.float32]
+    context_numbers: NDArray[np.float32]
+    bags: tuple[Bag, ...]
+
+    @property
+    def single(self) -> tuple[Vocabulary, ...]:
+        return tuple(vocabulary for vocabulary in self.vocabularies if not vocabulary.multi)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the embedding table, padding included."""
+        return 1 + max((vocabulary.last_row for vocabulary in self.vocabularies), default=0)
+
+    @property
+    def context_unknown(self) -> list[int]:
+        return [vocabulary.unknown_row for vocabulary in self.single if vocabulary.owner == "context"]

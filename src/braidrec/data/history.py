@@ -1,0 +1,132 @@
+"""Histories as gathers: a window is cut per batch from the per-user index, so memory stays O(N) whatever its length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from braidrec.data.log import InteractionLog
+from braidrec.errors import DataError
+from braidrec.progress import progress
+
+
+@dataclass(frozen=True)
+class History:
+    """What a batch of B users did before.  All (B, K), padded on the right; padded slots hold row 0 and False.
+
+    items int32 catalogue rows    signals int32 rows of the rating or label    mask bool, True on real behaviours
+    Order: oldest first (`RecentHistory`), most similar first (`SemanticHistory`).
+    """
+
+    items: Tensor
+    signals: Tensor
+    mask: Tensor
+
+
+class RecentHistory:
+    """The last ``length`` events before a sample (DisCo, section 4.1: 30)."""
+
+    kind = "recent"
+
+    def __init__(self, log: InteractionLog, length: int):
+        self.length = length
+        self._user, self._rank = torch.from_numpy(log.user), torch.from_numpy(log.rank)
+        self._start = torch.from_numpy(log.start)
+        self._item, self._signal = torch.from_numpy(log.slot_item), torch.from_numpy(log.slot_signal)
+        self._steps = torch.arange(length)
+
+    def before(self, positions: Tensor) -> History:
+        """Histories of the events at ``positions`` (B,) int64."""
+        return self.window(self._user[positions], self._rank[positions])
+
+    def window(self, users: Tensor, ends: Tensor) -> History:
+        """The last events among the first ``ends`` (B,) of each of ``users`` (B,) catalogue rows."""
+        ends = ends.long()
+        first = (ends - self.length).clamp_min(0)
+        mask = self._steps < (ends - first)[:, None]
+        slots = (self._start[users.long()] + first)[:, None] + self._steps
+        slots *= mask  # slot 0 is padding
+        flat = slots.view(-1)
+        return History(
+            self._item.index_select(0, flat).view(slots.shape), self._signal.index_select(0, flat).view(slots.shape), mask
+        )
+
+
+class SemanticHistory:
+    """The ``length`` earlier events most similar in meaning to the candidate (what DisCo's released loader does).
+
+    slots (N, K) int32: for each event the slots of the log's per-user index, 0 where there are fewer, usually a memory map.
+    """
+
+    kind = "semantic_topk"
+
+    def __init__(self, log: InteractionLog, slots: NDArray[np.int32]):
+        if len(slots) != len(log):
+            raise DataError(f"semantic history: prepared for {len(slots):,} events, the log has {len(log):,}; prepare it again")
+        self.length = slots.shape[1]
+        self._slots = torch.from_numpy(slots)
+        self._item, self._signal = torch.from_numpy(log.slot_item), torch.from_numpy(log.slot_signal)
+
+    def before(self, positions: Tensor) -> History:
+        slots = self._slots[positions]
+        flat = slots.view(-1)
+        return History(
+            self._item.index_select(0, flat).view(slots.shape),
+            self._signal.index_select(0, flat).view(slots.shape),
+            slots > 0,
+        )
+
+
+HistorySource = RecentHistory | SemanticHistory
+
+_STEPS = 1 << 20  # of similarity between 0 and 1
+_LATER = -(1 << 62)  # below the key of every earlier event
+
+
+def principal_directions(vectors: NDArray[np.float32], width: int = 512) -> NDArray[np.float32]:
+    """Item vectors (I + 1, S) after PCA to at most ``width`` and scaling to length 1; row 0 stays zero.
+
+    Fitted on the item table alone: no label or interaction enters.
+    """
+    body = vectors[1:].astype(np.float32)
+    centred = body - body.mean(axis=0)
+    if centred.shape[1] > width:
+        from sklearn.decomposition import PCA
+
+        centred = PCA(n_components=min(width, len(centred)), random_state=0).fit_transform(centred)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.concatenate([np.zeros((1, centred.shape[1]), np.float32), centred / np.maximum(norms, 1e-12)]).astype(np.float32)
+
+
+def build_semantic_slots(
+    log: InteractionLog, vectors: NDArray[np.float32], length: int, path: Path, *, show_progress: bool = True
+) -> None:
+    """Write the (N, length) int32 memory map behind `SemanticHistory` to ``path`` (.npy).
+
+    vectors: (I + 1, p) rows of length 1.  Similarities (dot products, summed in double precision) are rounded to steps of
+    2^-20; of equal ones the more recent event comes first, so the result does not depend on how the arithmetic was blocked.
+    Work is per user and blocked by rows, so memory is bounded by ``block x longest history`` numbers.
+    """
+    slots = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(len(log), length))
+    block = 1024
+    with progress("similar histories", len(log), "events", show=show_progress) as advance:
+        for user in np.flatnonzero(log.history_length > 0):
+            low, high = int(log.start[user]), int(log.start[user + 1])
+            items = log.slot_item[low:high]
+            own = torch.from_numpy(vectors[items]).double()
+            for begin in range(0, high - low, block):
+                end = min(begin + block, high - low)
+                columns = torch.arange(end)
+                # one whole number per pair, all distinct: the rounded similarity above, the time below
+                keys = (own[begin:end] @ own[:end].T).mul_(_STEPS).round_().long().mul_(1 << 32).add_(columns)
+                keys.masked_fill_(columns >= torch.arange(begin, end)[:, None], _LATER)
+                best = keys.topk(min(length, end), dim=1)
+                chosen = torch.where(best.values == _LATER, 0, low + best.indices).to(torch.int32)
+                slots[log.slot_event[low + begin : low + end], : chosen.shape[1]] = chosen.numpy()
+            advance(high - low)
+    slots.flush()

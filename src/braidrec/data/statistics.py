@@ -1,0 +1,93 @@
+"""Time-causal counts and rates: for a user and a candidate item, only what was known before the moment of the event.
+
+Seven numbers, as engineers put them beside ids: the item's smoothed mean rating and positive rate so far, the user's mean
+past residual against each, log counts of both, and the spread of the user's ratings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidrec.data.log import InteractionLog
+
+NAMES = (
+    "item mean rating",
+    "item positive rate",
+    "user rating residual",
+    "user label residual",
+    "log item count",
+    "log user count",
+    "user rating spread",
+)
+_ITEM_PRIOR = 10.0
+_USER_PRIOR = 5.0
+
+Floats = NDArray[np.float32]
+
+
+class CausalStatistics:
+    """Numbers (n, 7) float32, standardised by the mean and spread of the rows at ``train``.
+
+    ``before(positions)``: as of each event.  ``now(user, items)``: as of the end of the log.
+    """
+
+    def __init__(self, log: InteractionLog, num_items: int, train: NDArray[np.int64]):
+        count = len(log)
+        rating, label = log.rating.astype(np.float64), log.label.astype(np.float64)
+        self._log, self._count, self.num_items = log, count, num_items
+        self._prior = np.array([rating[train].mean(), label[train].mean()])
+        # Slots of one item stand together, oldest first; sums carry one entry more so that differences give any range.
+        by_item = np.argsort(log.item, kind="stable")
+        self._item_keys = log.item[by_item].astype(np.int64) * count + by_item
+        self._item_start = np.concatenate([[0], np.cumsum(np.bincount(log.item, minlength=num_items + 1))])
+        self._item_sums = _sums(np.stack([rating, label], axis=1)[by_item])
+        own = self._item_part(log.item, np.arange(count))
+        residual = np.stack([rating, label], axis=1) - own[:, :2]
+        by_user = log.slot_event[1:]
+        self._user_sums = _sums(np.column_stack([residual, rating, rating**2])[by_user])
+        raw = np.column_stack([own[:, :2], self._user_part(log.user, log.rank), own[:, 2]])[:, _ORDER]
+        self._mean, self._spread = raw[train].mean(axis=0), np.maximum(raw[train].std(axis=0), 1e-6)
+        self._rows = self._scale(raw)
+
+    def before(self, positions: NDArray[np.int64], items: NDArray[np.int32] | None = None) -> Floats:
+        """As of the events at ``positions`` (n,), for their own items or for others ``items`` (n,) in their place."""
+        if items is None:
+            return self._rows[positions]
+        own = self._item_part(items, positions)
+        user = self._user_part(self._log.user[positions], self._log.rank[positions])
+        return self._scale(np.column_stack([own[:, :2], user, own[:, 2]])[:, _ORDER])
+
+    def now(self, user: int, items: NDArray[np.int32]) -> Floats:
+        own = self._item_part(items, np.full(len(items), self._count))
+        length = int(self._log.history_length[user])
+        rows = self._user_part(np.array([user]), np.array([length])).repeat(len(items), axis=0)
+        return self._scale(np.column_stack([own[:, :2], rows, own[:, 2]])[:, _ORDER])
+
+    def _item_part(self, items: NDArray[np.int32], positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, 3): smoothed mean rating, smoothed positive rate, log count of each item before each position."""
+        first = self._item_start[items]
+        last = np.searchsorted(self._item_keys, items.astype(np.int64) * self._count + positions)
+        number = np.maximum(last - first, 0)[:, None]
+        sums = self._item_sums[np.maximum(last, first)] - self._item_sums[first]
+        return np.column_stack([(sums + _ITEM_PRIOR * self._prior) / (number + _ITEM_PRIOR), np.log1p(number)])
+
+    def _user_part(self, users: NDArray[np.int32], ranks: NDArray[np.int32]) -> NDArray[np.float64]:
+        """(n, 4): mean residuals of rating and label, log count, spread of ratings over the first ``ranks`` events."""
+        first = self._log.start[users] - 1
+        sums = self._user_sums[first + ranks] - self._user_sums[first]
+        number = ranks.astype(np.float64)
+        mean = sums[:, 2] / np.maximum(number, 1)
+        spread = np.sqrt(np.maximum(sums[:, 3] / np.maximum(number, 1) - mean**2, 0.0))
+        return np.column_stack([sums[:, :2] / (number + _USER_PRIOR)[:, None], np.log1p(number), spread])
+
+    def _scale(self, raw: NDArray[np.float64]) -> Floats:
+        return ((raw - self._mean) / self._spread).astype(np.float32)
+
+
+# columns as computed: item mean, item rate, residual rating, residual label, log user count, spread, log item count
+_ORDER = [0, 1, 2, 3, 6, 4, 5]
+
+
+def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])

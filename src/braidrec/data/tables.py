@@ -1,0 +1,44 @@
+"""The three tables of a data set as read, before anything is numbered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from braidrec.data.schema import Schema
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """Where a table came from; kept in the manifest of everything derived from it."""
+
+    name: str  # file name, or "<frame>" for data handed over in memory
+    sha256: str  # of the file's bytes; "" for frames
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What reading had to decide; shown to the user and kept in the manifest."""
+
+    rows_skipped: int = 0  # on_bad_rows="skip"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Interactions (any row order), items and users, with the role of each column.
+
+    Id columns keep their type (integers stay 64-bit integers, text stays text), so every id round-trips exactly.
+    ``items`` and ``users`` have one row per id; they may be None, then only ids are known.
+    """
+
+    name: str
+    schema: Schema
+    interactions: pl.DataFrame
+    items: pl.DataFrame | None = None
+    users: pl.DataFrame | None = None
+    sources: tuple[SourceFile, ...] = ()
+    report: ReadReport = field(default_factory=ReadReport)

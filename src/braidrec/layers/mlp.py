@@ -1,0 +1,63 @@
+"""Multi-layer perceptron with the normalisation orders found in CTR work, and the one initialisation rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["none", "bn", "ln_post", "ln_pre"]
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def initialise(module: Part) -> Part:
+    """Xavier-normal weights and zero biases for every linear layer inside ``module``."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that also trains on a single row, which has no spread of its own: by the running statistics."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.training and len(rows) < 2:
+            return F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(rows)
+
+
+class MLP(nn.Module):
+    """Hidden layers with ReLU; with ``out`` one more linear layer.  (B, n) -> (B, hidden[-1] or out).
+
+    none: Linear-ReLU-dropout    bn: Linear-BatchNorm-ReLU-dropout    ln_pre: Linear-LayerNorm-ReLU-dropout
+    ln_post: dropout on the input, then Linear-ReLU-LayerNorm (no affine, eps 1e-8)-dropout
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], *, out: int | None = None, norm: Norm = "none", dropout: float = 0.0):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Dropout(dropout)] if norm == "ln_post" and dropout else []
+        for size in hidden:
+            layers.append(nn.Linear(width, size))
+            if norm == "bn":
+                layers.append(BatchNorm(size))
+            elif norm == "ln_pre":
+                layers.append(nn.LayerNorm(size))
+            layers.append(nn.ReLU())
+            if norm == "ln_post":
+                layers.append(nn.LayerNorm(size, eps=1e-8, elementwise_affine=False))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = size
+        if out is not None:
+            layers.append(nn.Linear(width, out))
+        self.width = width if out is None else out
+        self.layers = initialise(nn.Sequential(*layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out

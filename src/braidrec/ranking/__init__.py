@@ -1,0 +1,1 @@
+"""Click-through-rate ranking: a backbone behind any pattern sources."""

@@ -1,0 +1,41 @@
+"""DeepFM: a factorisation machine and an MLP over the same embeddings (Guo et al., IJCAI 2017).
+
+    y = b + sum_f w[x_f] + sum_{i<j} <v_i, v_j> + MLP([v_1 ; ... ; v_T])
+Extras join the pairwise sum and the MLP; the first-order term is over ids alone.  Departures: none.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field as Setting
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from braidrec.layers.interactions import fm_second_order
+from braidrec.layers.mlp import MLP, Norm
+from braidrec.ranking.contracts import Needs, RankingInput
+from braidrec.strict import Strict
+
+
+class DeepFMConfig(Strict):
+    name: Literal["deepfm"] = "deepfm"
+    mlp: tuple[PositiveInt, ...] = (128, 64)
+    norm: Norm = "none"
+    dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+
+class DeepFM(nn.Module):
+    needs = Needs(linear=True)
+
+    def __init__(self, config: DeepFMConfig, *, num_fields: int, num_extras: int, num_item_fields: int, dim: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.mlp = MLP((num_fields + num_extras) * dim, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+
+    def forward(self, inputs: RankingInput) -> Tensor:
+        assert inputs.linear is not None
+        fields = inputs.all_fields
+        deep: Tensor = self.mlp(fields.flatten(1)).squeeze(1)
+        return self.bias + inputs.linear.sum(dim=1) + fm_second_order(fields) + deep

@@ -1,0 +1,64 @@
+"""DIN: the history pooled by how much each behaviour matters to the candidate (Zhou et al., KDD 2018).
+
+    paper:    a_t = MLP([q, k_t, q - k_t, q * k_t]) with Dice, no softmax unless asked; u = sum_t a_t k_t
+    bilinear: a = softmax_t(k_t . (W q)), the form that the DisCo authors' tables call DIN
+    y = MLP([fields ; u ; sum_t a_t l_t ; extras]),  l_t = label vector of behaviour t
+q is the candidate's item fields side by side; k_t is the item id's vector ("id") or all item fields ("all").
+Departures: the label vector joins as one more field (DisCo, KDD 2024, feeds history labels to every baseline).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field as Setting
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from braidrec.layers.attention import ActivationUnit, BilinearAttention
+from braidrec.layers.mlp import MLP, Norm
+from braidrec.ranking.contracts import BehaviourInput, Needs, RankingInput
+from braidrec.strict import Strict
+
+
+class DINConfig(Strict):
+    name: Literal["din"] = "din"
+    variant: Literal["paper", "bilinear", "none"] = "bilinear"  # none: patterns take the history's place
+    softmax: bool = False  # of the paper variant; bilinear always has one
+    history_fields: Literal["id", "all"] = "id"
+    mlp: tuple[PositiveInt, ...] = (128, 64)
+    norm: Norm = "none"
+    dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+
+class DIN(nn.Module):
+    def __init__(self, config: DINConfig, *, num_fields: int, num_extras: int, num_item_fields: int, dim: int):
+        super().__init__()
+        self.needs = Needs(history=config.variant != "none")
+        self.id_only = config.history_fields == "id"
+        width = dim if self.id_only else num_item_fields * dim
+        self.attention: nn.Module | None = None
+        if config.variant == "bilinear":
+            self.attention = BilinearAttention(num_item_fields * dim, width)
+        elif config.variant == "paper":
+            self.attention = ActivationUnit(width, softmax=config.softmax)
+        self.whole_target = config.variant == "bilinear"
+        own = 0 if self.attention is None else dim + width
+        self.mlp = MLP((num_fields + num_extras) * dim + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+
+    def forward(self, inputs: RankingInput) -> Tensor:
+        parts = [inputs.fields.flatten(1), inputs.extras.flatten(1)]
+        if self.attention is not None:
+            assert inputs.history is not None
+            parts += self._interest(inputs.history)
+        out: Tensor = self.mlp(torch.cat(parts, dim=1)).squeeze(1)
+        return out
+
+    def _interest(self, history: BehaviourInput) -> list[Tensor]:
+        """The pooled behaviours (B, width) and their pooled label vectors (B, D)."""
+        assert self.attention is not None
+        items = history.items[:, 0] if self.id_only else history.items.flatten(1)
+        target = history.target if self.whole_target or not self.id_only else history.target[:, :1]
+        interest, weights = self.attention(target.flatten(1), items, history.index, history.mask)
+        return [interest, history.mix_signals(weights)]

@@ -1,0 +1,297 @@
+"""DisCo: towards Disentangled and Complementary item patterns for CTR (KDD 2024).
+
+    h^T_j = Phi_T(X_j)                 (8)    tabular space: the item's fields, embedded
+    h^S_j = MLP(KB[X_j])               (7)    semantic space: its text, read once by a language model
+    h_j = [h_jI, h_jC]                 (9-10) half for patterns inside a space, half for patterns across
+    A = softmax(Q W_Q (K W_K)^T / sqrt(d)),  H = A V W_V,  L' = A L     (14-16), L = Phi_Y of the behaviours' labels
+    P_TT, P_SS                         (17-20) query and keys of one space, from the intra halves
+    P_ST = Attn(h^S_C, h^T_C),  P_TS = Attn(h^T_C, h^S_C)               (21-24) query of one space, keys of the other
+    l_Suf = sum over T, S of E[-log D(h_i, H_i+) - log(1 - D(h_i, H_i-))]   (25)
+    l_Dis = I_vCLUB(H_TT; H_SS) + I_vCLUB(H_TS; H_ST)                       (27)
+    L = l_pred + alpha l_Suf + beta l_Dis                                   (30)
+
+The eight vectors (H, L') x (TT, SS, TS, ST) stand beside the fields of any backbone.
+
+How it is computed.  Each distinct item of a batch is embedded once, in both spaces, as one row [T_I, T_C, S_I, S_C].
+Scores are re-associated, (q W_Q)(k W_K)^T = (q W_Q W_K^T) k^T, and values likewise, A (V W_V) = (A V) W_V, so the
+history is gathered once, read twice, and never projected; the four blocks are four heads over the same rows, each
+reading its own quarter.
+
+Departures
+- (25) is printed with ``1 - log D(negative)``, which has no lower end; this is ``log(1 - D(negative))``.  Mean, not sum.
+- (27) as printed has no lower end either: the model lowers the estimate faster than the estimator learns, the pattern
+  norms run away, and ranking is lost.  `normalise`, `per_dimension` and `floor` (see `objectives.club`) each take one way
+  out; preset ``paper`` keeps the literal form, ``ours`` the stable one.
+- The backbone keeps its own history vector unless ``replace_history``.
+- The authors' released code crosses the blocks' inputs, lets the main optimiser train the estimators and selects on test
+  results; none of that is followed, in any preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field as Setting
+from torch import Tensor, nn
+
+from braidrec.data.batches import RankingBatch
+from braidrec.errors import ConfigError
+from braidrec.layers.attention import attend, gather
+from braidrec.layers.embedding import FieldEmbedding, ItemTable
+from braidrec.layers.mlp import initialise
+from braidrec.objectives.club import Estimator, VClub
+from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
+from braidrec.ranking.contracts import Patterns
+from braidrec.strict import Strict
+
+Block = Literal["TT", "SS", "TS", "ST"]
+# Quarter of an item row that a block reads its keys from, and the quarter its query comes from.
+_QUARTERS = {"TI": 0, "TC": 1, "SI": 2, "SC": 3}
+_KEYS: dict[str, str] = {"TT": "TI", "ST": "TC", "SS": "SI", "TS": "SC"}
+_QUERIES: dict[str, str] = {"TT": "TI", "ST": "SC", "SS": "SI", "TS": "TC"}
+
+
+class DisCoConfig(Strict):
+    """Hyper-parameters (spec section 4-5); widths of the data come from the data set."""
+
+    inter: bool = True  # False: intra patterns only (Table 4's two-tower)
+    sufficiency_weight: float = Setting(default=0.02, ge=0)  # alpha
+    disentangle_weight: float = Setting(default=0.01, ge=0)  # beta
+    item_fusion: Literal["concat_linear", "id_only"] = "concat_linear"  # Phi_T
+    semantic_hidden: int = Setting(default=128, ge=0)  # 0: one linear layer
+    semantic_norm: bool = True  # LayerNorm of the raw text vectors, whose scales differ by orders of magnitude
+    attention_bias: bool = False
+    attention_scale: bool = True
+    sufficiency_scope: Literal["intra", "all"] = "intra"
+    sufficiency_anchor: Literal["candidate", "history"] = "candidate"
+    disentangle_scope: Literal["H", "H+L"] = "H"
+    estimator: Estimator = "gaussian"
+    estimator_lr: float = Setting(default=1e-3, gt=0)
+    estimator_steps: int = Setting(default=1, ge=1)
+    club_normalise: bool = True
+    club_per_dimension: bool = True
+    club_floor: bool = False
+    replace_history: bool = False  # drop the backbone's own history vector
+
+
+class SemanticItems(nn.Module):
+    """h^S: the frozen knowledge base through a small trained MLP; after `export` a table of width D and the MLP alone.
+
+    knowledge: (I + 1, S) float, row 0 zero; it is held, never saved, and has no gradient.
+    """
+
+    knowledge: Tensor | None
+    reduced: Tensor | None
+
+    def __init__(self, knowledge: Tensor | None, semantic_width: int, dim: int, *, hidden: int, norm: bool):
+        super().__init__()
+        self.semantic_width, self.norm = semantic_width, norm
+        layers = (
+            [nn.Linear(semantic_width, hidden), nn.ReLU(), nn.Linear(hidden, dim)]
+            if hidden
+            else [nn.Linear(semantic_width, dim)]
+        )
+        self.mlp = initialise(nn.Sequential(*layers))
+        # LayerNorm without weights is the same in every step: it is taken once.
+        prepared = None if knowledge is None else self._prepare(knowledge)
+        self.register_buffer("knowledge", prepared, persistent=False)
+        self.register_buffer("reduced", None)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows (n,) int64 catalogue rows -> (n, D)."""
+        if self.reduced is not None:
+            return self.reduced[rows]
+        assert self.knowledge is not None
+        whole = len(rows) == len(self.knowledge)  # then rows count up from 0
+        vectors: Tensor = self.mlp(self.knowledge if whole else self.knowledge[rows])
+        return vectors
+
+    @torch.no_grad()
+    def export(self, block: int = 65_536) -> None:
+        """Replace the knowledge base by what the model makes of it, (I + 1, D); the MLP stays for items added later."""
+        if self.knowledge is not None:
+            self.reduced = torch.cat([self.mlp(part) for part in self.knowledge.split(block)])
+            self.knowledge = None
+
+    @torch.no_grad()
+    def add(self, vectors: Tensor) -> None:
+        """Append items by their text vectors (m, S); needs `export` first."""
+        assert self.reduced is not None
+        self.reduced = torch.cat([self.reduced, self.mlp(self._prepare(vectors.to(self.reduced.device)))])
+
+    def _prepare(self, vectors: Tensor) -> Tensor:
+        vectors = vectors.float()
+        return F.layer_norm(vectors, vectors.shape[-1:]) if self.norm else vectors
+
+
+class PatternAttention(nn.Module):
+    """The four (or two) attention blocks, (12)-(24), as heads over one gathered history.
+
+    items (n, 2D) rows [T_I, T_C, S_I, S_C]; candidate (B,), history (B, K) int64 into them; mask (B, K)
+    -> H (B, blocks, D) and attention weights (B, K, blocks), in the order of ``blocks``
+    """
+
+    def __init__(self, dim: int, blocks: tuple[Block, ...], *, bias: bool, scale: bool):
+        super().__init__()
+        half, count = dim // 2, len(blocks)
+        self.blocks, self._half = blocks, half
+        self.scale = dim**-0.5 if scale else 1.0
+        self.query = nn.Parameter(torch.empty(count, half, dim))
+        self.key = nn.Parameter(torch.empty(count, half, dim))
+        self.value = nn.Parameter(torch.empty(count, half, dim))
+        for stack in (self.query, self.key, self.value):
+            for matrix in stack:
+                nn.init.xavier_normal_(matrix)
+        # A key bias shifts all scores of a row alike, so softmax does not see it: only the others exist.
+        self.query_bias = nn.Parameter(torch.zeros(count, dim)) if bias else None
+        self.value_bias = nn.Parameter(torch.zeros(count, dim)) if bias else None
+        self._from = [_QUARTERS[_QUERIES[block]] for block in blocks]
+        self._over = [_QUARTERS[_KEYS[block]] for block in blocks]
+
+    def forward(self, items: Tensor, candidate: Tensor, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        own = items.index_select(0, candidate).unflatten(1, (4, self._half))[:, self._from].transpose(0, 1)  # (blocks, B, D/2)
+        queries = own @ self.query
+        if self.query_bias is not None:
+            queries = queries + self.query_bias[:, None]
+        queries = (queries @ self.key.transpose(1, 2)) * self.scale  # (blocks, B, D/2), now in the keys' own space
+        placed = queries.new_zeros(len(candidate), 4, self._half, len(self.blocks))
+        for head, quarter in enumerate(self._over):  # each head reads one quarter and sees zeros elsewhere
+            placed[:, quarter, :, head] = queries[head]
+        pooled, weights = attend(items, history, placed.flatten(1, 2), mask)
+        quarters = pooled.unflatten(2, (4, self._half))
+        read = torch.stack([quarters[:, head, quarter] for head, quarter in enumerate(self._over)])
+        values = read @ self.value  # (blocks, B, D)
+        if self.value_bias is not None:
+            values = values + self.value_bias[:, None] * mask.any(dim=1)[None, :, None]
+        return values.transpose(0, 1), weights
+
+
+class DisCo(nn.Module):
+    """A pattern source: E = 8 extra fields (4 without ``inter``) and the two constraints.
+
+    knowledge: (I + 1, S) text vectors by catalogue row, row 0 zero; None to load an exported model.
+    seed: of the private generator that draws the sufficiency pairs, so switching the term off moves no other random number.
+    """
+
+    def __init__(
+        self,
+        config: DisCoConfig,
+        *,
+        dim: int,
+        num_item_fields: int,
+        semantic_width: int,
+        knowledge: Tensor | None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if dim % 2:
+            raise ConfigError(f"model.dim = {dim}: DisCo halves its item vectors, so dim must be even")
+        self.config, half = config, dim // 2
+        self.blocks: tuple[Block, ...] = ("TT", "SS", "TS", "ST") if config.inter else ("TT", "SS")
+        self.num_extras = 2 * len(self.blocks)
+        self.fuse = initialise(nn.Linear(num_item_fields * dim, dim)) if config.item_fusion == "concat_linear" else None
+        self.semantic = SemanticItems(knowledge, semantic_width, dim, hidden=config.semantic_hidden, norm=config.semantic_norm)
+        self.attention = PatternAttention(dim, self.blocks, bias=config.attention_bias, scale=config.attention_scale)
+        self.discriminators = nn.ModuleDict()
+        self.estimators = nn.ModuleDict()
+        with torch.random.fork_rng(devices=[]):  # the terms' own weights shift no other initialisation
+            torch.manual_seed(seed)
+            if config.sufficiency_weight:
+                scope = self.blocks if config.sufficiency_scope == "all" else ("TT", "SS")
+                self.discriminators.update({block: BilinearDiscriminator(half, dim) for block in scope})
+            if config.disentangle_weight:
+                self.estimators.update({name: self._estimator(dim) for name in self._pairs()})
+        self._pairs_generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """alpha and beta by the losses' names."""
+        return {"sufficiency": self.config.sufficiency_weight, "disentanglement": self.config.disentangle_weight}
+
+    def estimator_parameters(self) -> list[nn.Parameter]:
+        return list(self.estimators.parameters())
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        return {"pairs": self._pairs_generator}
+
+    def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
+        tabular = items.fields[:, 0] if self.fuse is None else self.fuse(items.fields.flatten(1))
+        rows = torch.cat([tabular, self.semantic(items.rows)], dim=1)  # (n, 2D): [T_I, T_C, S_I, S_C]
+        patterns, attention = self.attention(rows, items.candidate, items.history, batch.history.mask)
+        labels = embed.signal_mix(batch.history.signals, attention)
+        extras = torch.stack([patterns, labels], dim=2).flatten(1, 2)  # H_TT, L_TT, H_SS, L_SS, ...
+        by_block: dict[str, Tensor] = dict(zip(self.blocks, patterns.unbind(1), strict=True))
+        by_label: dict[str, Tensor] = dict(zip(self.blocks, labels.unbind(1), strict=True))
+
+        def losses() -> Mapping[str, Tensor]:
+            terms: dict[str, Tensor] = {}
+            if len(self.discriminators):
+                terms["sufficiency"] = self._sufficiency(rows, items, by_block, batch)
+            if len(self.estimators):
+                terms["disentanglement"] = torch.stack(
+                    [
+                        self._club(name).value(x, y, self._pairs_generator)
+                        for name, (x, y) in self._joined(by_block, by_label).items()
+                    ]
+                ).sum()
+            return terms
+
+        def learn() -> Mapping[str, Tensor]:
+            return {
+                name: self._club(name).learning_loss(x.detach(), y.detach())
+                for name, (x, y) in self._joined(by_block, by_label).items()
+            }
+
+        monitors = (
+            {f"norm {block}": value.detach().norm(dim=1).mean() for block, value in by_block.items()} if self.training else {}
+        )
+        return Patterns(extras, losses, learn if len(self.estimators) else None, monitors)
+
+    def export(self) -> None:
+        """Drop what inference does not need: the knowledge base (for its reduced table), discriminators, estimators."""
+        self.semantic.export()
+        self.discriminators, self.estimators = nn.ModuleDict(), nn.ModuleDict()
+
+    def _sufficiency(self, rows: Tensor, items: ItemTable, patterns: Mapping[str, Tensor], batch: RankingBatch) -> Tensor:
+        quarters = rows.unflatten(1, (4, -1))
+        terms = []
+        for block, discriminator in self.discriminators.items():
+            anchors = quarters[:, _QUARTERS[_QUERIES[block]]]
+            if self.config.sufficiency_anchor == "candidate":
+                chosen, mask = anchors.index_select(0, items.candidate), None
+            else:
+                chosen, mask = gather(anchors, items.history), batch.history.mask
+            terms.append(sufficiency(chosen, patterns[block], batch.label, discriminator, self._pairs_generator, mask))
+        return torch.stack(terms).sum()
+
+    def _pairs(self) -> tuple[str, ...]:
+        intra_inter = ("TT|SS", "TS|ST") if self.config.inter else ("TT|SS",)
+        labels = tuple(f"L {pair}" for pair in intra_inter) if self.config.disentangle_scope == "H+L" else ()
+        return intra_inter + labels
+
+    def _joined(self, patterns: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The two sides of each pair that should share little."""
+        joined = {}
+        for name in self.estimators:
+            first, second = name.removeprefix("L ").split("|")
+            side = labels if name.startswith("L ") else patterns
+            joined[name] = (side[first], side[second])
+        return joined
+
+    def _club(self, name: str) -> VClub:
+        estimator = self.estimators[name]
+        assert isinstance(estimator, VClub)
+        return estimator
+
+    def _estimator(self, dim: int) -> VClub:
+        config = self.config
+        return VClub(
+            dim,
+            estimator=config.estimator,
+            normalise=config.club_normalise,
+            per_dimension=config.club_per_dimension,
+            floor=config.club_floor,
+        )

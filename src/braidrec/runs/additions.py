@@ -1,0 +1,63 @@
+"""Items that arrive after training: their text to vectors, their values to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from braidrec.errors import DataError
+from braidrec.runs.knowledge import encode_texts, render_items
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from braidrec.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Additions:
+    """n new items: ids, titles, and tensors ``vectors`` (n, S), ``fields`` (n, F_I), ``numbers`` (n, N_I), ``bag.k`` (n, M)."""
+
+    ids: Sequence[str]
+    titles: Sequence[str]
+    tensors: Mapping[str, Tensor]
+
+
+def encode_additions(run: Run, items: Mapping[str, str] | pl.DataFrame) -> Additions:
+    """Raises DataError for ids that are taken or come twice, and for items without text."""
+    import polars as pl
+
+    schema, dataset = run.dataset.schema, run.dataset
+    texts: Sequence[str | None]
+    if isinstance(items, Mapping):
+        frame = pl.DataFrame({schema.item: list(items)}, schema={schema.item: pl.String})
+        texts = list(items.values())
+        titles = list(items.values())
+    else:
+        if schema.item not in items.columns:
+            raise DataError(f"the new items have no id column '{schema.item}' (columns: {', '.join(items.columns)})")
+        frame = items
+        texts = render_items(run.config.knowledge, schema, items)
+        titles = (
+            [str(value or "") for value in items[schema.text[0]].to_list()]
+            if schema.text[:1] and schema.text[0] in items.columns
+            else [str(text or "") for text in texts]
+        )
+    ids = frame[schema.item].cast(pl.String).to_list()
+    known = set(dataset.item_ids) | set(run._added)
+    for at, raw in enumerate(ids):
+        if raw in known or raw in ids[:at]:
+            raise DataError(f"item '{raw}' is already known; an item is added once, under an id of its own")
+        if not texts[at]:
+            raise DataError(f"item '{raw}' has no text; a new item is known by its text alone")
+    fields, numbers, bags = dataset.encode_items(frame)
+    tensors = {
+        "vectors": torch.from_numpy(encode_texts(run.config.knowledge, [text for text in texts if text])),
+        "fields": torch.from_numpy(fields),
+        "numbers": torch.from_numpy(numbers),
+    }
+    return Additions(ids, titles, tensors | {f"bag.{at}": torch.from_numpy(bag) for at, bag in enumerate(bags)})

@@ -1,0 +1,43 @@
+"""From a public data set's name or a description file to a prepared data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.description import load_description, read_tables
+from braidrec.data.sources import DATASETS, locate
+from braidrec.errors import ConfigError, suggest
+from braidrec.strict import merge, parse
+
+
+def prepare(
+    what: str,
+    source: Path | None,
+    out: Path | None,
+    *,
+    vocabulary: str | None = None,
+    negatives: int | None = None,
+    cold_items: float | None = None,
+    tie: str | None = None,
+    overwrite: bool = False,
+) -> Dataset:
+    """Prepare ``what`` into ``out`` (default: prepared/<name>); options that are None keep the data set's own settings.
+
+    Raises ConfigError for an unknown name, DataError for files that cannot be found or used.
+    """
+    if what in DATASETS:
+        tables, settings = DATASETS[what].read(locate(what, source)), DATASETS[what].settings
+    elif what.endswith(".toml"):
+        if source is not None:
+            raise ConfigError("--source names the archive of a public data set; a description names its own files")
+        description = load_description(Path(what))
+        tables, settings = read_tables(description, Path(what).parent), description.settings
+    else:
+        raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATASETS)} nor a description file (.toml)")
+    split = {"cold_items": cold_items, "tie": tie}
+    changes: dict[str, Any] = {"split": {key: value for key, value in split.items() if value is not None}}
+    changes |= {key: value for key, value in (("vocabulary", vocabulary), ("negatives", negatives)) if value is not None}
+    settings = parse(PrepareSettings, merge(settings.model_dump(), changes), "data prepare")
+    return Dataset.prepare(tables, out or Path("prepared") / tables.name, settings, overwrite=overwrite)

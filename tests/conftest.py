@@ -1,0 +1,30 @@
+"""Slow tests run with --slow; BRAIDREC_SLOW_SECONDS stops starting new ones when the time is up."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tests run side by side; two workers with two threads each only wait for one another
+_STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = os.environ.get("BRAIDREC_SLOW_SECONDS")
+    if budget and "slow" in item.keywords and time.monotonic() - _STARTED > 0.6 * float(budget):
+        pytest.skip(f"slow: the {float(budget):.0f} s set by BRAIDREC_SLOW_SECONDS are used up")
