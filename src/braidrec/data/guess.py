@@ -177,7 +177,7 @@ def _unfit(role: str, values: pl.Series) -> str:
         return "" if kind.is_temporal() or numbers is not None or values.dtype.is_(_text_type()) else f"its type is {kind}"
     if numbers is None:
         return "it holds text"
-    if role == "label" and not numbers.drop_nulls().is_in([0, 1]).all():
+    if role == "label" and ((numbers != 0) & (numbers != 1)).any():
         return "it holds other values than 0 and 1"
     if role in ("weight", "order") and (numbers < 0).any():
         return "it holds negative values"

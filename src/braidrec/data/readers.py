@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,19 +140,19 @@ def _inflate(path: Path) -> bytes:
     return whole.getvalue()
 
 
-def _columnar(read: Any, path: Path, source: SourceFile) -> RawTable:
-    import polars as pl
+def _columnar(read: Callable[[Path], pa.Table], path: Path, source: SourceFile) -> RawTable:
     import pyarrow as pa
 
     try:
         table = read(path)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as cause:
-        reason = str(cause).strip().partition("\n")[0]
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as cause:
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
         raise DataError(f"{path}: cut short, damaged or not {_ACCEPTED} ({reason}); write the file again") from None
     frame = _from_arrow(table, str(path))
-    if not isinstance(frame, pl.DataFrame) or not len(frame):
-        raise DataError(f"{path}: the table has no row")
+    if not len(frame):
+        raise DataError(f"{path}: the table has no row (columns: {', '.join(names)})")
     return RawTable(frame, source, ReadReport(), str(path))
 
 

@@ -82,7 +82,8 @@ class CausalStatistics:
         return np.column_stack([sums[:, :2] / (number + _USER_PRIOR)[:, None], np.log1p(number), spread])
 
     def _scale(self, raw: NDArray[np.float64]) -> Floats:
-        return ((raw - self._mean) / self._spread).astype(np.float32)
+        scaled: Floats = ((raw - self._mean) / self._spread).astype(np.float32)
+        return scaled
 
 
 # columns as computed: item mean, item rate, residual rating, residual label, log user count, spread, log item count

@@ -242,7 +242,7 @@ def _labels(log: _Table, column: str) -> pl.Series:
     import polars as pl
 
     values = log.numbers(column, "the label")
-    other = (~values.is_in([0, 1])).fill_null(False)
+    other = ((values != 0) & (values != 1)).fill_null(False)
     remedy = "is no label: 0 and 1 are accepted; for graded feedback name the column as the rating and set positive_above"
     log.refuse(column, other, remedy)
     return values.set(other, None).cast(pl.Int8)

@@ -157,7 +157,10 @@ def _fetch(address: str, target: Path, dataset: PublicDataset) -> None:
     from braidrec.progress import progress
 
     def write(temporary: Path) -> None:
-        with httpx.stream("GET", address, follow_redirects=True, timeout=60) as response, temporary.open("wb") as stream:
+        with (
+            httpx.stream("GET", address, follow_redirects=True, timeout=httpx.Timeout(60, connect=10)) as response,
+            temporary.open("wb") as stream,
+        ):
             response.raise_for_status()
             total = int(response.headers.get("content-length", 0))
             with progress(f"fetching {target.name}", total, "bytes") as advance:
