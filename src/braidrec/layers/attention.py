@@ -28,21 +28,20 @@ _BLOCK = 1 << 18  # gathered floats worked on at a time: 1 MiB, which stays in a
 class _Attend(torch.autograd.Function):
     """Softmax attention over gathered rows that never holds the gathered history as a whole.
 
-    With X = table[index], A = softmax(X Q) over K and P = A^T X:  dS = A * (dA - sum_K A dA), dA = X dP^T + dA_out,
-    dX = A dP + dS Q^T (one product of the joined factors), dQ = X^T dS.  Both passes walk the batch in blocks that fit
+    With X = table[index], A = softmax(Q X^T) over K and P = A X:  dS = A * (dA - sum_K A dA), dA = dP X^T + dA_out,
+    dX = A^T dP + dS^T Q (one product of the joined factors), dQ = dS X.  Both passes walk the batch in blocks that fit
     the cache; the backward pass gathers again, which costs less than keeping B x K x W floats and reading them back.
     """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor, queries: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = queries.new_empty(len(index), queries.shape[2], table.shape[1])
-        weights = queries.new_empty(*index.shape, queries.shape[2])
+        pooled, weights = torch.empty_like(queries), queries.new_empty(len(index), queries.shape[1], index.shape[1])
         full = bool(mask.all())
         for at in _blocks(index, table.shape[1]):
             items = gather(table, index[at])
-            scores = items @ queries[at]
-            weights[at] = scores.softmax(dim=1) if full else masked_softmax(scores, mask[at, :, None], dim=1)
-            torch.bmm(weights[at].transpose(1, 2), items, out=pooled[at])
+            scores = queries[at] @ items.transpose(1, 2)
+            weights[at] = scores.softmax(dim=2) if full else masked_softmax(scores, mask[at, None, :], dim=2)
+            torch.bmm(weights[at], items, out=pooled[at])
         ctx.save_for_backward(table, index, queries, weights)
         return pooled, weights
 
@@ -50,13 +49,14 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad_pooled: Tensor, grad_weights: Tensor) -> tuple[Tensor, None, Tensor, None]:
         table, index, queries, weights = ctx.saved_tensors
         grad_table, grad_queries = torch.zeros_like(table), torch.empty_like(queries)
+        sides = torch.cat([grad_pooled, queries], dim=1)  # (B, 2H, W), what dX is made of
         for at in _blocks(index, table.shape[1]):
-            items, own, grad = gather(table, index[at]), weights[at], grad_pooled[at]
-            inner = torch.baddbmm(grad_weights[at], items, grad.transpose(1, 2))
-            scores = own * (inner - (own * inner).sum(dim=1, keepdim=True))
-            left, right = torch.cat([own, scores], dim=2), torch.cat([grad, queries[at].transpose(1, 2)], dim=1)
-            grad_table.index_add_(0, index[at].reshape(-1), (left @ right).flatten(0, 1))
-            torch.bmm(items.transpose(1, 2), scores, out=grad_queries[at])
+            items, own = gather(table, index[at]), weights[at]
+            scores = torch.baddbmm(grad_weights[at], grad_pooled[at], items.transpose(1, 2))
+            scores.sub_((own * scores).sum(dim=2, keepdim=True)).mul_(own)
+            grad_items = torch.cat([own, scores], dim=1).transpose(1, 2) @ sides[at]
+            grad_table.index_add_(0, index[at].reshape(-1), grad_items.flatten(0, 1))
+            torch.bmm(scores, items, out=grad_queries[at])
         return grad_table, None, grad_queries, None
 
 
@@ -69,8 +69,8 @@ def _blocks(index: Tensor, width: int) -> Iterator[slice]:
 def attend(table: Tensor, index: Tensor, queries: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """H heads of softmax attention over histories.
 
-    table (n, W) distinct items, index (B, K) int64 into them, queries (B, W, H), mask (B, K) bool
-    -> pooled (B, H, W), weights (B, K, H) that sum to 1 over K (to 0 where the mask is empty).
+    table (n, W) distinct items, index (B, K) int64 into them, queries (B, H, W), mask (B, K) bool
+    -> pooled (B, H, W), weights (B, H, K) that sum to 1 over K (to 0 where the mask is empty).
     Padded places take no part, whatever row they point to, as long as it is finite.
     """
     with torch.autocast(table.device.type, enabled=False):
@@ -89,8 +89,8 @@ class BilinearAttention(nn.Module):
         self.query = initialise(nn.Linear(target_width, item_width, bias=False))
 
     def forward(self, target: Tensor, items: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, weights = attend(items, index, self.query(target)[:, :, None], mask)
-        return pooled[:, 0], weights[:, :, 0]
+        pooled, weights = attend(items, index, self.query(target)[:, None], mask)
+        return pooled[:, 0], weights[:, 0]
 
 
 class Dice(nn.Module):

@@ -161,10 +161,10 @@ class FieldEmbedding(nn.Module):
         return ItemTable(rows, F.embedding(ids, self.table.weight, 0, sparse=self.table.sparse), at_candidate, at_history)
 
     def signal_mix(self, signals: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of the behaviours' label vectors.  signals (B, K) int, weights (B, K, H) -> (B, H, D).
+        """Weighted sums of the behaviours' label vectors.  signals (B, K) int, weights (B, H, K) -> (B, H, D).
 
         Few distinct signals exist, so their weights are added up first and the label vectors read once.
         """
         hot = weights.new_zeros(*signals.shape, self.layout.signals + 1).scatter_(2, signals.long()[:, :, None], 1.0)
-        mixed: Tensor = (weights.transpose(1, 2) @ hot) @ self.signals.weight
+        mixed: Tensor = (weights @ hot) @ self.signals.weight
         return mixed

@@ -40,7 +40,7 @@ class BehaviourInput:
 
     def mix_signals(self, weights: Tensor) -> Tensor:
         """Label vectors pooled by ``weights`` (B, K) -> (B, D)."""
-        return self.embed.signal_mix(self.signals, weights[:, :, None])[:, 0]
+        return self.embed.signal_mix(self.signals, weights[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -102,4 +102,4 @@ class MeanHistory(torch.nn.Module):
         mask = batch.history.mask
         weights = mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
         pooled = weights[:, None, :] @ gather(items.fields[:, 0], items.history)
-        return Patterns(torch.cat([pooled, embed.signal_mix(batch.history.signals, weights[:, :, None])], dim=1))
+        return Patterns(torch.cat([pooled, embed.signal_mix(batch.history.signals, weights[:, None])], dim=1))

@@ -131,7 +131,7 @@ class PatternAttention(nn.Module):
     """The four (or two) attention blocks, (12)-(24), as heads over one gathered history.
 
     items (n, 2D) rows [T_I, T_C, S_I, S_C]; candidate (B,), history (B, K) int64 into them; mask (B, K)
-    -> H (B, blocks, D) and attention weights (B, K, blocks), in the order of ``blocks``
+    -> H (B, blocks, D) and attention weights (B, blocks, K), in the order of ``blocks``
     """
 
     def __init__(self, dim: int, blocks: tuple[Block, ...], *, bias: bool, scale: bool):
@@ -157,10 +157,10 @@ class PatternAttention(nn.Module):
         if self.query_bias is not None:
             queries = queries + self.query_bias[:, None]
         queries = (queries @ self.key.transpose(1, 2)) * self.scale  # (blocks, B, D/2), now in the keys' own space
-        placed = queries.new_zeros(len(candidate), 4, self._half, len(self.blocks))
+        placed = queries.new_zeros(len(candidate), len(self.blocks), 4, self._half)
         for head, quarter in enumerate(self._over):  # each head reads one quarter and sees zeros elsewhere
-            placed[:, quarter, :, head] = queries[head]
-        pooled, weights = attend(items, history, placed.flatten(1, 2), mask)
+            placed[:, head, quarter] = queries[head]
+        pooled, weights = attend(items, history, placed.flatten(2), mask)
         quarters = pooled.unflatten(2, (4, self._half))
         read = torch.stack([quarters[:, head, quarter] for head, quarter in enumerate(self._over)])
         values = read @ self.value  # (blocks, B, D)
