@@ -1,0 +1,187 @@
+"""Ranking configs: presets, nested changes, and a word for every misspelt key."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from braidrec.errors import ConfigError
+from braidrec.ranking.config import BACKBONES, HistoryConfig, Preset, RankingConfig, ranking_config
+from braidrec.ranking.methods.disco import DisCoConfig
+from braidrec.strict import parse
+
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+def keys(model: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        yield (*path, name)
+        if isinstance(value, BaseModel):
+            yield from keys(value, (*path, name))
+
+
+def nested(path: tuple[str, ...], value: Any) -> Any:
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+ALL_KEYS = [
+    (backbone, path) for backbone in BACKBONES for path in keys(ranking_config("ours", backbone, "disco", {}, "run.toml"))
+]
+
+
+def test_every_level_is_walked() -> None:
+    assert {path[:-1] for _, path in ALL_KEYS} == {(), ("backbone",), ("enhance",), ("history",)}
+    assert len(ALL_KEYS) > 80
+
+
+@pytest.mark.parametrize(("backbone", "path"), ALL_KEYS, ids=lambda part: part if isinstance(part, str) else ".".join(part))
+def test_a_misspelt_key_is_refused_with_the_nearest_one(backbone: str, path: tuple[str, ...]) -> None:
+    for wrong in (path[-1] + "x", path[-1][:-1] + "__"):
+        with pytest.raises(ConfigError) as caught:
+            ranking_config("ours", backbone, "disco", nested((*path[:-1], wrong), 1), "run.toml: model")
+        message = str(caught.value)
+        assert message.startswith("run.toml: model: ")
+        assert f"unknown key '{'.'.join((*path[:-1], wrong))}'" in message
+        near = f"did you mean '{path[-1]}'?" in message
+        assert near or (wrong.endswith("__") and len(path[-1]) < 5), message
+
+
+def test_suggestions_are_keys_of_the_chosen_backbone() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ranking_config("ours", "deepfm", None, {"backbone": {"expert": 3}}, "x")
+    assert "experts" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"unknown key 'backbone\.expert' \(did you mean 'experts'\?\)"):
+        ranking_config("ours", "dcn", None, {"backbone": {"expert": 3}}, "x")
+
+
+@pytest.mark.parametrize("enhance", [None, "disco"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_resolve(preset: Preset, backbone: str, enhance: str | None) -> None:
+    if enhance and preset == "textbook":
+        with pytest.raises(ConfigError, match=r"'textbook' is for backbones alone.*ours, paper, authors"):
+            ranking_config(preset, backbone, enhance, {}, "x")
+        return
+    config = ranking_config(preset, backbone, enhance, {}, "x")
+    assert config.backbone.name == backbone
+    assert (config.enhance is not None) == bool(enhance)
+    assert config.title == BACKBONES[backbone] + (" + DisCo" if enhance else "")
+    assert parse(RankingConfig, config.model_dump(), "saved") == config
+
+
+def test_what_the_presets_say() -> None:
+    def disco(preset: Preset) -> DisCoConfig:
+        found = ranking_config(preset, "dcn", "disco", {}, "x").enhance
+        assert found is not None
+        return found
+
+    assert disco("ours") == DisCoConfig()
+    paper, authors = disco("paper"), disco("authors")
+    assert (paper.sufficiency_weight, paper.disentangle_weight) == (0.02, 0.01)
+    assert not paper.club_normalise
+    assert not paper.club_per_dimension
+    assert not paper.club_floor
+    assert authors.semantic_hidden == 0
+    assert authors.attention_bias
+    assert not authors.attention_scale
+    assert authors.replace_history
+    assert ranking_config("authors", "dcn", None, {}, "x").history.kind == "semantic_topk"
+    textbook = ranking_config("textbook", "din", None, {}, "x")
+    assert textbook.initial == "normal"
+    assert not textbook.history.mean
+    assert textbook.backbone.variant == "paper"  # type: ignore[union-attr]
+
+
+def test_changes_win_over_the_preset_table_by_table() -> None:
+    changes = tomllib.loads(
+        """
+        dim = 16
+        [backbone]
+        rank = 4
+        [enhance]
+        semantic_hidden = 64
+        [history]
+        length = 5
+        """
+    )
+    config = ranking_config("authors", "dcn", "disco", changes, "x")
+    assert config.dim == 16
+    assert config.backbone.rank == 4  # type: ignore[union-attr]
+    assert config.backbone.norm == "ln_post"  # the preset's
+    assert config.enhance is not None
+    assert config.enhance.semantic_hidden == 64
+    assert config.enhance.sufficiency_weight == 0.2
+    assert config.history == HistoryConfig(kind="semantic_topk", length=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ours", "dim", None), r"run\.toml: unknown backbone 'dim' \(did you mean 'din'\?\)"),
+        (("ours", "xyz", None), r"unknown backbone 'xyz' \(accepted: dcn, deepfm, din\)"),
+        (("ours", "din", "disko"), r"unknown enhancer 'disko' \(did you mean 'disco'\?\)"),
+        (("papers", "din", None), r"unknown preset 'papers' \(did you mean 'paper'\?\)"),
+    ],
+)
+def test_unknown_names(arguments: tuple[Any, str, str | None], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ranking_config(*arguments, {}, "run.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 1}, "'dim' = 1: input should be greater than or equal to 2"),
+        ({"dim": "wide"}, "'dim' = 'wide': input should be a valid integer"),
+        ({"unknown_rate": 1.0}, "'unknown_rate' = 1.0: input should be less than 1"),
+        ({"initial": "xavierr"}, "'initial' = 'xavierr': input should be 'xavier' or 'normal'"),
+        ({"history": {"length": 0}}, "'history.length' = 0"),
+        ({"history": {"kind": "last"}}, "'history.kind' = 'last': input should be 'recent' or 'semantic_topk'"),
+        ({"backbone": {"layers": 0}}, "'backbone.layers' = 0"),
+        ({"backbone": {"experts": 0}}, "'backbone.experts' = 0"),
+        ({"backbone": {"mlp": [64, 0]}}, "'backbone.mlp.1' = 0"),
+        ({"backbone": {"dropout": 1.0}}, "'backbone.dropout' = 1.0: input should be less than 1"),
+        ({"backbone": {"variant": "v3"}}, "'backbone.variant' = 'v3': input should be 'v1', 'v2' or 'mix'"),
+        ({"enhance": {"sufficiency_weight": -0.1}}, "'enhance.sufficiency_weight' = -0.1"),
+        ({"enhance": {"disentangle_weight": float("nan")}}, "'enhance.disentangle_weight' = nan"),
+        ({"enhance": {"estimator_steps": 0}}, "'enhance.estimator_steps' = 0"),
+        ({"enhance": {"estimator": "mine"}}, "'enhance.estimator' = 'mine'"),
+    ],
+)
+def test_bad_values_are_named(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ranking_config("ours", "dcn", "disco", changes, "run.toml")
+    assert message in str(caught.value)
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ranking_config("ours", "din", None, {"dims": 8, "unknown_rate": 2, "history": {"lenght": 3}}, "run.toml")
+    for part in ("'dims'", "'unknown_rate' = 2", "'history.lenght' (did you mean 'length'?)"):
+        assert part in str(caught.value)
+
+
+def test_settings_of_an_enhancer_that_is_not_chosen() -> None:
+    with pytest.raises(ConfigError, match="no enhancer is chosen"):
+        ranking_config("ours", "din", None, {"enhance": {"inter": False}}, "x")
+
+
+def test_another_backbone_cannot_come_in_by_its_settings() -> None:
+    with pytest.raises(ConfigError, match=r"'backbone\.name' = 'dcn', but the backbone is 'deepfm'"):
+        ranking_config("ours", "deepfm", None, {"backbone": {"name": "dcn"}}, "x")
+    assert ranking_config("ours", "deepfm", None, {"backbone": {"name": "deepfm"}}, "x").backbone.name == "deepfm"
+    with pytest.raises(ConfigError, match="'backbone' = 'dcn'"):
+        ranking_config("ours", "deepfm", None, {"backbone": "dcn"}, "x")
+
+
+def test_configs_are_frozen() -> None:
+    config = ranking_config("ours", "din", "disco", {}, "x")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.dim = 3

@@ -1,0 +1,31 @@
+"""The exception family and its suggestions."""
+
+from __future__ import annotations
+
+import pytest
+
+from braidrec import errors
+from braidrec.errors import BraidError, suggest
+
+
+def test_every_error_is_of_the_family() -> None:
+    family = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert {kind.__name__ for kind in family} == {
+        "BraidError", "ConfigError", "DataError", "KnowledgeError", "RunError", "TrainingError",
+    }  # fmt: skip
+    assert all(issubclass(kind, BraidError) for kind in family)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted", "words"),
+    [
+        ("batchsize", ["batch_size", "lr"], " (did you mean 'batch_size'?)"),
+        ("qq", ["lr", "batch_size"], " (accepted: batch_size, lr)"),
+        ("qq", {"b": 1, "a": 2}, " (accepted: a, b)"),
+        ("qq", [], ""),
+        ("lr", ["lr", "lr2"], " (did you mean 'lr'?)"),
+    ],
+)
+def test_suggest(name: str, accepted: list[str], words: str) -> None:
+    assert suggest(name, accepted) == words
+    assert suggest(name, iter(accepted)) == words
