@@ -67,6 +67,8 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
     """Run the chosen parts (default: all) and lay their rows out as one table."""
     from braidrec.runs.tables import plain_table
 
+    if seconds <= 0:
+        raise ConfigError(f"bench --seconds {seconds}: give a time above 0")
     chosen = list(parts or PARTS)
     for part in chosen:
         if part not in PARTS:
@@ -192,7 +194,7 @@ def _knowledge(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]
 def _tables(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
     from braidrec.training.optimisers import CROSSOVER_ROWS, measure_crossover
 
-    found = measure_crossover(32, 16_384)
+    found = measure_crossover(32, 16_384, seconds=min(seconds, 1.0))
     return [
         (
             "dense to lazy tables, crossover",
@@ -239,12 +241,14 @@ def _bare_step(built: tuple[Ranker, Dataset], fixed: bool = False) -> tuple[Call
     estimators = torch.optim.Adam(model.estimator_parameters(), lr=1e-3, fused=True) if model.estimator_parameters() else None
     weights = {"prediction": 1.0, "sufficiency": 0.02, "disentanglement": 0.01}
 
+    rows = len(held)  # a whole batch; the last one of an epoch is passed over
+
     def step() -> None:
         nonlocal stream
         batch = held if fixed else next(stream, None)
-        while batch is None or (not fixed and len(batch) < BATCH):
-            stream = iter(batches)
-            batch = next(stream)
+        while batch is None or len(batch) < rows:
+            stream = iter(batches) if batch is None else stream
+            batch = next(stream, None)
         taken = model.step(batch)
         if estimators is not None:
             estimators.zero_grad()
@@ -254,7 +258,7 @@ def _bare_step(built: tuple[Ranker, Dataset], fixed: bool = False) -> tuple[Call
         torch.stack([weights[name] * loss for name, loss in taken.losses().items()]).sum().backward()
         main.step()
 
-    return step, BATCH
+    return step, rows
 
 
 def _inference_step(model: Ranker, dataset: Dataset) -> Callable[[], None]:

@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Recommenders from behaviour and meaning: prepare a log, read the catalogue, train, compare, recommend.",
     no_args_is_help=True,
@@ -33,13 +35,14 @@ def main() -> None:
     from braidrec.errors import BraidError
 
     try:
-        app()
-    except BraidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        app(prog_name="braidrec")
+    except (BraidError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # how Typer ends on Ctrl-C, without a word
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
 
 
 @app.command()
@@ -184,9 +187,9 @@ def fit(
     out: Out = None,
 ) -> None:
     """Train one model into a run directory; the same command again resumes or loads it."""
-    from braidrec.config import RunRequest, parse_changes, read_request, resolve
+    from braidrec.config import parse_changes, read_request, resolve
     from braidrec.errors import ConfigError
-    from braidrec.strict import merge, parse
+    from braidrec.strict import merge
 
     options: dict[str, Any] = {
         "data": dataset and str(dataset),
@@ -201,11 +204,10 @@ def fit(
     where = str(file) if file else "fit"
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
-    values = read_request(file).model_dump(exclude_unset=True) if file else {}
-    request = parse(RunRequest, merge(values, given), where)
+    request = read_request(file, given)
+    config = resolve(request, where)
     from braidrec.runs.fit import fit_config
 
-    config = resolve(request, where)
     name = "-".join(filter(None, (request.backbone, request.enhance, request.preset, f"s{request.seed}")))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     best = run.record["best"]
@@ -289,7 +291,7 @@ def bench(
     """Speed and memory of this machine and of the toolkit on it, as ratios."""
     from braidrec.bench import report
 
-    _print(report(parts.split(",") if parts else None, prepared, seconds))
+    _print(report([part.strip() for part in parts.split(",")] if parts else None, prepared, seconds))
 
 
 def _show_dataset(dataset: Any) -> None:
@@ -308,5 +310,5 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) ->
 def _print(value: Any) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(value, highlight=False, soft_wrap=isinstance(value, str))
+    console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+    console.print(value, highlight=False, soft_wrap=isinstance(value, str), markup=not isinstance(value, str))

@@ -178,7 +178,8 @@ def _test(row: Row, reference: Row, seeds: Sequence[int], shop: Workshop) -> Pai
 
 
 def _semantic(row: Row) -> bool:
-    return dict(row.model.get("history", {})).get("kind") == "semantic_topk"
+    chosen = dict(row.model.get("history", {})).get("kind", "semantic_topk" if row.preset == "authors" else "recent")
+    return bool(chosen == "semantic_topk")
 
 
 def _last_monitors(run: Run) -> Mapping[str, float]:

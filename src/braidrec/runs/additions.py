@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from braidrec.errors import DataError
-from braidrec.runs.knowledge import encode_texts, render_items
+from braidrec.errors import DataError, RunError
+from braidrec.runs.knowledge import encode_texts, open_knowledge, render_items
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,15 +28,16 @@ class Additions:
 
 
 def encode_additions(run: Run, items: Mapping[str, str] | pl.DataFrame) -> Additions:
-    """Raises DataError for ids that are taken or come twice, and for items without text."""
+    """Raises DataError for ids that are empty, taken or come twice, and for items without text; RunError when the knowledge
+    base is not the one that the model was trained on.
+    """
     import polars as pl
 
     schema, dataset = run.dataset.schema, run.dataset
     texts: Sequence[str | None]
     if isinstance(items, Mapping):
-        frame = pl.DataFrame({schema.item: list(items)}, schema={schema.item: pl.String})
-        texts = list(items.values())
-        titles = list(items.values())
+        frame = pl.DataFrame({schema.item: [str(raw) for raw in items]}, schema={schema.item: pl.String})
+        texts = titles = [text.strip() for text in items.values()]
     else:
         if schema.item not in items.columns:
             raise DataError(f"the new items have no id column '{schema.item}' (columns: {', '.join(items.columns)})")
@@ -50,10 +51,17 @@ def encode_additions(run: Run, items: Mapping[str, str] | pl.DataFrame) -> Addit
     ids = frame[schema.item].cast(pl.String).to_list()
     known = set(dataset.item_ids) | set(run._added)
     for at, raw in enumerate(ids):
-        if raw in known or raw in ids[:at]:
+        if not raw:
+            raise DataError(f"the new items, row {at}: the id is empty; every item needs one")
+        if raw in known:
             raise DataError(f"item '{raw}' is already known; an item is added once, under an id of its own")
+        known.add(raw)
         if not texts[at]:
             raise DataError(f"item '{raw}' has no text; a new item is known by its text alone")
+    base, trained = open_knowledge(run.config.knowledge).identity, run.record["knowledge"]
+    for name, value in base.model_dump().items():
+        if trained[name] != value:
+            raise RunError(f"{run.path}: trained on a knowledge base with {name} {trained[name]!r}, which now has {value!r}")
     fields, numbers, bags = dataset.encode_items(frame)
     tensors = {
         "vectors": torch.from_numpy(encode_texts(run.config.knowledge, [text for text in texts if text])),

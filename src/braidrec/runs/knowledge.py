@@ -116,7 +116,7 @@ def sync(data: Path, folder: Path) -> str:
 def nearest(folder: Path, item: str | None, text: str | None, k: int) -> list[tuple[str, str, float]]:
     """(id, stored text, cosine) of the nearest items."""
     base = open_knowledge(folder, encode=text is not None)
-    found = base.nearest(id=item, k=k) if text is None else base.nearest(text=text, k=k)
+    found = base.nearest(id=item, text=text, k=k)
     texts = base.texts([each for each, _ in found])
     return [(each, texts[each], score) for each, score in found]
 

@@ -19,18 +19,22 @@ if TYPE_CHECKING:
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Text columns left, columns of numbers right."""
+    """Text columns left, columns of numbers right; brackets in titles and cells are text, not markup."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for at, name in enumerate(columns):
         numeric = all(
             isinstance(row[at], int | float) or str(row[at]).replace(",", "").replace(".", "").isdigit() for row in rows
         )
-        table.add_column(name, justify="right" if rows and numeric else "left")
+        table.add_column(escape(name), justify="right" if rows and numeric else "left")
     for row in rows:
         table.add_row(
-            *(f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row)
+            *(
+                f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" if isinstance(cell, float) else escape(str(cell))
+                for cell in row
+            )
         )
     return table
 
@@ -67,6 +71,8 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
 
 def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Table:
     """Runs on one data set side by side, the rankings without learning first."""
+    from rich.markup import escape
+
     from braidrec.evaluation.report import render
     from braidrec.runs.run import baseline_reports, load
 
@@ -75,11 +81,11 @@ def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Ta
     reports: dict[str, RankingReport] = {}
     if baselines and part == "test" and runs[0].negatives is None:
         reports |= baseline_reports(runs[0].dataset)
-    names = [run.title for run in runs]
-    for run, name in zip(runs, names, strict=True):
-        reports[name if names.count(name) == 1 else f"{name} s{run.config.seed}"] = run.evaluate(part)
+    title = f"{runs[0].dataset.name}, {part} part, vocabulary {runs[0].dataset.settings.vocabulary}: AUC / log loss"
+    for run, name in zip(runs, _labels(runs), strict=True):
+        reports[name] = run.evaluate(part)
     table = render(reports)
-    table.title = f"{runs[0].dataset.name}, {part} part, vocabulary {runs[0].dataset.settings.vocabulary}: AUC / log loss"
+    table.title = escape(title)
     return table
 
 
@@ -132,14 +138,24 @@ def comparison_tables(paths: Sequence[Path]) -> list[Table]:
 
 
 def replace_seed(run: Run) -> Any:
-    """The run's config with the seed taken out, so that runs of one model look alike."""
-    return run.config.model_copy(update={"seed": 0})
+    """The run's config with the seed taken out and its paths made whole, so that runs of one model look alike."""
+    config = run.config
+    base = None if config.knowledge is None else str(Path(config.knowledge).resolve())
+    return config.model_copy(update={"seed": 0, "data": str(Path(config.data).resolve()), "knowledge": base})
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run: its title, with its seed and then its path where that alone is not enough."""
+    names = [run.title for run in runs]
+    for more in (lambda run: f" s{run.config.seed}", lambda run: f" [{run.path}]"):
+        names = [name + more(run) if names.count(name) > 1 else name for run, name in zip(runs, list(names), strict=True)]
+    return names
 
 
 def read_ids(path: Path) -> list[str]:
     """One raw id a line; empty lines are passed over.  Raises DataError when the file cannot be read as UTF-8."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(f"{path}: cannot be read as a list of ids, one a line ({cause})") from None
 
@@ -149,3 +165,7 @@ def _same_rows(runs: Sequence[Run]) -> None:
     if len(prints) > 1:
         names = ", ".join(f"{run.path} on {run.dataset.path}" for run in runs)
         raise ConfigError(f"these runs were trained on different data, so their test rows differ: {names}")
+    drawn = {run.path: run.negatives.per_positive if run.negatives else 0 for run in runs}
+    if len(set(drawn.values())) > 1:
+        names = ", ".join(f"{path}: {count}" for path, count in drawn.items())
+        raise ConfigError(f"these runs draw different numbers of negatives, so their test rows differ: {names}")
