@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-TEST_ARGS ?=
+TEST_ARGS ?= -n auto
 
 .PHONY: quickstart test slow check format clean
 

@@ -50,7 +50,7 @@ def request(**values: Any) -> RunRequest:
 def misspelt(name: str) -> str:
     """The name with its last two letters in the wrong order, or one twice where they are the same."""
     swapped = name[:-2] + name[-1] + name[-2]
-    return swapped if swapped != name else name + name[-1]
+    return swapped if swapped != name and len(name) > 2 else name + name[-1]
 
 
 def places() -> Iterator[tuple[str, str]]:
@@ -157,7 +157,14 @@ def test_the_request_lies_over_the_preset() -> None:
 
 
 def test_changes_are_toml_values_and_bare_words_are_text() -> None:
-    changes = ["model.dim=64", "model.backbone.mlp=[8, 4]", "training.tables=lazy", "preset = paper", 'knowledge="a b"', "data=a=b"]
+    changes = [
+        "model.dim=64",
+        "model.backbone.mlp=[8, 4]",
+        "training.tables=lazy",
+        "preset = paper",
+        'knowledge="a b"',
+        "data=a=b",
+    ]
     assert parse_changes([*changes, "model.history.mean=false"]) == {
         "model": {"dim": 64, "backbone": {"mlp": [8, 4]}, "history": {"mean": False}},
         "training": {"tables": "lazy"},

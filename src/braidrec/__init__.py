@@ -1,1 +1,36 @@
-"""braidrec: recommender systems from behaviour and meaning."""
+"""braidrec: recommender systems from behaviour and meaning.
+
+Names are imported when they are first used, so that ``import braidrec`` and ``braidrec --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset as Dataset
+    from braidrec.data.dataset import PrepareSettings as PrepareSettings
+    from braidrec.knowledge.base import KnowledgeBase as KnowledgeBase
+    from braidrec.runs.fit import fit as fit
+    from braidrec.runs.knowledge import build as build_knowledge
+    from braidrec.runs.run import Run as Run
+    from braidrec.runs.run import load as load
+
+_WHERE = {
+    "Dataset": ("braidrec.data.dataset", "Dataset"),
+    "PrepareSettings": ("braidrec.data.dataset", "PrepareSettings"),
+    "KnowledgeBase": ("braidrec.knowledge.base", "KnowledgeBase"),
+    "Run": ("braidrec.runs.run", "Run"),
+    "build_knowledge": ("braidrec.runs.knowledge", "build"),
+    "fit": ("braidrec.runs.fit", "fit"),
+    "load": ("braidrec.runs.run", "load"),
+}
+__all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "fit", "load"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'braidrec' has no attribute '{name}' (it has: {', '.join(__all__)})")
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)

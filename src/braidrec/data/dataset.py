@@ -108,13 +108,16 @@ class Dataset:
         *,
         schema: Schema | None = None,
         settings: PrepareSettings | None = None,
-        path: Path | None = None,
+        path: Path | str | None = None,
     ) -> Dataset:
-        """Prepare Polars, Arrow or pandas frames; column roles are guessed when no ``schema`` is given."""
+        """Prepare Polars, Arrow or pandas frames, or files of such; column roles are guessed when no ``schema`` is given.
+
+        path: the folder to prepare into; a temporary one when left out.
+        """
         from braidrec.data.description import tables_from_frames
 
         tables = tables_from_frames(interactions, items, users, schema=schema)
-        target = path or Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
+        target = Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
         return cls.prepare(tables, target, settings)
 
     @classmethod

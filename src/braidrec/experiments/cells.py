@@ -101,7 +101,7 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
 
 
 def command(row: Row, seed: int) -> str:
-    """The command line that trains the cell, with placeholders for the two folders."""
+    """The command line that trains the cell, the folders named by what they hold."""
     parts = [f"braidrec fit --data {row.data} --backbone {row.backbone} --preset {row.preset} --seed {seed}"]
     if row.enhance:
         parts.append(f"--enhance {row.enhance}")

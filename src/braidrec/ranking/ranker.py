@@ -67,7 +67,7 @@ class Ranker(nn.Module):
             batch.fields.reshape(-1),
             self.embed.item_fields[items.long()].reshape(-1),
             *(bag.reshape(-1) for bag in batch.bags),
-            torch.tensor([*self.embed.layout.unknown, *(row for _, row in self.embed.layout.bags)]),
+            torch.tensor([*self.embed.layout.unknown, *(row for _, row in self.embed.layout.bags)], device=batch.item.device),
         )
         rows = torch.cat([part.long() for part in parts]).unique()
         tables = {"embed.table.weight": rows}

@@ -1,0 +1,109 @@
+"""From a description to a folder, and from a catalogue's text to vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import small_runs
+from braidrec.errors import BraidError, ConfigError, DataError, KnowledgeError
+from braidrec.runs.knowledge import (
+    build,
+    encode_texts,
+    item_matrix,
+    nearest,
+    read_settings,
+    render_items,
+    sync,
+    verify,
+    versions,
+)
+from braidrec.runs.preparing import prepare
+from small_runs import dataset, knowledge
+
+
+def test_a_description_becomes_the_data_set_that_was_described(tmp_path: Path) -> None:
+    found = prepare(str(small_runs.description(tmp_path)), None, tmp_path / "out", cold_items=0.1, vocabulary="all")
+    assert found.num_users == dataset().num_users
+    assert found.settings.vocabulary == "all"
+    assert found.settings.split.cold_items == 0.1
+    assert found.settings.split.kind == "temporal"
+    assert found.schema.text == ("title", "description")
+    with pytest.raises(DataError, match="already exists; choose another folder or pass overwrite"):
+        prepare(str(tmp_path / "mine.toml"), None, tmp_path / "out")
+    again = prepare(str(tmp_path / "mine.toml"), None, tmp_path / "out", overwrite=True)
+    assert again.fingerprint != found.fingerprint
+    with pytest.raises(ConfigError, match="'vocabulary' = 'some'"):
+        prepare(str(tmp_path / "mine.toml"), None, tmp_path / "new", vocabulary="some")
+    assert not (tmp_path / "new").exists()
+
+
+def test_unknown_names_and_misplaced_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'ml-1mm' is neither a public data set \(did you mean 'ml-1m'\?\)"):
+        prepare("ml-1mm", None, tmp_path / "out")
+    with pytest.raises(ConfigError, match="a description names its own files"):
+        prepare(str(tmp_path / "mine.toml"), tmp_path, tmp_path / "out")
+    with pytest.raises(BraidError):
+        prepare(str(tmp_path / "mine.toml"), None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_to_vectors_in_catalogue_order() -> None:
+    vectors = item_matrix(knowledge(), dataset())
+    assert vectors.shape == (121, 256)
+    assert vectors.dtype == np.float32
+    assert not vectors[0].any()
+    texts = [text or "" for text in render_items(knowledge(), dataset().schema, dataset().items)]
+    np.testing.assert_allclose(encode_texts(knowledge(), texts[:5]), vectors[1:6], atol=1e-6)
+    assert texts[0].startswith("Here is a book, title is ")
+
+
+def test_multi_valued_columns_are_read_as_words() -> None:
+    texts = render_items(small_runs.rich_knowledge(), small_runs.rich().schema, small_runs.rich().items)
+    assert texts[3] == "Here is an item, title is Film number 3 [rec], and genres is Drama, Comedy, War."
+
+
+def test_a_second_build_encodes_nothing_and_another_encoder_is_refused(tmp_path: Path) -> None:
+    assert "0 texts encoded, 120 unchanged" in build(dataset().path, knowledge(), "tfidf")
+    assert "0 texts encoded" in sync(dataset().path, knowledge())
+    with pytest.raises(KnowledgeError, match="vectors of two encoders never mix"):
+        build(dataset().path, knowledge(), "tfidf", missing="error")
+    with pytest.raises(KnowledgeError, match="no knowledge base here"):
+        sync(dataset().path, tmp_path)
+    with pytest.raises(DataError, match="no text columns"):
+        build(small_runs.positives().path, tmp_path / "kb", "tfidf")
+    with pytest.raises(ConfigError, match="'missing' = 'median'"):
+        build(dataset().path, tmp_path / "kb", "tfidf", missing="median")
+    (tmp_path / "encoder.toml").write_text('[encoder]\nkind = "tfidf"\nwidht = 8\n')
+    with pytest.raises(ConfigError, match=r"unknown key 'encoder.widht' \(did you mean 'width'\?\)"):
+        build(dataset().path, tmp_path / "kb", str(tmp_path / "encoder.toml"))
+    assert not (tmp_path / "kb").exists()
+
+
+def test_nearest_versions_and_verify() -> None:
+    first = dataset().item_ids[0]
+    found = nearest(knowledge(), first, None, 3)
+    assert len(found) == 3
+    assert found[0][2] >= found[1][2]
+    assert first not in {each for each, _, _ in found}
+    assert len(nearest(knowledge(), None, "ghosts and vampires", 2)) == 2
+    for item, text in ((None, None), (first, "both")):
+        with pytest.raises(KnowledgeError, match="exactly one of"):
+            nearest(knowledge(), item, text, 3)
+    with pytest.raises(KnowledgeError, match="no vector"):
+        nearest(knowledge(), "nothing", None, 3)
+    assert versions(knowledge())[-1][2] == 120
+    assert "120 items and 0 users agree" in verify(knowledge())
+
+
+def test_damaged_settings_of_a_knowledge_base_are_refused(tmp_path: Path) -> None:
+    settings = json.loads((knowledge() / "knowledge.json").read_text())
+    (tmp_path / "knowledge.json").write_text(json.dumps({**settings, "tabel": "x"}))
+    with pytest.raises(ConfigError, match=r"unknown key 'tabel' \(did you mean 'table'\?\)"):
+        read_settings(tmp_path)
+    (tmp_path / "knowledge.json").write_text("{")
+    with pytest.raises(KnowledgeError, match="not valid JSON"):
+        read_settings(tmp_path)
