@@ -26,7 +26,7 @@ _WHERE = {
     "fit": ("braidrec.runs.fit", "fit"),
     "load": ("braidrec.runs.run", "load"),
 }
-__all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "fit", "load"]  # noqa: F822
+__all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:

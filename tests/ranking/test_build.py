@@ -41,7 +41,8 @@ def test_plain_models(backbone: str, preset: str) -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_enhanced_models(backbone: str, preset: str) -> None:
     model = build(backbone, "disco", preset)
-    assert [type(source) for source in model.sources] == [DisCo]
+    keeps_mean = preset == "ours" and backbone != "din"
+    assert [type(source) for source in model.sources] == ([DisCo, MeanHistory] if keeps_mean else [DisCo])
     assert model(batch(6)).shape == (6,)
     if isinstance(model.backbone, DIN):
         assert model.backbone.needs.history == (preset != "authors")  # whose patterns replace DIN's own history

@@ -91,7 +91,7 @@ def test_what_the_presets_say() -> None:
     assert authors.semantic_hidden == 0
     assert authors.attention_bias
     assert not authors.attention_scale
-    assert authors.replace_history
+    assert authors.replaces == "history"
     assert ranking_config("authors", "dcn", None, {}, "x").history.kind == "semantic_topk"
     textbook = ranking_config("textbook", "din", None, {}, "x")
     assert textbook.initial == "normal"

@@ -67,9 +67,10 @@ def build_ranker(
                 seed=seed,
             )
         )
-        if config.enhance.replace_history and isinstance(backbone, DINConfig):
+        if config.enhance.replaces == "history" and isinstance(backbone, DINConfig):
             backbone = backbone.model_copy(update={"variant": "none"})
-    elif config.history.mean and not isinstance(backbone, DINConfig):
+    keeps_mean = config.enhance is None or config.enhance.replaces == "nothing"
+    if config.history.mean and keeps_mean and not isinstance(backbone, DINConfig):
         sources.append(MeanHistory())
     model = _backbone(backbone, layout, sum(source.num_extras for source in sources), config.dim)
     embed = FieldEmbedding(

@@ -59,7 +59,7 @@ _BACKBONE_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 _DISCO_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "ours": {},
-    "paper": {"club_normalise": False, "club_per_dimension": False},
+    "paper": {"club_normalise": False, "club_per_dimension": False, "replaces": "mean"},
     # What the released code sets out to do, without its bugs (listed in the method's file).
     "authors": {
         "club_normalise": False,
@@ -72,7 +72,7 @@ _DISCO_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "disentangle_scope": "H+L",
         "sufficiency_weight": 0.2,
         "disentangle_weight": 0.2,
-        "replace_history": True,
+        "replaces": "history",
     },
 }
 
