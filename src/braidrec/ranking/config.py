@@ -57,6 +57,9 @@ _BACKBONE_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "textbook": {"deepfm": {}, "dcn": {"variant": "v1"}, "din": {"variant": "paper", "history_fields": "all"}},
 }
 
+# What a backbone changes where patterns join it.
+_JOINED_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"ours": {"deepfm": {"extras_in_fm": False}}}
+
 _DISCO_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "ours": {},
     "paper": {"club_normalise": False, "club_per_dimension": False, "replaces": "mean"},
@@ -110,4 +113,5 @@ def ranking_config(preset: Preset, backbone: str, enhance: str | None, changes: 
     }
     if enhance:
         values["enhance"] = dict(_DISCO_PRESETS[preset])
+        values["backbone"] |= _JOINED_PRESETS.get(preset, {}).get(backbone, {})
     return parse(RankingConfig, merge(values, changes), where)

@@ -1,7 +1,9 @@
 """DeepFM: a factorisation machine and an MLP over the same embeddings (Guo et al., IJCAI 2017).
 
     y = b + sum_f w[x_f] + sum_{i<j} <v_i, v_j> + MLP([v_1 ; ... ; v_T])
-Extras join the pairwise sum and the MLP; the first-order term is over ids alone.  Departures: none.
+Extras join the pairwise sum and the MLP; the first-order term is over ids alone.
+Departure, on request: ``extras_in_fm = False`` keeps them out of the pairwise sum.  DisCo's patterns have norms around 1 where
+embeddings have .1, and their 28 products with one another drown the ids' (ML-1M: .7870 against .7963 test AUC).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ class DeepFMConfig(Strict):
     name: Literal["deepfm"] = "deepfm"
     mlp: tuple[PositiveInt, ...] = (128, 64)
     norm: Norm = "none"
+    extras_in_fm: bool = True
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
 
@@ -31,6 +34,7 @@ class DeepFM(nn.Module):
 
     def __init__(self, config: DeepFMConfig, *, num_fields: int, num_extras: int, num_item_fields: int, dim: int):
         super().__init__()
+        self.extras_in_fm = config.extras_in_fm
         self.bias = nn.Parameter(torch.zeros(()))
         self.mlp = MLP((num_fields + num_extras) * dim, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
@@ -38,4 +42,5 @@ class DeepFM(nn.Module):
         assert inputs.linear is not None
         fields = inputs.all_fields
         deep: Tensor = self.mlp(fields.flatten(1)).squeeze(1)
-        return self.bias + inputs.linear.sum(dim=1) + fm_second_order(fields) + deep
+        pairwise = fm_second_order(fields if self.extras_in_fm else inputs.fields)
+        return self.bias + inputs.linear.sum(dim=1) + pairwise + deep

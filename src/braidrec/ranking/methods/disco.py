@@ -23,8 +23,7 @@ Departures
   norms run away, and ranking is lost.  `normalise`, `per_dimension` and `floor` (see `objectives.club`) each take one way
   out; preset ``paper`` keeps the literal form, ``ours`` the stable one.
 - ``replaces``: the papers' harness lets the patterns take the place of the mean history that plain backbones get ("mean"), the
-  released code also of DIN's own attention ("history").  ``ours`` keeps both beside the patterns ("nothing"): without its mean
-  history DeepFM with DisCo falls behind plain DeepFM on ML-1M (.7903 against .7947 test AUC).
+  released code also of DIN's own attention ("history").  ``ours`` keeps what the backbone has beside the patterns ("nothing").
 - The authors' released code crosses the blocks' inputs, lets the main optimiser train the estimators and selects on test
   results; none of that is followed, in any preset.
 """
