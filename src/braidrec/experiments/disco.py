@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=360.0, help="start no cell after this time")
     parser.add_argument("--only", default="", help="rows whose name starts so")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="only these seeds")
     given = parser.parse_args()
     names = sorted({row.data for row in all_rows()})
     shop = Workshop(
@@ -117,10 +118,10 @@ def main() -> None:
         given.results,
     )
     begun, rows = time.monotonic(), all_rows()
-    for row in rows:
-        for seed in row.seeds:
-            if row.name.startswith(given.only) and time.monotonic() - begun < given.minutes * 60 and make_cell(row, seed, shop):
-                print(f"{row.name} s{seed} done, {(time.monotonic() - begun) / 60:.1f} min", file=sys.stderr, flush=True)
+    for row, seed in ((row, seed) for row in rows for seed in row.seeds):
+        wanted = row.name.startswith(given.only) and (not given.seeds or seed in given.seeds)
+        if wanted and time.monotonic() - begun < given.minutes * 60 and make_cell(row, seed, shop):
+            print(f"{row.name} s{seed} done, {(time.monotonic() - begun) / 60:.1f} min", file=sys.stderr, flush=True)
     write_json(given.results.with_suffix(".json"), summary(rows, shop))
 
 
