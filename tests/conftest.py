@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side: workers with two threads each, and their children, only wait
+
 import pytest
 import torch
 
-torch.set_num_threads(1)  # tests run side by side; two workers with two threads each only wait for one another
+torch.set_num_threads(1)
 _STARTED = time.monotonic()
 
 

@@ -132,11 +132,15 @@ def knowledge_build(
 
 
 @knowledge.command("sync")
-def knowledge_sync(dataset: DataPath, path: KnowledgePath) -> None:
+def knowledge_sync(
+    dataset: DataPath,
+    path: KnowledgePath,
+    yes: Annotated[bool, typer.Option("--yes", help="Start a paid endpoint without asking.")] = False,
+) -> None:
     """Encode only new and changed text, with the encoder and prompt of the knowledge base."""
     from braidrec.runs.knowledge import sync
 
-    _print(sync(dataset, path))
+    _print(sync(dataset, path, confirm=None if yes else typer.confirm))
 
 
 @knowledge.command("nearest")

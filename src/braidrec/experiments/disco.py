@@ -118,7 +118,8 @@ def main() -> None:
         given.results,
     )
     begun, rows = time.monotonic(), all_rows()
-    for row, seed in ((row, seed) for row in rows for seed in row.seeds):
+    cells = [(row, seed) for row in rows for seed in row.seeds]
+    for row, seed in cells:
         wanted = row.name.startswith(given.only) and (not given.seeds or seed in given.seeds)
         if wanted and time.monotonic() - begun < given.minutes * 60 and make_cell(row, seed, shop):
             print(f"{row.name} s{seed} done, {(time.monotonic() - begun) / 60:.1f} min", file=sys.stderr, flush=True)

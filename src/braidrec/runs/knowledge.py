@@ -108,9 +108,9 @@ def build(
     return _sync(dataset, folder, wanted, confirm)
 
 
-def sync(data: Path, folder: Path) -> str:
-    """Encode only what is new or changed in the catalogue."""
-    return _sync(Dataset.open(data), folder, read_settings(folder), None)
+def sync(data: Path, folder: Path, *, confirm: Callable[[str], bool] | None = None) -> str:
+    """Encode only what is new or changed in the catalogue; ``confirm`` is asked before a paid endpoint starts."""
+    return _sync(Dataset.open(data), folder, read_settings(folder), confirm)
 
 
 def nearest(folder: Path, item: str | None, text: str | None, k: int) -> list[tuple[str, str, float]]:
