@@ -36,7 +36,7 @@ def test_cells_are_made_once_and_summed_up_with_what_is_missing(shop: Workshop, 
     cell = read_json(shop.cell_path(DISCO, 1), RunError)
     assert cell["knowledge"] == "tfidf"
     assert cell["test"]["all"][0] == len(small_runs.dataset().split["test"])
-    assert {"prediction", "sufficiency", "disentanglement", "norm TT"} <= cell["monitors"].keys()
+    assert {"prediction", "disentanglement", "norm TT"} <= cell["monitors"].keys()
 
     found = summary([PLAIN, DISCO, LATE], shop)
     assert found["not_run"] == ["din-disco s2", "din-disco-late s1", "din-disco-late s2"]

@@ -82,7 +82,7 @@ def test_what_the_presets_say() -> None:
         assert found is not None
         return found
 
-    assert disco("ours") == DisCoConfig()
+    assert disco("ours") == DisCoConfig(sufficiency_weight=0.0)
     paper, authors = disco("paper"), disco("authors")
     assert (paper.sufficiency_weight, paper.disentangle_weight) == (0.02, 0.01)
     assert not paper.club_normalise

@@ -61,12 +61,12 @@ _BACKBONE_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 _JOINED_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"ours": {"deepfm": {"extras_in_fm": False}}}
 
 _DISCO_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "ours": {},
-    "paper": {"club_normalise": False, "club_per_dimension": False, "replaces": "mean"},
+    "ours": {"sufficiency_weight": 0.0},
+    "paper": {"club_per_dimension": False, "club_floor": False, "replaces": "mean"},
     # What the released code sets out to do, without its bugs (listed in the method's file).
     "authors": {
-        "club_normalise": False,
         "club_per_dimension": False,
+        "club_floor": False,
         "semantic_hidden": 0,
         "attention_bias": True,
         "attention_scale": False,
