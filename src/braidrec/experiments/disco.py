@@ -65,10 +65,17 @@ def ablations() -> list[Row]:
     constrained = {"sufficiency_weight": 0.02, "club_normalise": True, "club_floor": False}
     table5 = "published: DCN, Table 5"
     return [
-        replace(
-            variant("constrained", note="alpha .02, beta .01, normalised inputs", **constrained),
-            published=DISCO["din"],
-            seeds=(1, 2, 3),
+        *(
+            Row(
+                f"{backbone}-disco-constrained",
+                data,
+                backbone.removeprefix("ml-1m-cold-"),
+                "disco",
+                model={"enhance": constrained},
+                against=backbone,
+                note="alpha .02, beta .01, normalised inputs",
+            )
+            for backbone, data in (("din", "ml-1m"), ("deepfm", "ml-1m"), ("dcn", "ml-1m"), ("ml-1m-cold-din", "ml-1m-cold"))
         ),
         replace(variant("unconstrained", note=table5, disentangle_weight=0.0), published=ABLATIONS["unconstrained"]),
         replace(
