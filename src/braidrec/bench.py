@@ -25,6 +25,7 @@ from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.errors import ConfigError, suggest
 from braidrec.memory import keep_freed_pages
 from braidrec.ranking.build import build_ranker, item_fields_of, table_layout
+from braidrec.ranking.methods.disco import DisCo
 from braidrec.ranking.ranker import ESTIMATORS, Ranker
 from braidrec.training.contracts import Hardware, OptimiserGroup, Phase, StopRule
 from braidrec.training.loop import train
@@ -155,7 +156,8 @@ def _training(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]
             )
         )
         for source in models[1][0].sources:
-            source.export()  # type: ignore[operator]
+            if isinstance(source, DisCo):
+                source.export()
         first, second = _alternate([_inference_step(model, dataset) for model, _ in models], seconds)
         rows.append(
             (
