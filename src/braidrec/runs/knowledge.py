@@ -81,7 +81,12 @@ def render_items(folder: Path | str | None, schema: Schema, frame: pl.DataFrame)
 
 
 def build(
-    data: Path, out: Path | None, encoder: str, *, missing: str = "mean", confirm: Callable[[str], bool] | None = None
+    data: Path | str,
+    out: Path | str | None,
+    encoder: str,
+    *,
+    missing: str = "mean",
+    confirm: Callable[[str], bool] | None = None,
 ) -> str:
     """Encode the catalogue of a prepared data set into ``out`` (default: knowledge/<name>); returns what to tell the user.
 
@@ -89,7 +94,7 @@ def build(
     confirm: asked before a paid endpoint starts.
     """
     dataset = Dataset.open(data)
-    folder = out or Path("knowledge") / dataset.name
+    folder = Path(out) if out is not None else Path("knowledge") / dataset.name
     if not dataset.schema.text:
         raise DataError(f"{data}: the catalogue has no text columns; name them in the description (items.text = [...])")
     prompt = PromptTemplate(noun=dataset.schema.noun, fields=dataset.schema.text)
