@@ -1,8 +1,8 @@
 """Keep freed memory in the process: fresh pages cost more than the arithmetic done on them.
 
-A training step allocates and frees the same tens of megabytes again and again.  glibc hands blocks above 128 KiB back to
-the system at once, so every step pays a page fault per 4 KiB: a gather of 16 MiB and its backward pass took 72 ms with
-the default and 2.3 ms with the pages kept (2 cores; `braidrec bench` prints the ratio of the machine it runs on).
+A training step allocates and frees the same tens of megabytes again and again.  glibc hands blocks above its threshold
+back to the system at once, so that each step pays a page fault per 4 KiB.  A gather of 16 MiB and its backward pass took
+3.5 ms with the default and 2.1 ms with the pages kept (2 quiet cores; `braidrec bench --parts memory` prints your own).
 """
 
 from __future__ import annotations

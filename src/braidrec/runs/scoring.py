@@ -32,9 +32,7 @@ EVALUATION_BATCH = 4096
 EVALUATION_SEED = 0  # of drawn negatives in validation and test: runs of every seed rank the same rows
 
 
-def score_batches(
-    model: Ranker, batches: Iterable[RankingBatch], device: torch.device, advance: bool = True
-) -> NDArray[np.float32]:
+def score_batches(model: Ranker, batches: Iterable[RankingBatch], device: torch.device) -> NDArray[np.float32]:
     """Logits of all rows, in order; the model is left in the mode it came in."""
     training = model.training
     model.eval()
