@@ -1,19 +1,30 @@
-"""Training speed beside RecBole's, on MovieLens-1M: both sides in turn, in one go, on the same machine.
+"""Speed beside RecBole's, on MovieLens-1M: both sides in turn, in one go, on the same machine.
 
     BRAIDREC_DATA=folder-with-ml-1m python benchmarks/peers.py --prepared prepared/ml-1m --json speed.json
+    BRAIDREC_DATA=folder-with-ml-1m python benchmarks/peers.py --parts sasrec --epoch --json speed.json
 
 RecBole lives in its own virtual environment, ``.peers/venv``, made on the first run from ``peers/requirements.txt``.  Every
 measurement is a fresh process that prints one JSON line with ``samples_per_second``; ``peers/recbole_side.py`` says what is
-timed.  Our side is ``python -m braidrec.bench training-speed``.  Both get the same number of threads and train the same task:
-the eight single-valued fields of DisCo's ML-1M (DIN: with a history of 30), label rating > 3, the sizes in ``SETUP``.
+timed.  Both sides get the same number of threads and the same task.
+
+Ranking: our side is ``python -m braidrec.bench training-speed``; the eight single-valued fields of DisCo's ML-1M (DIN: with
+a history of 30), label rating > 3, the sizes in ``SETUP``.
+
+``sasrec``: the last two events of each user are held out, all others but the first are targets; full cross-entropy, the sizes
+in ``SEQUENCES``.  A sample is a target, on both sides.  Our side, and what differs in it, is in ``peers/braidrec_side.py``;
+both read the same order of events, for many of ML-1M's share a second.  With ``--epoch`` RecBole also trains one whole
+epoch (a quarter of an hour and more on two cores), which is kept in ``.peers/sasrec-epoch.json`` for later calls, and our side
+trains until its validation nDCG@10 is what RecBole's is by then.  RecBole leaves the items that a user met before among a
+sequence model's candidates, so both sides are judged twice: as RecBole does it, and with those items left out.
 
 A machine drifts, so a ratio is taken within a round and the median over rounds is reported with its range; gaps under 1.4x
-in a single round are noise.
+in a single round are noise.  ``--json FILE`` replaces the measured parts in that file and leaves its other parts alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -24,21 +35,35 @@ import sys
 import time
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from braidrec.files import sha256, write_json, write_text
+from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.sources import ml_1m
+from braidrec.data.splits_config import SplitConfig
+from braidrec.errors import DataError
+from braidrec.files import read_json, sha256, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent / ".peers"
 REQUIREMENTS = HERE / "peers" / "requirements.txt"
 PEER_PYTHON = HOME / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-PARTS = ("deepfm", "dcn", "dcnv2", "din")
+RANKING = ("deepfm", "dcn", "dcnv2", "din")
+PARTS = (*RANKING, "sasrec")
 SETUP = {"batch": 2048, "dim": 32, "mlp": (128, 64), "history": 30}
+SEQUENCES = {"dim": 64, "blocks": 2, "heads": 2, "history": 50}
+PEER_SEQUENCES = {"batch": 2048, "inner": 256}  # RecBole's defaults: targets per step, inner width (4 dim, as ours is)
+# What a part's reports are read for: the line of the table, and the key.
+READINGS = {part: {part: "samples_per_second"} for part in PARTS}
+READINGS["sasrec"]["sasrec, full ranking, users/s"] = "users_per_second"
+EPOCH = "sasrec-epoch"
+GOAL = "sasrec, seconds to RecBole's nDCG@10 after an epoch"
 FOREIGN_CORES = 0.1  # above this, other work has spoilt a measurement: two busy threads on two cores then wait for each other
 SETTLE_SECONDS = 600  # reading the data and building the histories, beside the timed seconds
+EPOCH_SECONDS = 4 * 3600  # by then even a slow machine has done RecBole's epoch
 
 
 @dataclass(frozen=True)
@@ -58,7 +83,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: medians over the rounds in samples/s, and the ratio ours / peer within rounds (median, range)."""
+    """A line of the table: medians over the rounds in samples/s, or in what ``part`` says, and how many times faster ours is
+    within rounds (median, range).
+    """
 
     part: str
     recbole: float
@@ -70,16 +97,20 @@ class Row:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a wrong one exits with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", type=_parts, default=PARTS, help=f"comma-separated, of {','.join(PARTS)} (default: all)")
-    parser.add_argument("--prepared", type=Path, help="our prepared ML-1M directory; needed unless --peer-only")
+    names = f"comma-separated, of {','.join(PARTS)} (default: {','.join(RANKING)})"
+    parser.add_argument("--parts", type=_parts, default=RANKING, help=names)
+    parser.add_argument("--prepared", type=Path, help="our prepared ML-1M directory; for ranking models, unless --peer-only")
     parser.add_argument("--peer-only", action="store_true", help="measure RecBole alone")
+    parser.add_argument("--epoch", action="store_true", help="sasrec: also RecBole's whole epoch, and our time to its quality")
     parser.add_argument("--seconds", type=_positive, default=20.0, help="timed seconds per measurement (default: 20)")
     parser.add_argument("--rounds", type=int, choices=range(1, 10), default=3, metavar="1..9", help="default: 3")
     parser.add_argument("--threads", type=int, choices=range(1, 257), default=2, metavar="N", help="per side (default: 2)")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file, after each measurement")
     options = parser.parse_args(arguments)
-    if options.prepared is None and not options.peer_only:
+    if options.prepared is None and not options.peer_only and set(options.parts) & set(RANKING):
         parser.error("--prepared DIR is missing: our side trains on a prepared ML-1M directory; or pass --peer-only")
+    if options.epoch and "sasrec" not in options.parts:
+        parser.error(f"--epoch is for the part sasrec; --parts is {','.join(options.parts)}")
     if options.prepared is not None and not options.prepared.is_dir():
         parser.error(f"--prepared {options.prepared}: no such directory; prepare ml-1m first")
     return options
@@ -145,45 +176,126 @@ def make_environment() -> None:
     write_text(stamp, wanted)
 
 
-def command(side: str, part: str, options: argparse.Namespace) -> list[str]:
-    """The process that measures one part on one side."""
-    if side == "braidrec":
-        module = [sys.executable, "-m", "braidrec.bench", "training-speed"]
-        return [*module, "--model", part, "--prepared", str(options.prepared.resolve()), "--seconds", str(options.seconds)]
-    sizes = [
-        word for key, value in SETUP.items() for word in (f"--{key}", *map(str, value if isinstance(value, tuple) else [value]))
-    ]
-    script = [str(PEER_PYTHON), "-I", "-W", "ignore", str(HERE / "peers" / "recbole_side.py"), "--data", str(HOME / "data")]
-    return [*script, "--model", part, "--seconds", str(options.seconds), "--threads", str(options.threads), *sizes]
+def prepare_sequences(archive: Path) -> Dataset:
+    """ML-1M with each user's last two events held out, prepared anew in ``.peers/sequences``."""
+    settings = PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1))
+    return Dataset.prepare(ml_1m.read(archive), HOME / "sequences", settings, overwrite=True)
+
+
+def write_sequences(dataset: Dataset, folder: Path) -> None:
+    """RecBole's atomic file ``sequences.inter``: catalogue rows, and the place of each event in our log as its time.
+
+    RecBole keeps times as float32, which would put the events of a minute in any order; whole numbers below 2^24 are exact.
+    """
+    log = dataset.log
+    if len(log) > 1 << 24:
+        raise SystemExit(f"{dataset.name}: {len(log):,} events; their order fits RecBole's float32 up to {1 << 24:,}")
+    lines = [f"{user}\t{item}\t{place}" for place, (user, item) in enumerate(zip(log.user, log.item, strict=True))]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    write_text(folder / "sequences" / "sequences.inter", "\n".join([header, *lines]) + "\n")
+
+
+def command(side: str, part: str, options: argparse.Namespace, extra: Sequence[str] = ()) -> list[str]:
+    """The process that measures one part on one side; ``extra`` words go to sasrec's."""
+    sequences = part == "sasrec"
+    if side == "recbole":
+        sizes = SEQUENCES | PEER_SEQUENCES if sequences else SETUP
+        words = [str(PEER_PYTHON), "-I", "-W", "ignore", str(HERE / "peers" / "recbole_side.py"), "--data", str(HOME / "data")]
+        words += ["--model", part, "--threads", str(options.threads)]
+    elif sequences:
+        sizes = SEQUENCES
+        words = [sys.executable, str(HERE / "peers" / "braidrec_side.py"), "--prepared", str(HOME / "sequences")]
+    else:
+        sizes = {}
+        words = [sys.executable, "-m", "braidrec.bench", "training-speed", "--model", part]
+        words += ["--prepared", str(options.prepared.resolve())]
+    for key, value in sizes.items():
+        words += [f"--{key}", *map(str, value if isinstance(value, tuple) else [value])]
+    return [*words, "--seconds", str(options.seconds), *extra]
 
 
 def measure(side: str, part: str, number: int, options: argparse.Namespace) -> Measurement:
     """Run one measuring process; exits with its last words when it fails or its last line is not the report."""
-    words = command(side, part, options)
-    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    keys = READINGS[part].values()
+    limit = len(keys) * options.seconds + SETTLE_SECONDS
+    return run(side, part, number, command(side, part, options), options.threads, limit, keys)
+
+
+def run(
+    side: str, part: str, number: int, words: Sequence[str], threads: int, limit: float, keys: Iterable[str]
+) -> Measurement:
+    """What ``measure`` does, for any process that reports positive numbers under ``keys`` within ``limit`` seconds."""
+    wanted = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     scratch = HOME / "work"  # RecBole leaves empty TensorBoard logs where it runs
     scratch.mkdir(parents=True, exist_ok=True)
     start, before = time.monotonic(), foreign_seconds()
     try:
-        done = subprocess.run(
-            words,
-            cwd=scratch,
-            env=os.environ | threads,
-            capture_output=True,
-            text=True,
-            timeout=options.seconds + SETTLE_SECONDS,
-        )
+        done = subprocess.run(words, cwd=scratch, env=os.environ | wanted, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired as late:
         raise SystemExit(f"{side} {part}: no report after {late.timeout:.0f} s; command: {' '.join(words)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    report = read_report(done.stdout)
+    report = read_report(done.stdout, keys)
     if done.returncode or report is None:
         last = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
         raise SystemExit(f"{side} {part} failed (exit status {done.returncode}); command: {' '.join(words)}\n{last}")
     after = foreign_seconds()
     foreign = None if before is None or after is None else max(0.0, after - before) / (time.monotonic() - start)
     return Measurement(part, side, number, float(str(report["samples_per_second"])), foreign, report)
+
+
+def peer_epoch(options: argparse.Namespace, fingerprint: str) -> Measurement:
+    """RecBole's whole epoch of sasrec: as kept by an earlier call with this set-up on this machine, or measured and kept."""
+    kept = HOME / "sasrec-epoch.json"
+    key = {
+        "setup": SEQUENCES | PEER_SEQUENCES,
+        "threads": options.threads,
+        "data": fingerprint,
+        "requirements": sha256(REQUIREMENTS),
+        "machine": machine(),
+    }
+    if kept.is_file():
+        with contextlib.suppress(DataError):  # a damaged file is measured again
+            stored = read_json(kept, DataError)
+            if stored["key"] == key:
+                say(f"RecBole's epoch is kept from an earlier call; remove {kept} to measure it again")
+                return Measurement(**stored["measurement"])
+    say("RecBole's epoch: a quarter of an hour and more ...")
+    words = command("recbole", "sasrec", options, ["--epoch"])
+    found = run("recbole", EPOCH, 0, words, options.threads, EPOCH_SECONDS, ("samples_per_second", "epoch_seconds"))
+    write_json(kept, {"key": key, "measurement": asdict(found)})
+    return found
+
+
+def own_goal(options: argparse.Namespace, peer: Measurement) -> Measurement:
+    """Our side, trained until it has RecBole's quality, or for as long as RecBole's epoch took."""
+    report = peer.report
+    goals = [str(report["ndcg@10"]), str(report["ndcg@10_unmet"])]
+    words = command("braidrec", "sasrec", options, ["--goals", *goals, "--limit", str(report["epoch_seconds"])])
+    limit = float(str(report["epoch_seconds"])) + SETTLE_SECONDS
+    return run("braidrec", EPOCH, 0, words, options.threads, limit, ("samples_per_second",))
+
+
+def goal_row(epoch: Sequence[Measurement]) -> Row:
+    """Seconds of RecBole's epoch, and ours, if measured, until both of its nDCG@10 are reached; none where they never were."""
+    peer, *ours = epoch
+    seconds = float(str(peer.report["epoch_seconds"]))
+    reached = ours[0].report["seconds_to_goals"] if ours else None
+    own = None if reached is None else float(str(reached))
+    return Row(GOAL, seconds, own, None if own is None else seconds / own, None)
+
+
+def goal_note(epoch: Sequence[Measurement]) -> str:
+    """Both nDCG@10 of RecBole after its epoch, and those of our side at every check."""
+    kinds = {"ndcg@10": "as RecBole ranks", "ndcg@10_unmet": "without the items met before"}
+    peer, *ours = epoch
+    goals = ", ".join(f"{peer.report[key]:.4f} {kind}" for key, kind in kinds.items())
+    lines = [f"RecBole's validation nDCG@10 after its epoch: {goals}"]
+    checks: Any = ours[0].report["checks"] if ours else []
+    for check in checks:
+        values = ", ".join(f"{check[key]:.4f}" for key in kinds)
+        lines.append(f"braidrec after {check['seconds']:.1f} s, {check['epoch']:.2f} of its epochs: {values}")
+    return "\n".join(lines)
 
 
 def foreign_seconds() -> float | None:
@@ -196,31 +308,32 @@ def foreign_seconds() -> float | None:
     return busy - (own.user + own.system + own.children_user + own.children_system)
 
 
-def read_report(output: str) -> dict[str, object] | None:
-    """The last line of a measuring process, a JSON object with a positive ``samples_per_second``; None when it is not that."""
+def read_report(output: str, keys: Iterable[str] = ("samples_per_second",)) -> dict[str, object] | None:
+    """The last line of a measuring process, a JSON object with positive numbers under ``keys``; None when it is not that."""
     try:
         report = json.loads(output.strip().splitlines()[-1])
-        speed = report["samples_per_second"]
+        numbers = [report[key] for key in keys]
     except (IndexError, KeyError, TypeError, json.JSONDecodeError):
         return None
-    return report if isinstance(speed, int | float) and 0 < speed < math.inf else None
+    return report if all(isinstance(number, int | float) and 0 < number < math.inf for number in numbers) else None
 
 
 def summarise(measurements: Sequence[Measurement]) -> list[Row]:
-    """One row per part in order of measurement; ratios are taken within rounds that have both sides."""
+    """The rows of each part in order of measurement; ratios are taken within rounds that have both sides."""
     rows = []
     for part in dict.fromkeys(one.part for one in measurements):
-        speed = {(one.side, one.round): one.samples_per_second for one in measurements if one.part == part}
-        peer, ours = ([value for (side, _), value in speed.items() if side == name] for name in ("recbole", "braidrec"))
-        ratios = [value / speed["recbole", number] for (side, number), value in speed.items() if side == "braidrec"]
-        spread = (min(ratios), max(ratios)) if ratios else None
-        rows.append(Row(part, median(peer), median(ours) if ours else None, median(ratios) if ratios else None, spread))
+        for name, key in READINGS[part].items():
+            speed = {(one.side, one.round): float(str(one.report[key])) for one in measurements if one.part == part}
+            peer, ours = ([value for (side, _), value in speed.items() if side == each] for each in ("recbole", "braidrec"))
+            ratios = [value / speed["recbole", number] for (side, number), value in speed.items() if side == "braidrec"]
+            spread = (min(ratios), max(ratios)) if ratios else None
+            rows.append(Row(name, median(peer), median(ours) if ours else None, median(ratios) if ratios else None, spread))
     return rows
 
 
 def render(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| model | RecBole, samples/s | braidrec, samples/s | ratio | range |", "|---|--:|--:|--:|--:|"]
+    lines = ["| samples/s, or as said | RecBole | braidrec | ratio | range |", "|---|--:|--:|--:|--:|"]
     for row in rows:
         ours = "-" if row.braidrec is None else f"{row.braidrec:,.0f}"
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}x"
@@ -254,6 +367,22 @@ def machine() -> dict[str, object]:
     }
 
 
+def combine(
+    earlier: Mapping[str, Any], context: Mapping[str, Any], rows: Sequence[Row], measured: Sequence[Measurement]
+) -> dict[str, Any]:
+    """What is written: this call's rows and measurements, and an earlier file's of other parts.
+
+    The latter say under ``measured_with`` where the machine, the threads or the seconds were others.
+    """
+    past = {key: earlier.get(key) for key in ("machine", "threads", "seconds") if earlier.get(key) != context[key]}
+    found: dict[str, Any] = dict(context)
+    for kind, own in (("rows", [*map(asdict, rows)]), ("measurements", [*map(asdict, measured)])):
+        named = {entry["part"] for entry in own}
+        kept = [entry for entry in earlier.get(kind, ()) if entry["part"] not in named]
+        found[kind] = [({"measured_with": past} | entry if past else entry) for entry in kept] + own
+    return found
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -261,18 +390,36 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     archive = source_archive()
+    try:
+        earlier = read_json(options.json, DataError) if options.json and options.json.exists() else {}
+    except DataError as damaged:
+        raise SystemExit(f"--json {damaged}") from None
     make_environment()
     write_atomic_files(archive, HOME / "data")
+    fingerprint = ""
+    if "sasrec" in options.parts:
+        sequences = prepare_sequences(archive)
+        write_sequences(sequences, HOME / "data")
+        fingerprint = sequences.fingerprint
     context = {
         "machine": machine(),
-        "setup": SETUP,
+        "setup": SETUP | {"sasrec": SEQUENCES | PEER_SEQUENCES},
         "threads": options.threads,
         "seconds": options.seconds,
     }
     say("\n".join(f"{key}: {value}" for key, value in context.items()))
     sides = ("recbole",) if options.peer_only else ("recbole", "braidrec")
     measured: list[Measurement] = []
+    epoch: list[Measurement] = []  # RecBole's, then ours
     start = time.monotonic()
+
+    def rows() -> list[Row]:
+        return summarise(measured) + ([goal_row(epoch)] if epoch else [])
+
+    def keep() -> None:
+        if options.json:
+            write_json(options.json, combine(earlier, context, rows(), measured + epoch))
+
     try:
         for number in range(1, options.rounds + 1):
             for part in options.parts:
@@ -280,14 +427,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     measured.append(measure(side, part, number, options))
                     flag = "  WARNING" if disturbed(measured[-1:]) else ""
                     say(f"round {number}  {part:<8}{side:<9}{measured[-1].samples_per_second:>12,.0f} samples/s{flag}")
-                    if options.json:
-                        results = {"rows": [*map(asdict, summarise(measured))], "measurements": [*map(asdict, measured)]}
-                        write_json(options.json, context | results)
+                    keep()
+        if options.epoch:
+            epoch.append(peer_epoch(options, fingerprint))
+            keep()
+            if not options.peer_only:
+                epoch.append(own_goal(options, epoch[0]))
+                keep()
     finally:
         if measured:
             versions = [one.report.get("versions") for one in measured if one.side == "recbole"][-1]
-            print(f"{render(summarise(measured))}\n\nRecBole's side: {versions}; {(time.monotonic() - start) / 60:.1f} minutes")
-            if warning := disturbed(measured):
+            print(f"{render(rows())}\n")
+            if epoch:
+                print(goal_note(epoch))
+            print(f"RecBole's side: {versions}; {(time.monotonic() - start) / 60:.1f} minutes")
+            if warning := disturbed(measured + epoch):
                 print(warning)
 
 

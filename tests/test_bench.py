@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
 
 import small_runs
 from braidrec import bench
+from braidrec.data.dataset import Dataset
+from braidrec.data.planted import PlantedConfig
 from braidrec.errors import ConfigError
 
 
@@ -18,6 +25,58 @@ def test_every_part_gives_rows(part: str) -> None:
         assert measured
         assert against
         assert ratio == "-" or float(ratio.removesuffix("x")) > 0
+
+
+def test_sequences_give_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SEQUENCE_WIDTH", 16), ("CANDIDATES", 50), ("CATALOGUE", 2_000), ("RANKED", 40)):
+        monkeypatch.setattr(bench, name, value)
+    rows = bench.PARTS["sequential"](small_runs.positives().path, 0.01)
+    assert [row[0] for row in rows] == [
+        "PAD's third phase, full_ce: training step",
+        "PAD's third phase, bce: training step",
+        "sequence batches of 128 windows",
+        "PAD: one user, 50 items scored",
+        "full ranking, 100,000 users, 2,000 items of width 64",
+        "  its peak memory",
+    ]
+    assert all(float(row[3].removesuffix("x")) >= 0 for row in rows)
+    assert "from 40 users" in rows[4][1]
+
+
+def test_a_phase_step_is_a_step_of_the_loop() -> None:
+    """Every weight of the phase moves, and an epoch's end is passed over."""
+    phase = bench._last_phase(small_runs.positives(), "pad", "full_ce")
+    before = {name: weight.detach().clone() for name, weight in phase.module.named_parameters()}
+    step = bench.phase_step(phase)
+    assert [len(step()) for _ in range(2 * len(phase.batches) + 1)]
+    still = [name for name, weight in phase.module.named_parameters() if torch.equal(weight, before[name])]
+    assert still == []
+    assert phase.batches.state()["epoch"] == 2
+
+
+def test_each_part_makes_its_own_planted_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+    sizes = PlantedConfig(users=30, items=40, interactions=900)
+    monkeypatch.setattr(bench, "_WORLDS", {name: (sizes, settings) for name, (_, settings) in bench._WORLDS.items()})
+
+    def note(part: str) -> Callable[[Path, float], list[bench.Line]]:
+        def rows(path: Path, seconds: float) -> list[bench.Line]:
+            seen[part] = Dataset.open(path).settings.split.kind
+            return [(part, "1", "1", "1x")]
+
+        return rows
+
+    monkeypatch.setattr(bench, "PARTS", {part: note(part) for part in ("data", "sequential")})
+    assert bench.report(None, None, 1.0).row_count == 2
+    assert seen == {"data": "temporal", "sequential": "leave_last_two"}
+
+
+def test_peak_memory_is_this_process_s_own() -> None:
+    """A child of a large process is small; getrusage would call it as large as its parent."""
+    held = np.ones(40_000_000)  # 320 MB
+    found = bench._child("full-ranking", "--items", "1000", "--users", "10")
+    assert found["peak_mb"] < bench._peak_mb()
+    assert held.nbytes / 1e6 < bench._peak_mb()
 
 
 @pytest.mark.slow

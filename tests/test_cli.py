@@ -13,7 +13,11 @@ import pytest
 import typer
 
 import small_runs
+import toy_run
 from braidrec import cli
+from braidrec.experiments import reproduce
+from braidrec.experiments.cells import Row
+from braidrec.experiments.experiment import Experiment
 from braidrec.runs.run import load
 from small_runs import copy_of, disco, knowledge, plain
 
@@ -132,10 +136,45 @@ def test_from_files_to_recommendations(braidrec: Screen, tmp_path: Path, monkeyp
     assert len(pl.read_parquet("recs.parquet")) == 300
 
 
+def test_a_next_item_model_is_trained_and_asked_like_any_other(
+    braidrec: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_run.install(monkeypatch)
+    run, data = tmp_path / "run", small_runs.dataset().path
+    text = braidrec("fit", "--data", data, "--backbone", "gru4rec", "--out", run)
+    assert "Toy (ours): best validation hr@10 0.5000, ndcg@10 0.2500 at step 7; 14 samples/s\n" in text
+    assert "test, True" in braidrec("evaluate", run)
+    text = braidrec("recommend", run, "--user", "10001", "-k", "2")
+    assert "score" in text
+    assert "p(positive)" not in text
+    assert "popular" not in text
+    assert "somebody new gets what is popular" in braidrec("recommend", run, "--items", "B00001", "-k", "2")
+    assert "different tasks" in braidrec.error("compare", run, plain().path)
+    assert "set model.negatives" in braidrec.error("fit", "--data", data, "--backbone", "sasrec", "--negatives", "2")
+
+
 def test_public_data_sets_are_listed(braidrec: Screen) -> None:
     text = braidrec("data", "list")
     for name in ("ml-1m", "ml-latest-small", "prime-pantry"):
         assert name in text
+
+
+def test_tables_of_papers_are_listed_and_made(braidrec: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = {"small": {"markov": Row("markov", "small", "markov")}}
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "pad/small", Experiment("pad/small", "a table", pool, ("markov",)))
+    monkeypatch.chdir(tmp_path)
+    Path("prepared").mkdir()
+    Path("prepared/small").symlink_to(small_runs.positives().path)
+    assert "pad/table2" in braidrec("reproduce")
+    assert "not run" in braidrec("reproduce", "pad/small", "--seeds", "2", "--minutes", "0")
+    assert "1 of 1 cells are left" in braidrec.err
+    text = braidrec("reproduce", "pad/small", "--data", "small")
+    assert "pad/small on small: a table" in text
+    assert "results/pad-small-small.json" in text
+    assert "[1/1] markov s0 is done" in braidrec.err
+    assert Path("results/pad-small/cells/markov-s0.json").exists()
+    assert "did you mean 'pad/table2'" in braidrec.error("reproduce", "pad/tabel2")
+    assert "nothing reads its files" in braidrec.error("reproduce", "pad/table2", "--data", "mind")
 
 
 def test_bench_prints_ratios(braidrec: Screen) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tomli_w
@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from braidrec.config import (
+    BACKBONES,
+    ENHANCERS,
     TRAINING_PRESETS,
+    PhaseTraining,
     RunConfig,
     RunRequest,
     TrainingConfig,
@@ -33,12 +36,13 @@ from braidrec.ranking.config import HistoryConfig, RankingConfig
 from braidrec.ranking.methods.disco import DisCoConfig
 from braidrec.strict import Strict, parse
 
-PRESETS, BACKBONES, ENHANCERS = ("ours", "paper", "authors", "textbook"), ("deepfm", "dcn", "din"), (None, "disco")
+PRESETS = ("ours", "paper", "authors", "textbook")
 COMBINATIONS = [
     (preset, backbone, enhance)
     for preset in PRESETS
-    for backbone in BACKBONES
-    for enhance in ENHANCERS
+    for task, backbones in BACKBONES.items()
+    for backbone in backbones
+    for enhance in (None, *ENHANCERS[task])
     if not (preset == "textbook" and enhance)
 ]
 
@@ -58,6 +62,7 @@ def places() -> Iterator[tuple[str, str]]:
     tables: list[tuple[str, type[BaseModel]]] = [
         ("", RunRequest),
         ("training.", TrainingConfig),
+        ("training.phases.rank.", PhaseTraining),
         ("model.", RankingConfig),
         ("model.history.", HistoryConfig),
         ("model.enhance.", DisCoConfig),
@@ -108,7 +113,16 @@ def test_misspelt_settings_of_preparing_are_refused(kind: type[Strict]) -> None:
     ("values", "said"),
     [
         ({"backbone": "dinn"}, "'backbone' = 'dinn'"),
-        ({"enhance": "disko"}, "'enhance' = 'disko'"),
+        ({"enhance": "disko"}, "'enhance' = 'disko': backbone 'din' can be enhanced by disco (did you mean 'disco'?)"),
+        ({"enhance": "pad"}, "backbone 'din' can be enhanced by disco; it goes with sasrec, gru4rec, caser"),
+        ({"backbone": "sasrec", "enhance": "padd"}, "(did you mean 'pad'?)"),
+        (
+            {"backbone": "sasrec", "negatives": 3},
+            "negatives = 3 is drawn per positive of a ranking log; for 'sasrec' set model.neg",
+        ),
+        ({"backbone": "sasrec", "model": {"history": {}}}, "unknown key 'history'"),
+        ({"model": {"task": "sequential"}}, "'task' = 'sequential'"),
+        ({"training": {"phases": {"rank": {"lr": 0}}}}, "'phases.rank.lr' = 0"),
         ({"preset": "papers"}, "'preset' = 'papers'"),
         ({"seed": -1}, "'seed' = -1"),
         ({"negatives": 0}, "'negatives' = 0"),
@@ -140,7 +154,9 @@ def test_a_resolved_config_round_trips_through_toml(preset: str, backbone: str, 
     assert to_toml(from_toml(file)) == to_toml(config)
 
 
-@pytest.mark.parametrize("kind", [RunConfig, TrainingConfig, RankingConfig, DisCoConfig, DeepFMConfig, DCNConfig, DINConfig])
+@pytest.mark.parametrize(
+    "kind", [RunConfig, TrainingConfig, PhaseTraining, RankingConfig, DisCoConfig, DeepFMConfig, DCNConfig, DINConfig]
+)
 def test_only_a_setting_that_defaults_to_none_can_be_none(kind: type[Strict]) -> None:
     """TOML has no null: a None that is left out must come back as None."""
     for name, field in kind.model_fields.items():
@@ -153,7 +169,45 @@ def test_the_request_lies_over_the_preset() -> None:
     assert (config.training.lr, config.training.batch_size, config.training.patience) == (0.01, 256, 10)
     assert config.model.enhance is not None
     assert not config.model.enhance.club_normalise
-    assert set(TRAINING_PRESETS) == set(PRESETS)
+    assert all(set(presets) == set(PRESETS) for presets in TRAINING_PRESETS.values())
+
+
+def test_the_backbone_says_which_task_it_is(tmp_path: Path) -> None:
+    assert (request().task, request(backbone="caser").task) == ("ranking", "sequential")
+    assert set(BACKBONES["ranking"] + BACKBONES["sequential"]) == set(get_args(RunRequest.model_fields["backbone"].annotation))
+    ranking, sequential = (resolve(request(backbone=name), "test") for name in ("din", "gru4rec"))
+    assert (ranking.task, sequential.task) == (ranking.model.task, sequential.model.task) == ("ranking", "sequential")
+    assert (ranking.training.decoupled, sequential.training.decoupled) == (False, True)
+
+
+def test_a_phase_has_its_own_values_over_the_run_s() -> None:
+    changes = {"phases": {"align": {"patience": 3}}}
+    config = resolve(request(backbone="sasrec", enhance="pad", preset="paper", training=changes), "test")
+    found = [config.training.of_phase(name) for name in ("pretrain", "align", "experts")]
+    assert [(each.lr, each.patience, each.decoupled) for each in found] == [
+        (1e-5, 10, True),
+        (1e-5, 3, True),
+        (1e-4, 10, True),
+    ]
+    assert not any(each.phases for each in found)
+    config.check_phases(["pretrain", "align", "experts"])
+
+
+def test_settings_of_a_phase_that_a_model_does_not_have_are_refused() -> None:
+    resolve(request(backbone="sasrec", preset="paper"), "test").check_phases(["pretrain"])
+    for phases, name in (({"expert": {"lr": 1e-4}}, "expert"), ({"experts": {"lr": 1e-3}}, "experts")):
+        changed = resolve(request(backbone="sasrec", preset="paper", training={"phases": phases}), "test")
+        with pytest.raises(ConfigError, match=rf"training\.phases: SASRec has no phase '{name}'"):
+            changed.check_phases(["pretrain"])
+    with pytest.raises(ConfigError, match=r"no phase 'rnk' \(did you mean 'rank'\?\)"):
+        resolve(request(training={"phases": {"rnk": {}}}), "test").check_phases(["rank"])
+
+
+def test_a_config_from_before_there_were_tasks_says_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(resolve(request(), "test")).replace('task = "ranking"\n', ""))
+    with pytest.raises(ConfigError, match=r"config\.toml: written by an earlier version.*train it again"):
+        from_toml(file)
 
 
 def test_changes_are_toml_values_and_bare_words_are_text() -> None:

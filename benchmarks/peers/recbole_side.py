@@ -1,4 +1,4 @@
-"""RecBole's training speed on ML-1M, measured in the peers' own virtual environment; prints one JSON line.
+"""RecBole's speed on ML-1M, measured in the peers' own virtual environment; prints one JSON line.
 
 Timed is RecBole's unmodified ``Trainer._train_epoch``: its data loader, forward, backward, loss read-out, NaN check and Adam
 step, without any evaluation.  The first batches warm up; the clock then runs for whole batches until the seconds are over.
@@ -6,6 +6,10 @@ step, without any evaluation.  The first batches warm up; the clock then runs fo
 The set-up is the common one of ``benchmarks/peers.py``.  What RecBole fixes and no setting changes: batch normalisation in the
 MLPs of DCN, DCNV2 and DIN; Dice in DIN's MLP and Sigmoid in its attention; DIN reads every item field of the whole history and
 no user field but the id.
+
+SASRec: RecBole's defaults (cross-entropy over all items, dropout .5, GELU, Adam at 1e-3) but for the length; every event of the
+training part but each user's first is one sample, with the 50 items before it.  Also timed is ``Trainer.evaluate`` on the
+validation part, NDCG@10 alone; with ``--epoch`` one whole ``_train_epoch``, of all samples, and both nDCG@10 after it.
 """
 
 from __future__ import annotations
@@ -22,28 +26,40 @@ COMMON: dict[str, Any] = {
     "USER_ID_FIELD": "user_id",
     "ITEM_ID_FIELD": "item_id",
     "TIME_FIELD": "timestamp",
-    "LABEL_FIELD": "label",
-    "threshold": {"rating": 4},  # a label of 1 is a rating of at least 4, that is above 3
-    "train_neg_sample_args": None,  # explicit labels: nothing is sampled
-    "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": None, "mode": "labeled"},
-    "metrics": ["AUC"],
-    "valid_metric": "AUC",
+    "train_neg_sample_args": None,  # explicit labels, or all items in the loss: nothing is sampled
     "learner": "adam",
     "learning_rate": 1e-3,
-    "dropout_prob": 0.0,
     "use_gpu": False,
     "show_progress": False,
     "checkpoint_dir": "saved",
 }
+RANKING = {
+    "LABEL_FIELD": "label",
+    "threshold": {"rating": 4},  # a label of 1 is a rating of at least 4, that is above 3
+    "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": None, "mode": "labeled"},
+    "metrics": ["AUC"],
+    "valid_metric": "AUC",
+    "dropout_prob": 0.0,
+}
+SEQUENTIAL = {
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "metrics": ["NDCG"],
+    "topk": [10],
+    "valid_metric": "NDCG@10",
+    "metric_decimal_place": 8,
+    "loss_type": "CE",
+}
 INTERACTION = ["user_id", "item_id", "rating", "timestamp"]
 ITEM = ["item_id", "title", "genre"]
 FIELDS = {"inter": INTERACTION, "user": ["user_id", "gender", "age", "occupation", "zip"], "item": ITEM}  # DisCo's eight
-CROSS = {"load_col": FIELDS, "cross_layer_num": 3, "reg_weight": 0.0}
+CROSS = RANKING | {"load_col": FIELDS, "cross_layer_num": 3, "reg_weight": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deepfm": ("DeepFM", {"load_col": FIELDS}),
+    "deepfm": ("DeepFM", RANKING | {"load_col": FIELDS}),
     "dcn": ("DCN", CROSS),
     "dcnv2": ("DCNV2", CROSS | {"structure": "parallel", "mixed": False}),
-    "din": ("DIN", {"load_col": {"inter": INTERACTION, "item": ITEM}, "pooling_mode": "mean"}),
+    "din": ("DIN", RANKING | {"load_col": {"inter": INTERACTION, "item": ITEM}, "pooling_mode": "mean"}),
+    "sasrec": ("SASRec", SEQUENTIAL),
 }
 
 
@@ -82,40 +98,95 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     name, own = MODELS[options.model]
-    sizes = {
-        "train_batch_size": options.batch,
-        "embedding_size": options.dim,
-        "mlp_hidden_size": options.mlp,
-        "MAX_ITEM_LIST_LENGTH": options.history,
-    }
-    config = Config(model=name, dataset="ml-1m", config_dict=COMMON | sizes | own | {"data_path": options.data})
+    sequences = options.model == "sasrec"
+    sizes: dict[str, Any] = {"train_batch_size": options.batch, "MAX_ITEM_LIST_LENGTH": options.history}
+    if sequences:
+        widths = {"hidden_size": options.dim, "inner_size": options.inner}
+        sizes |= {"n_layers": options.blocks, "n_heads": options.heads} | widths
+    else:
+        sizes |= {"embedding_size": options.dim, "mlp_hidden_size": options.mlp}
+    dataset = "sequences" if sequences else "ml-1m"
+    config = Config(model=name, dataset=dataset, config_dict=COMMON | own | sizes | {"data_path": options.data})
     init_seed(config["seed"], config["reproducibility"])
-    loader, *_ = data_preparation(config, create_dataset(config))
+    loader, valid, _ = data_preparation(config, create_dataset(config))
     model = get_model(name)(config, loader.dataset).to(config["device"])
-    timed = TimedBatches(loader, options.warm_up, options.seconds)
-    Trainer(config, model)._train_epoch(timed, epoch_idx=0)
+    trainer = Trainer(config, model)
+    if options.epoch:
+        found = whole_epoch(trainer, loader, valid)
+    else:
+        timed = TimedBatches(loader, options.warm_up, options.seconds)
+        trainer._train_epoch(timed, epoch_idx=0)
+        found = {"samples_per_second": timed.samples / timed.seconds, "batches": timed.batches, "seconds": timed.seconds}
+        if sequences:
+            trainer.eval_collector.data_collect(loader)
+            found |= evaluation_speed(trainer, valid, options.seconds)
     return {
         "model": options.model,
-        "samples_per_second": timed.samples / timed.seconds,
-        "batches": timed.batches,
-        "seconds": timed.seconds,
+        **found,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "threads": torch.get_num_threads(),
         "versions": {package: version(package) for package in ("recbole", "torch", "numpy", "pandas", "scipy")},
     }
 
 
+def evaluation_speed(trainer: Any, valid: Any, seconds: float) -> dict[str, Any]:
+    """Users per second of whole evaluations, as many as the seconds are begun with."""
+    trainer.evaluate(valid, load_best_model=False)
+    begun, passes = time.perf_counter(), 0
+    while passes == 0 or time.perf_counter() - begun < seconds:
+        trainer.evaluate(valid, load_best_model=False)
+        passes += 1
+    return {"users_per_second": passes * len(valid.dataset) / (time.perf_counter() - begun), "users": len(valid.dataset)}
+
+
+def whole_epoch(trainer: Any, loader: Any, valid: Any) -> dict[str, Any]:
+    """Seconds of one epoch of training, and nDCG@10 by RecBole's own metric: as it ranks, and the items met before left out.
+
+    For sequence models RecBole's full ranking takes out the padding alone (``FullSortEvalDataLoader`` gives no history).
+    """
+    import torch
+
+    begun = time.perf_counter()
+    trainer._train_epoch(loader, epoch_idx=0)
+    seconds = time.perf_counter() - begun
+    trainer.eval_collector.data_collect(loader)
+    plain = trainer.evaluate(valid, load_best_model=False)["ndcg@10"]
+    met = loader.dataset.inter_matrix(form="csr")  # the training part, each user's first event included
+    predict = trainer.model.full_sort_predict
+
+    def without_the_met(interaction: Any) -> Any:
+        rows, items = met[interaction["user_id"].numpy()].nonzero()
+        scores = predict(interaction)
+        scores[torch.from_numpy(rows).long(), torch.from_numpy(items).long()] = -torch.inf
+        return scores
+
+    trainer.model.full_sort_predict = without_the_met
+    unmet = trainer.evaluate(valid, load_best_model=False)["ndcg@10"]
+    samples = len(loader.dataset)
+    return {
+        "samples_per_second": samples / seconds,
+        "epoch_seconds": seconds,
+        "samples": samples,
+        "users": len(valid.dataset),
+        "ndcg@10": float(plain),
+        "ndcg@10_unmet": float(unmet),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, choices=list(MODELS))
-    parser.add_argument("--data", required=True, help="folder that holds ml-1m/ml-1m.inter, .user and .item")
-    parser.add_argument("--seconds", type=float, required=True, help="timed seconds")
+    parser.add_argument("--data", required=True, help="folder of the atomic files: ml-1m/, and sequences/ for sasrec")
+    parser.add_argument("--seconds", type=float, required=True, help="timed seconds, of each thing timed")
+    parser.add_argument("--epoch", action="store_true", help="sasrec: time a whole epoch in their place")
     parser.add_argument("--warm-up", type=int, default=5, help="batches before the clock starts")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--dim", type=int, required=True)
-    parser.add_argument("--mlp", type=int, nargs="+", required=True)
-    parser.add_argument("--history", type=int, required=True, help="items, for DIN")
+    parser.add_argument("--history", type=int, required=True, help="items, for DIN and SASRec")
+    parser.add_argument("--mlp", type=int, nargs="+", help="all but SASRec")
+    for name in ("blocks", "heads", "inner"):
+        parser.add_argument(f"--{name}", type=int, help="SASRec")
     options = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole's Config reads the command line too
     print(json.dumps(measure(options)))

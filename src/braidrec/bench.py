@@ -12,29 +12,38 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from braidrec.config import RunRequest, resolve
+from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.history import RecentHistory
 from braidrec.data.planted import PlantedConfig, planted_world
+from braidrec.data.splits_config import SplitConfig
 from braidrec.errors import ConfigError, suggest
 from braidrec.memory import keep_freed_pages
 from braidrec.ranking.build import build_ranker, item_fields_of, table_layout
+from braidrec.ranking.config import RankingConfig
 from braidrec.ranking.methods.disco import DisCo
 from braidrec.ranking.ranker import ESTIMATORS, Ranker
 from braidrec.training.contracts import Hardware, OptimiserGroup, Phase, StopRule
 from braidrec.training.loop import train
+from braidrec.training.optimisers import build
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from braidrec.sequential.config import SequentialConfig
+
 BATCH = 2048
+SEQUENCE_WIDTH = 128  # of PAD and its backbone, whatever the preset has
+CANDIDATES = 10_000  # items scored for one user
+CATALOGUE, USERS, RANKED = 1_000_000, 100_000, 504  # of a full ranking: items, users, and users that are really ranked
 _SEMANTIC_WIDTH = 384
+Line = tuple[str, str, str, str]  # what, measured, against, ratio
 
 # model settings by the name a benchmark uses; the textbook forms stand beside other libraries' models
 MODELS: Mapping[str, tuple[str, str | None, str, Mapping[str, Any]]] = {
@@ -75,24 +84,35 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
         if part not in PARTS:
             raise ConfigError(f"bench --parts: unknown part '{part}'{suggest(part, PARTS)}")
     keep_freed_pages()
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[Line] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = (
-            prepared
-            or Dataset.prepare(
-                planted_world(PlantedConfig(interactions=400_000, users=6000, items=4000)).tables,
-                Path(folder) / "planted",
-                PrepareSettings(),
-            ).path
-        )
+        worlds: dict[str, Path] = {}
         for part in chosen:
-            rows += PARTS[part](path, seconds)
+            name = part if part in _WORLDS else ""
+            if prepared is None and name not in worlds:
+                worlds[name] = _planted(name, Path(folder) / f"planted{name}")
+            rows += PARTS[part](prepared or worlds[name], seconds)
     name = Dataset.open(prepared, verify=False).name if prepared else "planted world"
     title = f"{name}; torch {torch.__version__}, {torch.get_num_threads()} threads"
     return plain_table(title, ("what", "measured", "against", "ratio"), rows)
 
 
-def _memory(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
+# The planted worlds of the parts; the one for sequences has the sizes of Amazon's Prime Pantry.
+_WORLDS: Mapping[str, tuple[PlantedConfig, PrepareSettings]] = {
+    "": (PlantedConfig(interactions=400_000, users=6000, items=4000), PrepareSettings()),
+    "sequential": (
+        PlantedConfig(interactions=115_004, users=12_871, items=8_347, cold_fraction=0.1),
+        PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1)),
+    ),
+}
+
+
+def _planted(name: str, path: Path) -> Path:
+    config, settings = _WORLDS[name]
+    return Dataset.prepare(planted_world(config).tables, path, settings).path
+
+
+def _memory(prepared: Path, seconds: float) -> list[Line]:
     """A gather with its backward pass, in a process with freed pages kept and in one without."""
     timed = {keep: float(_child("gather", *(["--keep"] if keep else []))["milliseconds"]) for keep in (False, True)}
     rate = _copy_rate()
@@ -107,7 +127,7 @@ def _memory(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _data(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
+def _data(prepared: Path, seconds: float) -> list[Line]:
     dataset = Dataset.open(prepared)
     batches = _batches(dataset)
     for _ in batches:
@@ -136,7 +156,7 @@ def _data(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _training(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
+def _training(prepared: Path, seconds: float) -> list[Line]:
     """Each enhanced model against its own plain form, and the loop against a bare one; both sides step in turn."""
     dataset = Dataset.open(prepared)
     rows = []
@@ -179,7 +199,7 @@ def _training(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]
     return rows
 
 
-def _knowledge(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
+def _knowledge(prepared: Path, seconds: float) -> list[Line]:
     from braidrec.knowledge.speed import measure
 
     found = measure()
@@ -193,7 +213,7 @@ def _knowledge(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]
     ]
 
 
-def _tables(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
+def _tables(prepared: Path, seconds: float) -> list[Line]:
     from braidrec.training.optimisers import CROSSOVER_ROWS, measure_crossover
 
     found = measure_crossover(32, 16_384, seconds=min(seconds, 1.0))
@@ -207,12 +227,69 @@ def _tables(prepared: Path, seconds: float) -> list[tuple[str, str, str, str]]:
     ]
 
 
-PARTS: Mapping[str, Callable[[Path, float], list[tuple[str, str, str, str]]]] = {
+def _sequential(prepared: Path, seconds: float) -> list[Line]:
+    """PAD beside its plain backbone, training and scoring; the data path; a ranking of a large catalogue."""
+    dataset = Dataset.open(prepared)
+    rows: list[Line] = []
+    steps = {}
+    for loss in ("full_ce", "bce"):
+        plain, pad = (_last_phase(dataset, enhance, loss) for enhance in (None, "pad"))
+        steps[loss], second = _alternate([phase_step(plain), phase_step(pad)], seconds)
+        rows.append(
+            (
+                f"PAD's third phase, {loss}: training step",
+                f"{second * 1e3:.1f} ms",
+                f"{steps[loss] * 1e3:.1f} ms SASRec (mark 3.5x)",
+                f"{second / steps[loss]:.2f}x",
+            )
+        )
+    each = _seconds_per_batch(plain.batches, seconds)
+    rows.append(
+        (
+            "sequence batches of 128 windows",
+            f"{1 / each:,.0f} batches/s",
+            f"{steps['full_ce'] * 1e3:.1f} ms SASRec's step (mark 0.050x)",
+            f"{each / steps['full_ce']:.4f}x",
+        )
+    )
+    return rows + _one_user(seconds) + _full_ranking()
+
+
+def _one_user(seconds: float) -> list[Line]:
+    calls = [call for enhance in (None, "pad") for call in _scoring(_exported(enhance, CANDIDATES, dim=SEQUENCE_WIDTH))]
+    plain, plain_encoder, pad, pad_encoder = _alternate(calls, seconds / 2)
+    shares = f"encoders {pad_encoder / pad:.0%} and {plain_encoder / plain:.0%} of it"
+    return [
+        (
+            f"PAD: one user, {CANDIDATES:,} items scored",
+            f"{pad * 1e3:.2f} ms",
+            f"{plain * 1e3:.2f} ms SASRec (mark 3x; {shares})",
+            f"{pad / plain:.2f}x",
+        )
+    ]
+
+
+def _full_ranking() -> list[Line]:
+    found = _child("full-ranking", "--items", str(CATALOGUE), "--users", str(RANKED))
+    minutes, limit = (found[name] / RANKED * USERS / 60 for name in ("seconds", "product_seconds"))
+    return [
+        (
+            f"full ranking, {USERS:,} users, {CATALOGUE:,} items of width 64",
+            f"{minutes:.1f} min, from {RANKED:,} users",
+            f"{limit:.1f} min, the matrix product alone",
+            f"{minutes / limit:.2f}x",
+        ),
+        ("  its peak memory", f"{found['peak_mb'] / 1e3:.2f} GB", "mark 2 GB", f"{found['peak_mb'] / 2e3:.2f}x"),
+    ]
+
+
+PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "memory": _memory,
     "data": _data,
     "training": _training,
     "knowledge": _knowledge,
     "tables": _tables,
+    "sequential": _sequential,
 }
 
 
@@ -224,6 +301,7 @@ def _ranker(name: str, dataset: Dataset) -> tuple[Ranker, Dataset]:
         {"data": "-", "backbone": backbone, "enhance": enhance, "preset": preset, "model": dict(changes)}
     )
     config = resolve(request, "bench").model
+    assert isinstance(config, RankingConfig)
     torch.manual_seed(0)
     vectors = torch.randn(dataset.num_items + 1, _SEMANTIC_WIDTH) if enhance else None
     return build_ranker(config, table_layout(dataset), item_fields_of(dataset), knowledge=vectors), dataset
@@ -272,6 +350,105 @@ def _inference_step(model: Ranker, dataset: Dataset) -> Callable[[], None]:
             model(batch)
 
     return step
+
+
+def phase_step(phase: Phase) -> Callable[[], Any]:
+    """A training step of a phase without any loop around it, on the next batch, which it returns.
+
+    Main groups only: what steps on a loss of its own stands still.
+    """
+    model: Any = phase.module.train()
+    optimisers = [each for group in phase.groups if group.is_main for each in build(group, [])]
+    stream = iter(phase.batches)
+
+    def step() -> Any:
+        nonlocal stream
+        batch = next(stream, None)
+        if batch is None:
+            stream = iter(phase.batches)
+            batch = next(stream)
+        losses = model.step(batch).losses()
+        torch.stack([phase.weights[name] * loss for name, loss in losses.items()]).sum().backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        return batch
+
+    return step
+
+
+def _sequence_model(enhance: str | None, **changes: Any) -> tuple[RunConfig, SequentialConfig]:
+    from braidrec.sequential.config import SequentialConfig
+
+    request = {"data": "-", "backbone": "sasrec", "enhance": enhance, "preset": "ours", "model": changes}
+    config = resolve(RunRequest.model_validate(request), "bench")
+    assert isinstance(config.model, SequentialConfig)
+    torch.manual_seed(0)
+    return config, config.model
+
+
+def _last_phase(dataset: Dataset, enhance: str | None, loss: str) -> Phase:
+    """The phase whose model is kept, on freshly drawn weights and made-up text vectors."""
+    from braidrec.runs.next_item import phases
+    from braidrec.sequential.build import build_stages, make_parts
+
+    config, settings = _sequence_model(enhance, dim=SEQUENCE_WIDTH, loss=loss)
+    vectors = torch.randn(dataset.num_items + 1, _SEMANTIC_WIDTH) if enhance else None
+    return phases(config, build_stages(settings, make_parts(settings, dataset, vectors)), dataset)[-1]
+
+
+def _exported(enhance: str | None, items: int, **changes: Any) -> torch.nn.Module:
+    """A model of a made-up catalogue, as a run keeps it."""
+    from braidrec.sequential.build import build_model, make_encoder
+    from braidrec.sequential.parts import Parts
+
+    _, settings = _sequence_model(enhance, **changes)
+    bucket = torch.arange(items + 1) % settings.buckets + 1
+    bucket[0] = 0
+    parts = Parts(
+        dim=settings.dim,
+        num_items=items,
+        bucket=bucket,
+        num_buckets=settings.buckets,
+        untrained=torch.zeros(items + 1, dtype=torch.bool),
+        rare=torch.arange(1, items + 1),
+        make_encoder=lambda: make_encoder(settings),
+        loss=settings.loss,
+        knowledge=torch.randn(items + 1, _SEMANTIC_WIDTH) if enhance else None,
+    )
+    model: Any = build_model(settings, parts).eval()
+    model.export()
+    return cast(torch.nn.Module, model)
+
+
+def _scoring(model: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Scoring the catalogue for one user with 20 items, and the encoder's part of it."""
+    from braidrec.runs.next_item import score_histories
+
+    with torch.no_grad():
+        catalogue = model.catalogue()
+    items = torch.randint(1, CANDIDATES + 1, (1, 20))
+
+    def whole() -> None:
+        with torch.no_grad():
+            score_histories(model, catalogue, items)
+
+    def encoder() -> None:
+        with torch.no_grad():
+            model.states(items, items > 0)
+
+    return whole, encoder
+
+
+def _seconds_per_batch(batches: Any, seconds: float) -> float:
+    for _ in batches:
+        break
+    begun, count = time.perf_counter(), 0
+    while True:
+        for _ in batches:
+            count += 1
+            if (spent := time.perf_counter() - begun) > seconds:
+                return spent / count
 
 
 def _alternate(steps: Sequence[Callable[[], None]], seconds: float) -> list[float]:
@@ -355,22 +532,61 @@ def _gather_milliseconds(keep: bool) -> float:
     return statistics.median(_timed(once) for _ in range(20)) * 1e3
 
 
+def _rank_slice(items: int, users: int) -> dict[str, float]:
+    """Some users of a full ranking, as `evaluate` makes it: a SASRec of width 64 with 20 items each, ranks and the ten best.
+
+    peak_mb: of this process until then    product_seconds: the products of all states and items alone, into one buffer
+    """
+    from braidrec.evaluation.retrieval import BUDGET_BYTES, RetrievalRows, rank_targets
+    from braidrec.runs.next_item import HistoryScorer
+
+    model, rng = _exported(None, items, dim=64), np.random.default_rng(0)
+    past, first = rng.integers(1, items + 1, 20 * users, dtype=np.int32), 20 * np.arange(users)
+    targets = rng.integers(1, items + 1, users, dtype=np.int32)
+    rows = RetrievalRows(np.arange(users, dtype=np.int32), targets, past, first, first + 20, items)
+    scorer = HistoryScorer(model, rows, 20)
+    begun = time.perf_counter()
+    rank_targets(scorer, rows)
+    seconds = time.perf_counter() - begun
+    peak = _peak_mb()
+    del model, scorer
+    block = max(1, min(users, BUDGET_BYTES // (5 * items)))
+    states, table, buffer = torch.randn(block, 64), torch.randn(items, 64), torch.empty(block, items)
+    product = statistics.median(_timed(lambda: torch.mm(states, table.T, out=buffer)) for _ in range(3))
+    return {"seconds": seconds, "peak_mb": peak, "product_seconds": product * users / block}
+
+
+def _peak_mb() -> float:
+    """Largest resident memory of this process, in 10^6 bytes.
+
+    Not getrusage's: that starts from the largest size of the process that started this one.
+    """
+    if (status := Path("/proc/self/status")).is_file():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
 def main() -> None:
     """Measurements for other processes: one JSON line on stdout."""
     parser = argparse.ArgumentParser(prog="python -m braidrec.bench")
-    parser.add_argument("what", choices=("training-speed", "first-batch", "gather"))
+    parser.add_argument("what", choices=("training-speed", "first-batch", "gather", "full-ranking"))
     parser.add_argument("--model", default="deepfm", choices=sorted(MODELS))
     parser.add_argument("--prepared", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--items", type=int, default=CATALOGUE)
+    parser.add_argument("--users", type=int, default=RANKED)
     parser.add_argument("--begun", type=float, default=0.0)
     given = parser.parse_args()
     if given.what == "gather":
         print(json.dumps({"milliseconds": _gather_milliseconds(given.keep)}))
     elif given.what == "first-batch":
         next(iter(_batches(Dataset.open(given.prepared))))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": time.time() - given.begun, "peak_mb": peak}))
+        print(json.dumps({"seconds": time.time() - given.begun, "peak_mb": _peak_mb()}))
+    elif given.what == "full-ranking":
+        print(json.dumps(_rank_slice(given.items, given.users)))
     else:
         print(
             json.dumps({"model": given.model, "samples_per_second": training_speed(given.model, given.prepared, given.seconds)})

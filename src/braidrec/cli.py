@@ -180,11 +180,15 @@ def fit(
     file: Annotated[Path | None, typer.Argument(help="A run file (TOML); settings can also be given as options.")] = None,
     dataset: Annotated[Path | None, typer.Option("--data", help="A prepared data set.")] = None,
     base: Annotated[Path | None, typer.Option("--knowledge", help="A knowledge base folder.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="deepfm | dcn | din")] = None,
-    enhance: Annotated[str | None, typer.Option(help="disco")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="To rank: deepfm | dcn | din; for the next item: sasrec | gru4rec | caser.")
+    ] = None,
+    enhance: Annotated[
+        str | None, typer.Option(help="To rank: disco; for the next item: pad | smem | hybrid | morec | ctrl | make | disco.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="ours | paper | authors | textbook")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    negatives: Annotated[int | None, typer.Option(help="Negatives per positive, for logs of positives only.")] = None,
+    negatives: Annotated[int | None, typer.Option(help="To rank logs of positives only: negatives per positive.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as model.dim=64; may be repeated.")
     ] = None,
@@ -214,10 +218,10 @@ def fit(
 
     name = "-".join(filter(None, (request.backbone, request.enhance, request.preset, f"s{request.seed}")))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
-    best = run.record["best"]
+    best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
     _print(
-        f"{run.title}: best validation AUC {best['metrics']['auc']:.4f} at step {best['step']:,}; "
-        f"{run.record['training']['samples_per_second']:,.0f} samples/s, tables {run.record['choices']['tables']}\n"
+        f"{run.title}: best validation {run.headline} at step {best['step']:,}; "
+        f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
 
@@ -228,7 +232,7 @@ def evaluate(
     part: Annotated[str, typer.Option(help="test | valid")] = "test",
     baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
 ) -> None:
-    """AUC and log loss, by slice, beside simple baselines."""
+    """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
     _print(evaluation_table([path], part, baselines=baselines))
@@ -275,15 +279,54 @@ def recommend(
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
     found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
     title = f"for user {user}" if user is not None else f"for somebody new who liked {items}"
-    _print(
-        _table(
-            title,
-            ("#", "item", "title", "p(positive)"),
-            [(at, f.item, f.title, f"{f.probability:.3f}") for at, f in enumerate(found, 1)],
-        )
-    )
-    if user is None:
-        _print("a new user has no id row: the unknown rows stand in, and each liked item counts with the highest rating")
+    scale = "p(positive)" if run.scores_are_probabilities else "score"
+    listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
+    _print(_table(title, ("#", "item", "title", scale), listed))
+    for note in run.notes(new_user=user is None):
+        _print(note)
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[
+        str | None, typer.Argument(help="A table or figure, such as pad/table2; left out, all of them are listed.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--data", help="The data set, where there are several.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="1 to so many for every row but ablations; left out, each row has its own.")
+    ] = None,
+    prepared: Annotated[Path, typer.Option(help="Folder of prepared data sets; what is missing is made.")] = Path("prepared"),
+    base: Annotated[Path, typer.Option("--knowledge", help="Folder of knowledge bases; what is missing is made.")] = Path(
+        "knowledge"
+    ),
+    runs: Annotated[Path, typer.Option(help="Folder of run directories.")] = Path("runs/reproduce"),
+    results: Annotated[Path, typer.Option(help="Folder of finished cells and tables.")] = Path("results"),
+    minutes: Annotated[float | None, typer.Option(help="Start no cell after so many.")] = None,
+    only: Annotated[str | None, typer.Option(help="Make these rows alone: names by commas, * for any letters.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="One more row with text by this encoder, as in 'knowledge build' (pad/rq6).")
+    ] = None,
+) -> None:
+    """Print a paper's table or figure with measured numbers; only the cells that are missing are trained."""
+    from braidrec.experiments import reproduce as tables
+
+    if experiment is None:
+        _print(tables.listing(results))
+        return
+    for part in tables.reproduce(
+        experiment,
+        dataset,
+        seeds,
+        prepared=prepared,
+        knowledge=base,
+        runs=runs,
+        results=results,
+        minutes=minutes,
+        only=only,
+        encoder=encoder,
+        confirm=typer.confirm,
+    ):
+        _print(part)
 
 
 @app.command()

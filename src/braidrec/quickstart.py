@@ -1,4 +1,4 @@
-"""The five-minute tour: data, knowledge base, a plain and an enhanced model, their test numbers side by side."""
+"""The five-minute tour: data, knowledge base, plain and enhanced models, their test numbers side by side."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ PUBLIC_NAME = "ml-latest-small"
 # Small logs: small batches, and id rows hidden more often, so that the model learns to read where it has no id to go by.
 _MODEL = {"unknown_rate": 0.05}
 _TRAINING = {"batch_size": 512, "lr": 1e-3, "average_epochs": 1.0, "max_epochs": 10, "patience": 5}
+_SEQUENCE = {"dim": 64, "windows": "all"}  # few users with long histories: every target counts, not just the latest
+_SEQUENCE_TRAINING = {"max_epochs": 6, "patience": 2}
 _WORLD = PlantedConfig(users=200, items=800, interactions=40_000, text_strength=2.5)
 
 
@@ -26,28 +28,42 @@ def run(out: Path, *, planted: bool = False, show: Callable[[Any], None] = print
     from braidrec.runs.tables import comparison_tables, dataset_tables
 
     tables, why = _tables(planted)
-    show(f"[1/4] data: {tables.name} ({why})")
+    show(f"[1/5] data: {tables.name} ({why})")
     path = out / tables.name
     dataset = Dataset.open(path) if path.exists() else Dataset.prepare(tables, path, PrepareSettings())
     show(dataset_tables(dataset)[0])
 
-    show("[2/4] knowledge base: every item's text to a vector")
+    show("[2/5] knowledge base: every item's text to a vector")
     base = out / f"{tables.name}-knowledge"
     show(build(path, base, "offline"))
 
-    show("[3/4] a plain DIN, and the same DIN with DisCo")
+    show("[3/5] a plain DIN, and the same DIN with DisCo")
     plain = fit(dataset, path=out / f"{tables.name}-din", model=_MODEL, training=_TRAINING)
     enhanced = fit(
         dataset, path=out / f"{tables.name}-din-disco", enhance="disco", knowledge=base, model=_MODEL, training=_TRAINING
     )
 
-    show("[4/4] test numbers: all rows, seen and unseen users, warm and cold items")
+    show("[4/5] test numbers: all rows, seen and unseen users, warm and cold items")
     for table in comparison_tables([plain.path, enhanced.path]):
+        show(table)
+
+    show("[5/5] what comes next: a plain SASRec, and the same with PAD, ranked over the whole catalogue")
+    sequence = fit(dataset, path=out / f"{tables.name}-sasrec", backbone="sasrec", model=_SEQUENCE, training=_SEQUENCE_TRAINING)
+    padded = fit(
+        dataset,
+        path=out / f"{tables.name}-sasrec-pad",
+        backbone="sasrec",
+        enhance="pad",
+        knowledge=base,
+        model={**_SEQUENCE, "start_from": {"pretrain": str(sequence.path)}},
+        training=_SEQUENCE_TRAINING,
+    )
+    for table in comparison_tables([sequence.path, padded.path]):
         show(table)
     someone = dataset.user_ids[0]
     show(
         "next:\n"
-        f"  braidrec recommend {enhanced.path} --user {someone} -k 5\n"
+        f"  braidrec recommend {padded.path} --user {someone} -k 5\n"
         f"  braidrec knowledge nearest {base} --text 'a story about space'\n"
         f"  braidrec fit --data {path} --knowledge {base} --backbone deepfm --enhance disco"
     )

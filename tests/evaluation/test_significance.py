@@ -9,7 +9,7 @@ from scipy import stats
 from braidrec.errors import DataError
 from braidrec.evaluation import bootstrap
 from braidrec.evaluation.metrics import auc, log_loss
-from braidrec.evaluation.significance import holm, paired_test
+from braidrec.evaluation.significance import holm, paired_rank_test, paired_test
 
 
 def world(
@@ -133,3 +133,73 @@ def test_holm_by_hand() -> None:
 def test_holm_refuses_what_is_no_p(bad: float) -> None:
     with pytest.raises(DataError, match=r"accepted: a list of numbers in \[0, 1\]"):
         holm([0.5, bad])
+
+
+def ranked(seed: int, better: float = 0.0, seeds: int = 2, users: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users of 1 to 3 rows, and the ranks of two models that find the same rows hard; a brings a share ``better`` to rank 1."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), rng.integers(1, 4, users))
+    hard = rng.random(len(user)) < 0.6
+
+    def ranks() -> np.ndarray:
+        return np.where(hard, rng.integers(1, 200, (seeds, len(user))), rng.integers(1, 20, (seeds, len(user))))
+
+    a, b = ranks(), ranks()
+    return user, np.where(rng.random(a.shape) < better, 1, a), b
+
+
+@pytest.mark.parametrize("metric", ["hr", "ndcg", "mrr"])
+def test_a_planted_difference_of_ranks_is_found(metric: str) -> None:
+    user, a, b = ranked(0, better=0.2, seeds=3)
+    result = paired_rank_test(user, a, b, metric=metric, resamples=2_000)
+    value = {"hr": lambda r: 1.0, "ndcg": lambda r: 1 / np.log2(r + 1), "mrr": lambda r: 1 / r}[metric]
+    expected = [
+        np.mean([value(x) * (x <= 10) for x in left]) - np.mean([value(x) * (x <= 10) for x in right])
+        for left, right in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(result.per_seed, expected, atol=1e-12)
+    assert result.difference == pytest.approx(np.mean(expected), abs=1e-12)
+    assert result.low > 0
+    assert result.low < result.difference < result.high
+    assert result.p_value == pytest.approx(2 / 2_001)
+    assert (result.metric, result.resamples, result.clusters, result.users) == (f"{metric}@10", 2_000, 400, 400)
+    back = paired_rank_test(user, b, a, metric=metric, resamples=2_000)
+    assert back.difference == -result.difference
+    assert back.p_value == result.p_value
+
+
+def test_the_interval_of_a_rank_difference_is_as_wide_as_theory_says() -> None:
+    # one row per user, so the gaps are independent: width 2 * 1.96 * sd / sqrt(N), the rows' mean over seeds being one gap
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(1, 40, (2, 3, 2_000))
+    result = paired_rank_test(np.arange(2_000), a, b, metric="hr", resamples=2_000)
+    gap = ((a <= 10).astype(float) - (b <= 10)).mean(axis=0)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * gap.std() / np.sqrt(2_000), rel=0.08)
+
+
+def test_p_of_ranks_is_roughly_uniform_where_nothing_differs() -> None:
+    p_values = []
+    for seed in range(300):
+        user, a, b = ranked(seed, users=150)
+        p_values.append(paired_rank_test(user, a, b, resamples=199, seed=seed).p_value)
+    assert stats.kstest(p_values, "uniform").statistic < 0.1
+    assert 0.02 <= np.mean(np.array(p_values) <= 0.05) <= 0.1
+
+
+def test_ranks_beyond_k_do_not_matter() -> None:
+    user, a, b = ranked(1)
+    far = np.where(a > 5, a + 1_000, a)
+    assert paired_rank_test(user, a, b, k=5, resamples=200) == paired_rank_test(user, far, b, k=5, resamples=200)
+    assert paired_rank_test(user, a, far, k=5, resamples=200).p_value == 1
+
+
+def test_bad_ranks_are_refused() -> None:
+    user, a, b = ranked(2)
+    with pytest.raises(DataError, match=r"accepted: \(S, N\) for both models"):
+        paired_rank_test(user, a, b[:1])
+    with pytest.raises(DataError, match=r"accepted: \(S, N\) for both models"):
+        paired_rank_test(user, a[0], b[0])
+    with pytest.raises(DataError, match="the least 0; accepted: whole numbers from 1"):
+        paired_rank_test(user, a - 1, b - 1)
+    with pytest.raises(DataError, match="users has shape"):
+        paired_rank_test(user[1:], a, b)

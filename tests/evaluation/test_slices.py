@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braidrec.errors import DataError
-from braidrec.evaluation.slices import ranking_slices
+from braidrec.evaluation.slices import ranking_slices, retrieval_slices
 
 
 def rows(*values: int) -> np.ndarray:
@@ -58,3 +58,32 @@ def test_bad_columns_are_refused() -> None:
         ranking_slices(rows(1), rows(1), rows(1), rows(0), 3)
     with pytest.raises(DataError, match=r"train rows: users have shape \(2,\), items \(1,\)"):
         ranking_slices(rows(1), rows(1), rows(1, 2), rows(1), 3)
+
+
+def test_retrieval_slices_by_hand() -> None:
+    # items 1..6 with 51, 50, 7, 6, 1, 0 training events, two to a bucket
+    counts, bucket = rows(0, 51, 50, 7, 6, 1, 0), rows(0, 1, 1, 2, 2, 3, 3)
+    slices = retrieval_slices(rows(6, 5, 4, 3, 2, 1, 1), counts, bucket)
+    expected = {
+        "all": [1, 1, 1, 1, 1, 1, 1],
+        "warm": [0, 0, 0, 0, 0, 1, 1],
+        "median": [0, 0, 0, 1, 1, 0, 0],
+        "cold": [1, 1, 1, 0, 0, 0, 0],
+        "unseen": [1, 0, 0, 0, 0, 0, 0],
+        "bucket_1": [0, 0, 0, 0, 1, 1, 1],
+        "bucket_2": [0, 0, 1, 1, 0, 0, 0],
+        "bucket_3": [1, 1, 0, 0, 0, 0, 0],
+    }
+    assert list(slices.masks) == list(expected)
+    for name, mask in slices.masks.items():
+        assert mask.tolist() == [bool(value) for value in expected[name]], name
+    assert list(retrieval_slices(rows(1), counts).masks) == ["all", "warm", "median", "cold", "unseen"]
+
+
+def test_bad_retrieval_columns_are_refused() -> None:
+    with pytest.raises(DataError, match=r"row 1 has item 3; accepted: 1\.\.2"):
+        retrieval_slices(rows(1, 3), rows(0, 5, 5))
+    with pytest.raises(DataError, match=r"row 0 has item 0"):
+        retrieval_slices(rows(0), rows(0, 5, 5))
+    with pytest.raises(DataError, match=r"bucket has shape \(2,\), train_counts \(3,\)"):
+        retrieval_slices(rows(1), rows(0, 5, 5), rows(0, 1))

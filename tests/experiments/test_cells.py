@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import toy_tables
 
 import small_runs
 from braidrec.data.dataset import Dataset
-from braidrec.errors import RunError
+from braidrec.errors import ConfigError, RunError
 from braidrec.experiments import cells, disco
-from braidrec.experiments.cells import Row, Workshop, command, make_cell, summary
-from braidrec.files import read_json
+from braidrec.experiments.cells import Row, Workshop, command, make_cell, paired_tests, summary, train_row
+from braidrec.files import read_json, write_json
 
 PLAIN = Row("din", "planted", "din", model=small_runs.MODEL, training=small_runs.TRAINING, seeds=(1, 2), published=(0.8, 0.5))
 DISCO = replace(PLAIN, name="din-disco", enhance="disco", against="din")
@@ -79,6 +83,205 @@ def test_the_command_of_a_cell_says_all_that_was_set() -> None:
     )
     assert "--knowledge" in command(Row("x", "ml-1m", "din", preset="authors"), 1)
     assert "--knowledge" not in command(Row("x", "ml-1m", "din", preset="authors", model={"history": {"kind": "recent"}}), 1)
+
+
+def test_tests_outlive_the_runs_they_were_made_from(shop: Workshop) -> None:
+    for row in (PLAIN, DISCO):
+        make_cell(row, 1, shop)
+    rows = [replace(PLAIN, seeds=(1,)), replace(DISCO, seeds=(1,))]
+    before = json.loads(json.dumps(summary(rows, shop)))
+    gone = replace(shop, runs=shop.runs / "moved")
+    assert summary(rows, gone, earlier=[{"rows": []}, before])["rows"] == before["rows"]
+    assert "against" not in summary([replace(DISCO, seeds=(1,), against=None)], gone, earlier=[before])["rows"][0]
+
+    file = shop.cell_path(PLAIN, 1)  # the reference is made again, with another result: the test is no longer of these cells
+    cell = read_json(file, RunError)
+    cell["test"]["all"][1] += 1e-9
+    write_json(file, cell)
+    assert "against" not in summary(rows, gone, earlier=[before])["rows"][1]
+    assert "against" in summary(rows, shop, earlier=[before])["rows"][1]
+
+
+def test_the_committed_table_is_what_its_cells_and_its_own_tests_say(tmp_path: Path) -> None:
+    results = Path(__file__).parents[2] / "results"
+    committed = read_json(results / "disco-ml-1m.json", RunError)
+    nowhere = {row.data: tmp_path / "none" for row in disco.all_rows()}
+    shop = Workshop(nowhere, nowhere, tmp_path / "none", results / "disco-ml-1m")
+    found = json.loads(json.dumps(summary(disco.all_rows(), shop, earlier=[committed])))
+    assert found["rows"] == committed["rows"]
+    assert found["not_run"] == committed["not_run"]
+
+
+# -- next items -------------------------------------------------------------------------------------------------------------
+
+
+def small(name: str, **changes: Any) -> Row:
+    return replace(toy_tables.pool()[name], **{"seeds": (1,), **changes})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """SASRec and PAD, a seed each, and Markov."""
+    shop = toy_tables.shop(tmp_path_factory.mktemp("made"))
+    for name, seed in (("sasrec", 1), ("sasrec-pad", 1), ("markov", 0)):
+        assert make_cell(small(name), seed, shop)
+    return shop
+
+
+def copy_of(shop: Workshop, path: Path) -> Workshop:
+    """The same cells and runs where a test may change them."""
+    shutil.copytree(shop.results, path / "results")
+    shutil.copytree(shop.runs, path / "runs")
+    return replace(shop, runs=path / "runs", results=path / "results")
+
+
+def test_a_cell_of_a_next_item_model_has_phases_slices_and_the_gate(made: Workshop) -> None:
+    dataset = toy_tables.sequences()
+    cell = read_json(made.cell_path(small("sasrec-pad"), 1), RunError)
+    assert [phase["name"] for phase in cell["phases"]] == ["pretrain", "align", "experts"]
+    assert cell["best"] == cell["phases"][-1]["best"]
+    assert cell["knowledge"] == "tfidf"
+    assert cell["commit"]
+    assert {"warm", "median", "cold", "unseen", "bucket_1", "bucket_10"} <= cell["test"].keys()
+    assert cell["test"]["all"]["rows"] == len(dataset.split["test"])
+    groups = [cell["test"][name] for name in ("warm", "median", "cold") if cell["test"][name]["rows"]]
+    for metric in ("hr@10", "ndcg@10", "mrr@10"):
+        mean = sum(group["rows"] * group[metric] for group in groups) / sum(group["rows"] for group in groups)
+        assert cell["test"]["all"][metric] == pytest.approx(mean)
+    assert 0 < cell["coverage"] <= 1
+    assert cell["novelty"] > 0
+    assert 0 <= cell["masked"] < 1
+    assert cell["gate"]["experts"] == ["id", "aligned", "text"]
+    assert [sum(row) for row in cell["gate"]["shares"]] == pytest.approx([1] * 10)
+    assert "gate" not in read_json(made.cell_path(small("sasrec"), 1), RunError)
+
+
+def test_rankings_without_learning_are_rows_measured_at_once(made: Workshop) -> None:
+    row = small("markov")
+    cell = read_json(made.cell_path(row, 0), RunError)
+    assert cell["command"] is None
+    assert cell["best"] is None
+    assert cell["test"]["all"]["rows"] == 150
+    assert not made.run_path(row, 0).exists()
+    entry = summary([replace(row, seeds=(1, 2, 3))], made)["rows"][0]
+    assert entry["seeds"] == [0]
+    assert entry["test_hr@10"] == {"mean": cell["test"]["all"]["hr@10"], "sd": 0.0}
+    assert entry["valid_hr@10"] is None
+
+
+def test_a_row_is_tested_against_several_on_both_metrics_and_gains_over_one(made: Workshop) -> None:
+    rows = [small("sasrec", published={"hr@10": 2.0}), small("sasrec-pad", published={"hr@10": 3.0}), small("markov")]
+    found = summary(rows, made, reference={"sasrec-pad": "sasrec"})
+    plain, pad, markov = found["rows"]
+    assert [(test["row"], test["metric"], test["seeds"]) for test in paired_tests(pad)] == [
+        (row, metric, [1]) for row in ("sasrec", "markov") for metric in ("hr@10", "ndcg@10")
+    ]
+    for test in paired_tests(pad):
+        other = plain if test["row"] == "sasrec" else markov
+        gap = pad[f"test_{test['metric']}"]["mean"] - other[f"test_{test['metric']}"]["mean"]
+        assert test["difference"] == pytest.approx(gap)
+        assert test["p_holm"] >= test["p_value"]
+    assert "against" not in plain
+    assert pad["gain"]["over"] == "sasrec"
+    assert pad["gain"]["hr@10"]["published"] == pytest.approx(0.5)
+    assert pad["gain"]["ndcg@10"]["published"] is None
+    assert pad["gain"]["ndcg@10"]["measured"] == pytest.approx(pad["test_ndcg@10"]["mean"] / plain["test_ndcg@10"]["mean"] - 1)
+    assert found["not_run"] == []
+
+
+def test_gains_and_tests_are_over_the_seeds_that_both_rows_have(made: Workshop, tmp_path: Path) -> None:
+    shop = copy_of(made, tmp_path)
+    cell = read_json(shop.cell_path(small("sasrec"), 1), RunError)
+    cell["seed"] = 2
+    cell["test"]["all"]["hr@10"] *= 4
+    write_json(shop.cell_path(small("sasrec"), 2), cell)
+    over = {"sasrec-pad": "sasrec", "markov": "sasrec-pad"}
+    rows = [small("sasrec", seeds=(1, 2)), small("sasrec-pad"), small("markov")]
+    plain, pad, markov = summary(rows, shop, reference=over)["rows"]
+    first = plain["test_hr@10_by_seed"][0]
+    assert plain["test_hr@10"]["mean"] == pytest.approx(2.5 * first)
+    assert pad["gain"]["seeds"] == [1]
+    assert pad["gain"]["hr@10"]["measured"] == pytest.approx(pad["test_hr@10"]["mean"] / first - 1)
+    assert markov["gain"]["seeds"] == [1]
+    assert paired_tests(pad)[0]["seeds"] == [1]
+
+
+def test_tests_against_a_ranking_without_learning_outlive_the_runs_too(made: Workshop, tmp_path: Path) -> None:
+    rows = [small("sasrec"), small("sasrec-pad"), small("markov")]
+    before = json.loads(json.dumps(summary(rows, made)))
+    elsewhere = replace(made, runs=tmp_path, prepared={toy_tables.DATA: tmp_path})
+    assert summary(rows, elsewhere, earlier=[before])["rows"] == before["rows"]
+    assert paired_tests(summary(rows, elsewhere)["rows"][1]) == []
+
+
+def test_stages_come_from_another_row_s_run_of_the_same_seed(made: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = small("sasrec-pad-only-aligned")
+    assert row.starts == {"pretrain": "sasrec-pad", "align": "sasrec-pad"}
+    make_cell(row, 1, made)
+    cell = read_json(made.cell_path(row, 1), RunError)
+    assert [phase["name"] for phase in cell["phases"]] == ["experts"]
+    assert "--set model.start_from.align=RUNS/sasrec-pad-s1" in cell["command"]
+    run = train_row(row, 1, made)
+    assert dict(run.config.model.start_from) == dict.fromkeys(row.starts, str(made.run_path(small("sasrec-pad"), 1)))  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"starts its stage 'pretrain' from the row 'sasrek'.*did you mean 'sasrec'"):
+        make_cell(replace(row, name="x", starts={"pretrain": "sasrek"}), 1, made)
+
+
+def test_a_run_that_gives_a_stage_is_trained_again_where_only_its_cell_is_left(made: Workshop, tmp_path: Path) -> None:
+    shop = copy_of(made, tmp_path)
+    giver, row = small("sasrec-pad"), small("sasrec-pad-no-text")
+    held = shop.cell_path(giver, 1).read_text()
+    shutil.rmtree(shop.run_path(giver, 1))
+    make_cell(row, 1, shop)
+    assert shop.at_hand(giver, [1])
+    assert shop.cell_path(giver, 1).read_text() == held
+
+
+def test_a_killed_cell_leaves_no_file_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, row = toy_tables.shop(tmp_path), small("sasrec-smem", starts={})
+    real = SequentialEvaluation(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        make_cell(row, 1, shop)
+    assert not shop.cell_path(row, 1).exists()
+    assert (shop.run_path(row, 1) / "training").exists()
+    real.restore()
+    assert make_cell(row, 1, shop)
+    cell = read_json(shop.cell_path(row, 1), RunError)
+    whole = toy_tables.shop(tmp_path / "whole")
+    make_cell(row, 1, whole)
+    assert cell["test"] == read_json(whole.cell_path(row, 1), RunError)["test"]
+
+
+class SequentialEvaluation:
+    """Stops training, as Ctrl-C would, at the fourth validation: in the middle of phase 1."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        from braidrec.runs import next_item
+
+        self._monkeypatch, self._checks, ranked = monkeypatch, 0, next_item.rank_targets
+
+        def interrupted(*arguments: Any, **options: Any) -> Any:
+            self._checks += 1
+            if self._checks == 4:
+                raise KeyboardInterrupt
+            return ranked(*arguments, **options)
+
+        monkeypatch.setattr(next_item, "rank_targets", interrupted)
+
+    def restore(self) -> None:
+        self._monkeypatch.undo()
+
+
+def test_the_command_quotes_lists_and_names_the_runs_that_give_stages() -> None:
+    row = small("sasrec-pad-no-id", model={"enhance": {"experts": ("aligned", "text")}}, training={}, encoder="my/Own.toml")
+    assert command(row, 3) == (
+        "braidrec fit --data toy --backbone sasrec --preset ours --seed 3 --enhance pad --knowledge KNOWLEDGE-OWN "
+        """--set 'model.enhance.experts=["aligned", "text"]' """
+        "--set model.start_from.pretrain=RUNS/sasrec-pad-s3 --set model.start_from.align=RUNS/sasrec-pad-s3"
+    )
+
+
+# -- the module of DisCo's tables --------------------------------------------------------------------------------------------
 
 
 def test_the_rows_of_the_paper_s_tables_are_complete_and_can_be_resolved() -> None:

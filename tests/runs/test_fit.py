@@ -71,7 +71,7 @@ def test_same_settings_and_seed_give_the_same_bytes_and_another_seed_others(tmp_
 
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = copy_of(plain(), tmp_path / "run")
-    monkeypatch.setattr("braidrec.runs.fit.train", None)  # calling it would fail
+    monkeypatch.setattr("braidrec.runs.ranking.train", None)  # calling it would fail
     assert train(run.path, seed=1).record == run.record
 
 
@@ -166,7 +166,7 @@ def test_lazy_tables_train_like_dense_ones(tmp_path: Path) -> None:
 def test_lazy_tables_and_averaging_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"set average_epochs = 0, or tables = 'dense'"):
         train(tmp_path / "run", training={"tables": "lazy"})
-    monkeypatch.setattr("braidrec.runs.fit.choose_table_update", lambda rows, dim: "lazy")
+    monkeypatch.setattr("braidrec.runs.ranking.choose_table_update", lambda rows, dim: "lazy")
     run = train(tmp_path / "run", seed=1)
     assert run.record["choices"] == {"tables": "lazy", "table_rows": 277, "average_epochs": 0.0}
 
@@ -358,7 +358,7 @@ def test_loading_moves_no_random_number() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 2}', "{"])
+@pytest.mark.parametrize("content", ["[]", '{"format": 1}', "{"])
 def test_a_run_of_another_format_is_refused(content: str, tmp_path: Path) -> None:
     path = copy_of(plain(), tmp_path / "run").path
     (path / "run.json").write_text(content)

@@ -270,7 +270,7 @@ def test_context_bags_numbers_and_weights_end_to_end(backbone: str, enhance: str
 
 def test_weights_count_in_validation_evaluation_and_baselines(tmp_path: Path) -> None:
     from braidrec.evaluation.metrics import auc
-    from braidrec.runs.run import baseline_reports
+    from braidrec.runs.ranking import baseline_reports
     from braidrec.runs.scoring import part_labels, part_weights
 
     run = small_runs.train(tmp_path / "run", small_runs.rich(), training={"batch_size": 128})

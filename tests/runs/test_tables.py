@@ -11,7 +11,7 @@ from rich.console import Console
 import small_runs
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import read_json
-from braidrec.runs import run as run_module
+from braidrec.runs import ranking
 from braidrec.runs.tables import comparison_tables, dataset_tables, evaluation_table, plain_table, read_ids
 from small_runs import copy_of, disco, plain, train
 
@@ -27,13 +27,13 @@ def test_evaluation_shows_slices_and_baselines_and_scores_the_test_part_once(
 ) -> None:
     run = copy_of(disco(), tmp_path / "run")
     calls: list[str] = []
-    scored = run_module.score_with_progress
+    scored = ranking.score_with_progress
 
     def counted(*arguments: object) -> object:
         calls.append(str(arguments[3]))
         return scored(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run_module, "score_with_progress", counted)
+    monkeypatch.setattr(ranking, "score_with_progress", counted)
     text = printed(evaluation_table([run.path], "test", baselines=True))
     for word in (
         "all",

@@ -16,7 +16,7 @@ from toy_training import WEIGHTS, Toy, ToyBatch, ToyBatches, toy_phases
 
 from braidrec.errors import ConfigError, RunError, TrainingError
 from braidrec.training.checkpoint import Store
-from braidrec.training.contracts import CheckpointEvery, Hardware, OptimiserGroup, Phase, Step, StopRule
+from braidrec.training.contracts import CheckpointEvery, Hardware, OptimiserGroup, Phase, Start, Step, StopRule
 from braidrec.training.loop import train
 
 
@@ -202,7 +202,7 @@ def test_phases_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="each name once"):
         train([first, replace(second, name="pretrain")], tmp_path)
     with pytest.raises(ConfigError, match=r"no earlier phase \(did you mean 'pretrain'"):
-        train([first, replace(second, starts_from="pretrian")], tmp_path)
+        train([first, replace(second, starts_from=[Start("pretrian")])], tmp_path)
     with pytest.raises(ConfigError, match="one process on one device"):
         train([first], tmp_path, hardware=Hardware(devices=2))
 
@@ -241,12 +241,37 @@ def test_a_phase_starts_from_saved_weights(tmp_path: Path) -> None:
     fresh = toy_phases(sparse=False)[0]
     start: list[dict[str, Tensor]] = []
     fresh.module.hook = lambda event: start.append(weights(fresh.module)) if not start else None
-    train([replace(fresh, starts_from=path)], tmp_path / "second", show_progress=False)
+    train([replace(fresh, starts_from=[Start(path)])], tmp_path / "second", show_progress=False)
     assert not changed(start[0], first.module)
     wide = nn.Embedding(50, 4)
     other = Toy(wide, 0)
+    phase = replace(fresh, module=other, groups=other.groups(), starts_from=[Start(path)])
     with pytest.raises(RunError, match=r"'table.weight' has shape \(40, 4\), in the module \(50, 4\)"):
-        train([replace(fresh, module=other, groups=other.groups(), starts_from=path)], tmp_path / "third", show_progress=False)
+        train([phase], tmp_path / "third", show_progress=False)
+
+
+def test_a_phase_takes_over_tensors_under_other_names(tmp_path: Path) -> None:
+    """Only what is under a given prefix moves, and what is copied is separate storage."""
+
+    class Wrapped(Toy):
+        def __init__(self) -> None:
+            super().__init__(nn.Embedding(40, 4), 0)
+            self.copy = nn.Embedding(40, 4)
+
+    first, second = toy_phases(sparse=False)
+    wrapped = Wrapped()
+    before = wrapped.table.weight.detach().clone()
+    seen: list[dict[str, Tensor]] = []
+    wrapped.hook = lambda event: seen.append(weights(wrapped)) if not seen else None
+    start = Start("pretrain", {"table.": "copy."})
+    later = replace(second, module=wrapped, groups=wrapped.groups(), starts_from=[start])
+    train([first, later], tmp_path / "run", show_progress=False)
+    assert torch.equal(seen[0]["copy.weight"], first.module.table.weight)
+    assert torch.equal(seen[0]["table.weight"], before)
+    first, _ = toy_phases(sparse=False)
+    wrong = replace(later, batches=toy_phases()[1].batches, starts_from=[Start("pretrain", {"tabel.": "copy."})])
+    with pytest.raises(RunError, match=r"none is named 'tabel\....'"):
+        train([first, wrong], tmp_path / "wrong", show_progress=False)
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.training import checkpoint
-from braidrec.training.contracts import CheckpointEvery, OptimiserGroup, Phase, Step, StopRule, TrainingResult
+from braidrec.training.contracts import CheckpointEvery, OptimiserGroup, Phase, Start, Step, StopRule, TrainingResult
 from braidrec.training.loop import train
 
 ROWS, DIM = 40, 4
@@ -142,7 +142,7 @@ def toy_phases(hook: Callable[[str], None] = lambda event: None, epochs: int = 2
                 lambda module, batches=batches: module.validate(batches),
                 stop=StopRule(max_epochs=epochs, patience=20, checks_per_epoch=3),
                 clip_norm=1.0 if number else None,
-                starts_from="pretrain" if number else None,
+                starts_from=[Start("pretrain")] if number else [],
             )
         )
     return out

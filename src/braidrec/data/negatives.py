@@ -13,37 +13,34 @@ from braidrec.errors import DataError
 _ROUNDS = 32
 
 
-class NegativeSampler:
-    """Uniform over the catalogue rows 1..I less every item in the user's whole log.
+class UnmetItems:
+    """Uniform over the catalogue rows 1..I less the items that a user met.
 
-    Raises DataError, naming the user, when someone met every item.
+    user, item (N,): who met what.  Raises DataError, naming the user, when someone met every item.
     """
 
-    def __init__(self, log: InteractionLog, num_items: int, per_positive: int, seed: int):
-        self.per_positive = per_positive
-        self._num_items, self._seed = num_items, seed
-        self._user, self._item = log.user, log.item
-        self._met = np.unique(log.user.astype(np.int64) * (num_items + 1) + log.item)
+    def __init__(self, user: NDArray[np.int32], item: NDArray[np.int32], num_items: int, seed: int):
+        self._num_items, self.seed = num_items, seed
+        self._met = np.unique(user.astype(np.int64) * (num_items + 1) + item)
 
-    def draw(self, positions: Tensor, samples: Tensor, turn: Tensor, epoch: int) -> Tensor:
-        """(B,) int32 candidates: the event's own item where ``turn`` is 0, a drawn one elsewhere."""
-        user = self._user[positions.numpy()].astype(np.int64)
-        items = self._item[positions.numpy()].astype(np.int64)
-        pending = np.flatnonzero(turn.numpy() > 0)
+    def draw(self, user: NDArray[np.int64], number: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """One item for each of ``user`` (n,); ``number`` (n,) tells the draws of an epoch apart."""
+        items = np.zeros(len(user), np.int64)
+        pending = np.arange(len(user))
         for attempt in range(_ROUNDS):
             if not len(pending):
-                return torch.from_numpy(items.astype(np.int32))
-            mixed = _hash(samples.numpy()[pending].astype(np.uint64), self._seed, epoch, attempt)
+                return items
+            mixed = _hash(number[pending].astype(np.uint64), self.seed, epoch, attempt)
             items[pending] = 1 + (mixed % np.uint64(self._num_items)).astype(np.int64)
             keys = user[pending] * (self._num_items + 1) + items[pending]
             at = np.searchsorted(self._met, keys)
             met = self._met[np.minimum(at, len(self._met) - 1)] == keys
             pending = pending[met]
-        for at in pending:  # users who met nearly everything: draw from the list of what is left
-            left = self._unmet(int(user[at]))
-            mixed = _hash(samples.numpy()[at : at + 1].astype(np.uint64), self._seed, epoch, _ROUNDS)
-            items[at] = left[int(mixed[0]) % len(left)]
-        return torch.from_numpy(items.astype(np.int32))
+        for row in pending:  # users who met nearly everything: draw from the list of what is left
+            left = self._unmet(int(user[row]))
+            mixed = _hash(number[row : row + 1].astype(np.uint64), self.seed, epoch, _ROUNDS)
+            items[row] = left[int(mixed[0]) % len(left)]
+        return items
 
     def _unmet(self, user: int) -> NDArray[np.int64]:
         first = user * (self._num_items + 1)
@@ -55,6 +52,23 @@ class NegativeSampler:
                 "drop such users or bring a larger catalogue"
             )
         return left
+
+
+class NegativeSampler:
+    """``per_positive`` items that the user meets nowhere in the whole log, beside each positive event."""
+
+    def __init__(self, log: InteractionLog, num_items: int, per_positive: int, seed: int):
+        self.per_positive = per_positive
+        self._user, self._item = log.user, log.item
+        self._unmet = UnmetItems(log.user, log.item, num_items, seed)
+
+    def draw(self, positions: Tensor, samples: Tensor, turn: Tensor, epoch: int) -> Tensor:
+        """(B,) int32 candidates: the event's own item where ``turn`` is 0, a drawn one elsewhere."""
+        user = self._user[positions.numpy()].astype(np.int64)
+        items = self._item[positions.numpy()].astype(np.int64)
+        drawn = np.flatnonzero(turn.numpy() > 0)
+        items[drawn] = self._unmet.draw(user[drawn], samples.numpy()[drawn], epoch)
+        return torch.from_numpy(items.astype(np.int32))
 
 
 def _hash(values: NDArray[np.uint64], *salts: int) -> NDArray[np.uint64]:

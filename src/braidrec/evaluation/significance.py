@@ -1,8 +1,8 @@
 """Is one model better than another, beyond the luck of the users in the test set?
 
-The statistic is the difference of AUC (or log loss) on all rows, averaged over seeds.  Users are resampled with replacement,
-all of a user's rows together and the same draw for every seed and both models; the two-sided p inverts the percentile
-interval, with one added to both counts (Davison & Hinkley 1997, sec. 4.4), so it is never 0.
+The statistic is the difference of AUC, log loss or a metric of ranks on all rows, averaged over seeds.  Users are resampled
+with replacement, all of a user's rows together and the same draw for every seed and both models; the two-sided p inverts the
+percentile interval, with one added to both counts (Davison & Hinkley 1997, sec. 4.4), so it is never 0.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from numpy.typing import ArrayLike
 from braidrec.errors import DataError
 from braidrec.evaluation.bootstrap import Clusters, add_pairs, cluster_by_user, resampled_auc, resampled_mean
 from braidrec.evaluation.metrics import Floats, ScoreKind, auc, checked_rows, row_losses
+from braidrec.evaluation.retrieval_report import RetrievalMetric, gains
 
 ZERO = 1e-12  # differences below this are rounding, not evidence
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Model a minus model b; a better a has a positive difference in AUC, a negative one in log loss (nats).
+    """Model a minus model b; a better a has a positive difference, but in log loss (nats) a negative one.
 
-    difference: mean over seeds    per_seed: difference of each seed, in the given order    low, high: 95 % interval
+    metric: "auc", "log_loss", or such as "ndcg@10"    low, high: 95 % interval
+    difference: mean over seeds    per_seed: difference of each seed, in the given order
     resamples: those that held both classes    clusters: units resampled, fewer than ``users`` when users were pooled
     """
 
-    metric: Literal["auc", "log_loss"]
+    metric: str
     difference: float
     per_seed: tuple[float, ...]
     low: float
@@ -78,18 +80,35 @@ def paired_test(
     values = values[~np.isnan(values)]
     if not len(values):
         raise DataError(f"none of {resamples:,} resamples of {clusters.count} users holds both classes; bring more users")
-    low, high = np.quantile(values, (0.025, 0.975))
-    return PairedTest(
-        metric,
-        difference=float(np.mean(per_seed)),
-        per_seed=tuple(per_seed),
-        low=float(low),
-        high=float(high),
-        p_value=_two_sided(values),
-        resamples=len(values),
-        clusters=clusters.count,
-        users=clusters.users,
-    )
+    return _summary(metric, per_seed, values, clusters)
+
+
+def paired_rank_test(
+    users: ArrayLike,
+    ranks_a: ArrayLike,
+    ranks_b: ArrayLike,
+    *,
+    metric: RetrievalMetric = "ndcg",
+    k: int = 10,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedTest:
+    """Compare two models by the ranks they give the targets of the same N rows, S seeds each.
+
+    users (N,) ids    ranks_a, ranks_b (S, N) whole numbers from 1; the difference is one of mean gains within k.
+    More than 6,000 users are pooled into 6,000 clusters.  Raises DataError on shapes that differ and on what is no rank.
+    """
+    first, second = np.asarray(ranks_a), np.asarray(ranks_b)
+    if first.ndim != 2 or first.shape != second.shape or not first.size:
+        raise DataError(
+            f"ranks have shapes {first.shape} and {second.shape}; accepted: (S, N) for both models, with the same S >= 1 seeds "
+            "and N >= 1 rows"
+        )
+    gaps = gains(first, metric, k) - gains(second, metric, k)
+    clusters = cluster_by_user(users, gaps.shape[1])
+    rows = clusters.sum(np.ones(gaps.shape[1]))
+    values = resampled_mean(clusters.sum(gaps.mean(axis=0)), rows, resamples, seed)
+    return _summary(f"{metric}@{k}", [float(gap) for gap in gaps.mean(axis=1)], values, clusters)
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:
@@ -131,6 +150,21 @@ def _compare_log_loss(
     totals = clusters.sum(gaps.mean(axis=0) * weight)
     per_seed = [float(gap @ weight / weight.sum()) for gap in gaps]
     return per_seed, resampled_mean(totals, clusters.sum(weight), resamples, seed)
+
+
+def _summary(metric: str, per_seed: Sequence[float], values: Floats, clusters: Clusters) -> PairedTest:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return PairedTest(
+        metric,
+        difference=float(np.mean(per_seed)),
+        per_seed=tuple(per_seed),
+        low=float(low),
+        high=float(high),
+        p_value=_two_sided(values),
+        resamples=len(values),
+        clusters=clusters.count,
+        users=clusters.users,
+    )
 
 
 def _two_sided(values: Floats) -> float:

@@ -1,4 +1,4 @@
-"""Named groups of test rows: known and new users, known and new items, the tail of the catalogue."""
+"""Named groups of test rows: known and new users, known and new items, the tail of the catalogue, buckets of popularity."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Mask = NDArray[np.bool_]
 Ids = NDArray[np.integer[Any]]
 
 TAIL_SHARE = 0.1
+COLD_MOST, MEDIAN_MOST = 6, 50  # training events of a cold and of a median item; above is warm
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,31 @@ def ranking_slices(user: Ids, item: Ids, train_user: Ids, train_item: Ids, num_i
             "tail_seen": tail & warm,
         }
     )
+
+
+def retrieval_slices(item: Ids, train_counts: Ids, bucket: Ids | None = None) -> Slices:
+    """Slices of evaluation rows by how often training met their target.
+
+    item (N,) targets, 1..I    train_counts (I + 1,) training events of each item    bucket (I + 1,) 1 (hottest) .. n, or None
+
+    ``warm``: more than 50 training events    ``median``: 7 to 50    ``cold``: 6 or fewer, 0 included (the ranges of PAD's
+    released code)    ``unseen``: 0    ``bucket_1`` ..: the target's bucket
+    Raises DataError on an item outside 1..I or on tables of different length.
+    """
+    if bucket is not None and bucket.shape != train_counts.shape:
+        raise DataError(f"bucket has shape {bucket.shape}, train_counts {train_counts.shape}; both must be (I + 1,)")
+    outside = (item < 1) | (item >= len(train_counts))
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(f"row {row} has item {item[row]}; accepted: 1..{len(train_counts) - 1}, the items of train_counts")
+    count = train_counts[item]
+    masks = {
+        "all": np.ones(len(item), bool),
+        "warm": count > MEDIAN_MOST,
+        "median": (count > COLD_MOST) & (count <= MEDIAN_MOST),
+        "cold": count <= COLD_MOST,
+        "unseen": count == 0,
+    }
+    if bucket is not None:
+        masks |= {f"bucket_{number}": bucket[item] == number for number in range(1, int(bucket.max()) + 1)}
+    return Slices(masks)

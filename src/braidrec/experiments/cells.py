@@ -1,36 +1,44 @@
 """A table is a list of rows; a row is a model on a data set; a cell is one seed of it.
 
 Each finished cell is one small JSON file with its settings, seed, time and commit, so a long table is made in pieces and
-goes on where it stopped.  Selection is on validation; the test part is scored once per cell, with the best weights.
+goes on where it stopped.  Selection is on validation; the test part is scored once per cell, with the best weights.  What is
+measured is the task's (`braidrec.experiments.measures`).
 """
 
 from __future__ import annotations
 
+import json
+import shlex
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from braidrec.config import BACKBONES, Task
 from braidrec.data.dataset import Dataset
-from braidrec.errors import RunError
-from braidrec.evaluation.significance import PairedTest, holm, paired_test
+from braidrec.errors import ConfigError, RunError, suggest
+from braidrec.evaluation.significance import holm
+from braidrec.experiments.measures import SIMPLE, Measures, SequentialMeasures, Simple, Source, measures
 from braidrec.files import read_json, write_json
-from braidrec.runs.fit import environment, fit
-from braidrec.runs.run import Run, load, part_slices
-from braidrec.runs.scoring import part_labels
+from braidrec.runs.directory import environment
+from braidrec.runs.fit import fit
+from braidrec.runs.run import Run
+from braidrec.strict import merge
+
+OFFLINE = "offline"  # the text encoder that needs no download
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a table.
+    """One model of a table, or a ranking without learning, which ``backbone`` then names (popularity, item-knn, markov).
 
-    data: which prepared variant it is trained on     against: name of the row it is tested against, None for a reference
-    published: test AUC and log loss in the paper     model, training: settings over the preset
+    data: which prepared variant it is trained on     against: name or names of the rows it is tested against
+    published: by metric as printed, for rankings also (AUC, log loss)     model, training: settings over the preset
+    starts: stage -> name of the row whose run of the same seed gives this stage, so that it is trained once
+    encoder: who reads the items' text     ablation: keeps its own seeds when a table is asked for others
     """
 
     name: str
@@ -40,26 +48,90 @@ class Row:
     preset: str = "ours"
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    against: str | None = None
-    published: tuple[float, float] | None = None
+    against: str | tuple[str, ...] | None = None
+    published: Mapping[str, float] | tuple[float, float] | None = None
     seeds: tuple[int, ...] = (1, 2, 3)
     note: str = ""
+    starts: Mapping[str, str] = field(default_factory=dict)
+    encoder: str = OFFLINE
+    ablation: bool = False
+
+    @property
+    def simple(self) -> bool:
+        """Whether it is measured without training; such a row has one cell, of seed 0, that goes with every seed."""
+        return self.backbone in SIMPLE
+
+    @property
+    def task(self) -> Task:
+        if self.simple:
+            return "sequential"
+        return next(task for task, names in BACKBONES.items() if self.backbone in names)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """The seeds of its cells."""
+        return (0,) if self.simple else self.seeds
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return (self.against,) if isinstance(self.against, str) else self.against or ()
+
+    @property
+    def printed(self) -> Mapping[str, float] | None:
+        """The published numbers by metric."""
+        if isinstance(self.published, tuple):
+            return dict(zip(("auc", "log_loss"), self.published, strict=True))
+        return self.published
+
+    @property
+    def reads_text(self) -> bool:
+        return self.enhance is not None or (self.task == "ranking" and _semantic(self))
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a table is made: prepared variants by name, the knowledge base, run directories and result files."""
+    """Where a table is made: prepared variants by name, their knowledge bases, run directories and result files.
+
+    rows: by name, all that ``starts`` of a row may speak of.  A knowledge base by another encoder than the first lies beside
+    it, its folder's name followed by the encoder's.
+    """
 
     prepared: Mapping[str, Path]
     knowledge: Mapping[str, Path]
     runs: Path
     results: Path
+    rows: Mapping[str, Row] = field(default_factory=dict)
 
     def run_path(self, row: Row, seed: int) -> Path:
         return self.runs / f"{row.name}-s{seed}"
 
     def cell_path(self, row: Row, seed: int) -> Path:
         return self.results / "cells" / f"{row.name}-s{seed}.json"
+
+    def knowledge_path(self, row: Row) -> Path:
+        folder = self.knowledge[row.data]
+        return folder if row.encoder == OFFLINE else folder.with_name(f"{folder.name}-{encoder_name(row.encoder)}")
+
+    def origin(self, row: Row, stage: str) -> Row:
+        """The row that gives ``row`` a stage.  Raises ConfigError for a name that is not among ``rows``."""
+        name = row.starts[stage]
+        if name not in self.rows:
+            raise ConfigError(f"row '{row.name}' starts its stage '{stage}' from the row '{name}'{suggest(name, self.rows)}")
+        return self.rows[name]
+
+    def source(self, row: Row, seed: int) -> Source:
+        return Simple(row.backbone, self.prepared[row.data]) if row.simple else self.run_path(row, seed)
+
+    def at_hand(self, row: Row, seeds: Iterable[int]) -> bool:
+        """Whether the ranks or scores of the row can be read here, or made without training."""
+        if row.simple:
+            return (self.prepared[row.data] / "manifest.json").exists()
+        return all((self.run_path(row, seed) / "run.json").exists() for seed in seeds)
+
+
+def encoder_name(encoder: str) -> str:
+    """What an encoder (a short name, a model's name or folder, a TOML file) adds to names of rows and folders."""
+    return Path(encoder).name.removesuffix(".toml").lower()
 
 
 def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
@@ -68,36 +140,37 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
     if file.exists():
         return False
     begun = time.monotonic()
-    dataset = Dataset.open(shop.prepared[row.data])
-    run = fit(
-        dataset,
+    source = shop.source(row, seed)
+    found = SequentialMeasures().simple_cell(source) if isinstance(source, Simple) else _measured(row, seed, shop)
+    head = {
+        "row": row.name,
+        "seed": seed,
+        "command": None if row.simple else command(row, seed),
+        "commit": _commit(),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    write_json(file, head | found)
+    return True
+
+
+def train_row(row: Row, seed: int, shop: Workshop) -> Run:
+    """The finished run of one cell: trained, gone on with, or loaded.  Runs that give it a stage come first."""
+    starts = {}
+    for stage in row.starts:
+        giver = shop.origin(row, stage)
+        train_row(giver, seed, shop)
+        starts[stage] = str(shop.run_path(giver, seed))
+    return fit(
+        Dataset.open(shop.prepared[row.data]),
         path=shop.run_path(row, seed),
         backbone=row.backbone,
         enhance=row.enhance,
-        knowledge=shop.knowledge[row.data] if row.enhance or _semantic(row) else None,
+        knowledge=shop.knowledge_path(row) if row.reads_text else None,
         preset=row.preset,
         seed=seed,
-        model=row.model,
+        model=merge(row.model, {"start_from": starts}) if starts else row.model,
         training=row.training,
     )
-    report = run.evaluate("test")
-    write_json(
-        file,
-        {
-            "row": row.name,
-            "seed": seed,
-            "command": command(row, seed),
-            "commit": _commit(),
-            "seconds": round(time.monotonic() - begun, 1),
-            "training": run.record["training"],
-            "best": run.record["best"],
-            "knowledge": run.record["knowledge"] and run.record["knowledge"]["encoder"],
-            "vocabulary": dataset.settings.vocabulary,
-            "monitors": _last_monitors(run),
-            "test": {each.name: [each.rows, each.auc, each.log_loss] for each in report.slices},
-        },
-    )
-    return True
 
 
 def command(row: Row, seed: int) -> str:
@@ -105,44 +178,69 @@ def command(row: Row, seed: int) -> str:
     parts = [f"braidrec fit --data {row.data} --backbone {row.backbone} --preset {row.preset} --seed {seed}"]
     if row.enhance:
         parts.append(f"--enhance {row.enhance}")
-    if row.enhance or _semantic(row):
-        parts.append("--knowledge KNOWLEDGE")
+    if row.reads_text:
+        parts.append("--knowledge KNOWLEDGE" + ("" if row.encoder == OFFLINE else f"-{encoder_name(row.encoder).upper()}"))
     for table, values in (("model", row.model), ("training", row.training)):
-        parts += [f"--set {key}={_toml(value)}" for key, value in _flat(table, values)]
+        parts += [f"--set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in _flat(table, values)]
+    parts += [f"--set model.start_from.{stage}=RUNS/{name}-s{seed}" for stage, name in row.starts.items()]
     return " ".join(parts)
 
 
-def summary(rows: Sequence[Row], shop: Workshop) -> dict[str, Any]:
-    """Every row with its seeds, mean, spread, published value and paired test; rows without a cell are listed as not run."""
-    done = {row.name: [seed for seed in row.seeds if shop.cell_path(row, seed).exists()] for row in rows}
-    by_name = {row.name: row for row in rows}
-    table, tests = [], []
-    for row in rows:
-        if not done[row.name]:
-            continue
-        cells = [read_json(shop.cell_path(row, seed), RunError) for seed in done[row.name]]
-        entry = _entry(row, cells)
-        table.append(entry)
-        reference = by_name.get(row.against or "")
-        shared = [seed for seed in done[row.name] if reference and seed in done[reference.name]]
-        if reference and shared:
-            found = _test(row, reference, shared, shop)
-            if found is not None:
-                entry["against"] = {"row": reference.name, "seeds": shared, **asdict(found)}
-                tests.append((entry, found.p_value))
-    for (entry, _), adjusted in zip(tests, holm([p_value for _, p_value in tests]) if tests else [], strict=True):
-        entry["against"]["p_holm"] = float(adjusted)
-    missing = [f"{row.name} s{seed}" for row in rows for seed in row.seeds if seed not in done[row.name]]
-    return {"environment": environment(), "rows": table, "not_run": missing}
+def summary(
+    rows: Sequence[Row],
+    shop: Workshop,
+    *,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    reference: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Every row with its seeds, mean, spread, published value and paired tests; rows without a cell are listed as not run.
+
+    earlier: summaries made before, whose tests are kept for rows whose run directories are no longer here
+    reference: row -> row that its gain is over, on the seeds that both have
+    Tests are those of a row against each of its ``against`` that is in the table, on shared seeds; Holm's correction is over
+    all tests of the table.
+    """
+    kinds, by_name = measures(), {row.name: row for row in rows}
+    done = {row.name: [seed for seed in row.cells if shop.cell_path(row, seed).exists()] for row in rows}
+    cells = {
+        row.name: {seed: read_json(shop.cell_path(row, seed), RunError) for seed in done[row.name]}
+        for row in rows
+        if done[row.name]
+    }
+    entries = {name: _entry(by_name[name], list(own.values()), kinds[by_name[name].task]) for name, own in cells.items()}
+    before = [{entry["row"]: entry for entry in each["rows"]} for each in earlier]
+    tests: list[dict[str, Any]] = []
+    for name, entry in entries.items():
+        row, kind = by_name[name], kinds[by_name[name].task]
+        over = (reference or {}).get(name, name)
+        if over != name and over in cells:
+            entry["gain"] = _gain(kind, row, by_name[over], cells)
+        found = [
+            each
+            for other in row.references
+            if other in cells
+            for each in _tests(row, by_name[other], _shared(row, by_name[other], done), shop, kind, entries, before)
+        ]
+        if found:
+            entry["against"] = found[0] if row.task == "ranking" else found
+            tests += found
+    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]) if tests else [], strict=True):
+        test["p_holm"] = float(adjusted)
+    missing = [f"{row.name} s{seed}" for row in rows for seed in row.cells if seed not in done[row.name]]
+    return {"environment": environment(), "rows": list(entries.values()), "not_run": missing}
 
 
-def _entry(row: Row, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def spread(values: Sequence[float | None]) -> dict[str, float] | None:
-        known = [value for value in values if value is not None]
-        if not known:
-            return None
-        return {"mean": statistics.fmean(known), "sd": statistics.stdev(known) if len(known) > 1 else 0.0}
+def paired_tests(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The paired tests of a row in a summary: one for a ranking model, one per reference and metric otherwise."""
+    found = entry.get("against", [])
+    return list(found) if isinstance(found, list) else [found]
 
+
+def _measured(row: Row, seed: int, shop: Workshop) -> dict[str, Any]:
+    return measures()[row.task].cell(train_row(row, seed, shop))
+
+
+def _entry(row: Row, cells: Sequence[Mapping[str, Any]], kind: Measures) -> dict[str, Any]:
     return {
         "row": row.name,
         "data": row.data,
@@ -150,45 +248,80 @@ def _entry(row: Row, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "vocabulary": cells[0]["vocabulary"],
         "knowledge": cells[0]["knowledge"],
         "note": row.note,
-        "published": row.published and {"auc": row.published[0], "log_loss": row.published[1]},
+        "published": row.printed,
         "seeds": [cell["seed"] for cell in cells],
-        "valid_auc": spread([cell["best"]["metrics"]["auc"] for cell in cells]),
-        "test_auc": spread([cell["test"]["all"][1] for cell in cells]),
-        "test_log_loss": spread([cell["test"]["all"][2] for cell in cells]),
-        "test_auc_by_seed": [cell["test"]["all"][1] for cell in cells],
-        "slices": {name: spread([cell["test"][name][1] for cell in cells]) for name in cells[0]["test"] if name != "all"},
-        "samples_per_second": spread([cell["training"]["samples_per_second"] for cell in cells]),
+        **kind.entry(cells),
         "command": cells[0]["command"],
     }
 
 
-def _test(row: Row, reference: Row, seeds: Sequence[int], shop: Workshop) -> PairedTest | None:
-    """The paired test on the runs' stored scores; None where run directories are gone or the test rows differ."""
-    paths = [[shop.run_path(each, seed) for seed in seeds] for each in (row, reference)]
-    if not all((path / "run.json").exists() for side in paths for path in side):
-        return None
-    sides: list[list[Run]] = [[load(path) for path in side] for side in paths]
-    first = sides[0][0].dataset
-    positions = [run.dataset.split["test"] for side in sides for run in side]
-    if not all(np.array_equal(positions[0], each) for each in positions):
-        return None
-    users, _ = part_slices(first, "test", None)
-    scores = [np.stack([run.scores(show_progress=False) for run in side]) for side in sides]
-    return paired_test(part_labels(first, "test", None), users, *scores)
+def _shared(row: Row, other: Row, done: Mapping[str, Sequence[int]]) -> list[int]:
+    """Seeds that both rows have a cell of; one without learning goes with every seed."""
+    own, others = done[row.name], done[other.name]
+    if row.simple or other.simple:
+        return list(others if row.simple and not other.simple else own)
+    return [seed for seed in own if seed in others]
+
+
+def _gain(kind: Measures, row: Row, over: Row, cells: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What ``row`` is better by, in print and here: a share of the reference, or a difference of AUC or log loss."""
+    seeds = _shared(row, over, {each.name: list(cells[each.name]) for each in (row, over)})
+
+    def mean(each: Row, key: str) -> float:
+        own = cells[each.name]
+        return statistics.fmean(kind.value(own[0 if each.simple else seed], key) for seed in seeds)
+
+    found: dict[str, Any] = {"over": over.name, "seeds": seeds}
+    for metric in kind.metrics:
+        key, printed = metric.key, (row.printed or {}, over.printed or {})
+        sides = {
+            "published": (printed[0][key], printed[1][key]) if all(key in each for each in printed) else None,
+            "measured": (mean(row, key), mean(over, key)) if seeds else None,
+        }
+        found[key] = {name: _better(*pair, relative=metric.relative) if pair else None for name, pair in sides.items()}
+    return found
+
+
+def _better(value: float, reference: float, *, relative: bool) -> float | None:
+    if not relative:
+        return value - reference
+    return value / reference - 1 if reference else None
+
+
+def _tests(
+    row: Row,
+    other: Row,
+    seeds: list[int],
+    shop: Workshop,
+    kind: Measures,
+    entries: Mapping[str, Mapping[str, Any]],
+    before: Sequence[Mapping[str, Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Paired tests on what the runs stored; where a run directory is gone, those of an earlier summary of the same cells."""
+    if not seeds or row.task != other.task:
+        return []
+    if shop.at_hand(row, seeds) and shop.at_hand(other, seeds):
+        found = kind.tests(*([shop.source(each, seed) for seed in seeds] for each in (row, other)))
+        return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
+    for old in before:
+        if all(each.name in old for each in (row, other)) and all(
+            _by_seed(old[each.name], seeds) == _by_seed(entries[each.name], seeds) for each in (row, other)
+        ):
+            kept = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name and test["seeds"] == seeds]
+            if kept:
+                return kept
+    return []
+
+
+def _by_seed(entry: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
+    """What an entry says of each of the seeds."""
+    wanted = [at for at, seed in enumerate(entry["seeds"]) if seed in seeds or seed == 0]
+    return {key: [values[at] for at in wanted] for key, values in entry.items() if key.endswith("_by_seed")}
 
 
 def _semantic(row: Row) -> bool:
     chosen = dict(row.model.get("history", {})).get("kind", "semantic_topk" if row.preset == "authors" else "recent")
     return bool(chosen == "semantic_topk")
-
-
-def _last_monitors(run: Run) -> Mapping[str, float]:
-    """Norms and losses of the last check, so that a run-away constraint is seen in the result file."""
-    import json
-
-    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1])
-    return {**last["losses"], **last["monitors"]}
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -199,7 +332,7 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, bool | list | tuple) else str(value)
 
 
 def _commit() -> str:

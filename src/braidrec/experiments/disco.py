@@ -15,8 +15,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from braidrec.errors import RunError
 from braidrec.experiments.cells import Row, Workshop, make_cell, summary
-from braidrec.files import write_json
+from braidrec.experiments.experiment import Experiment
+from braidrec.files import read_json, write_json
 
 # KDD 2024, Tables 2 and 3, ML-1M: (AUC, log loss), Vicuna-13b text, vocabulary over the whole log.
 PLAIN = {"din": (0.7976, 0.5401), "deepfm": (0.7947, 0.5470), "dcn": (0.7961, 0.5417)}
@@ -57,7 +59,7 @@ def cold() -> list[Row]:
 
 def ablations() -> list[Row]:
     """DIN with parts of DisCo taken away or in other forms, one seed each."""
-    base = Row("", "ml-1m", "din", "disco", against="din", seeds=(1,))
+    base = Row("", "ml-1m", "din", "disco", against="din", seeds=(1,), ablation=True)
 
     def variant(name: str, note: str, **enhance: object) -> Row:
         return replace(base, name=f"din-disco-{name}", model={"enhance": enhance}, note=note)
@@ -112,6 +114,33 @@ def all_rows() -> list[Row]:
     return [*headline(), *statistics(), *cold(), *ablations()]
 
 
+def _experiments() -> tuple[Experiment, ...]:
+    pool = {"ml-1m": {row.name: row for row in all_rows()}}
+    text = "published: Vicuna-13b text and a vocabulary over the whole log; here the vocabulary of the training part"
+    return tuple(
+        Experiment(f"disco/{name}", title, pool, _with_references(rows), reference=_plain(rows), notes=(text,))
+        for name, title, rows in (
+            ("table2", "backbones plain and with DisCo", headline()),
+            ("statistics", "with counts and rates as one more field", statistics()),
+            ("cold", "cold items", cold()),
+            ("ablations", "DIN with parts of DisCo taken away or in other forms", ablations()),
+        )
+    )
+
+
+def _with_references(rows: list[Row]) -> list[str]:
+    """Names of the rows, each after those that it is tested against."""
+    return list(dict.fromkeys(name for row in rows for name in (*row.references, row.name)))
+
+
+def _plain(rows: list[Row]) -> dict[str, str]:
+    """Row -> the row that it is tested against."""
+    return {row.name: row.references[0] for row in rows if row.references}
+
+
+EXPERIMENTS = _experiments()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m braidrec.experiments.disco")
     parser.add_argument("--prepared", type=Path, required=True)
@@ -135,7 +164,9 @@ def main() -> None:
         wanted = row.name.startswith(given.only) and (not given.seeds or seed in given.seeds)
         if wanted and time.monotonic() - begun < given.minutes * 60 and make_cell(row, seed, shop):
             print(f"{row.name} s{seed} done, {(time.monotonic() - begun) / 60:.1f} min", file=sys.stderr, flush=True)
-    write_json(given.results.with_suffix(".json"), summary(rows, shop))
+    file = given.results.with_suffix(".json")
+    earlier = [read_json(file, RunError)] if file.exists() else []
+    write_json(file, summary(rows, shop, earlier=earlier))
 
 
 if __name__ == "__main__":

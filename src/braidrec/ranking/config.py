@@ -28,6 +28,7 @@ class HistoryConfig(Strict):
 class RankingConfig(Strict):
     """One model: a backbone, perhaps an enhancer, and what both read."""
 
+    task: Literal["ranking"] = "ranking"
     dim: int = Setting(default=32, ge=2)
     initial: Initial = "xavier"
     unknown_rate: float = Setting(default=0.01, ge=0.0, lt=1.0)

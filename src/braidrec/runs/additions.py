@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,8 +64,12 @@ def encode_additions(run: Run, items: Mapping[str, str] | pl.DataFrame) -> Addit
         if trained[name] != value:
             raise RunError(f"{run.path}: trained on a knowledge base with {name} {trained[name]!r}, which now has {value!r}")
     fields, numbers, bags = dataset.encode_items(frame)
+    vectors = encode_texts(run.config.knowledge, [text for text in texts if text])
+    for raw, vector in zip(ids, vectors, strict=True):
+        if not np.isfinite(vector).all():
+            raise DataError(f"item '{raw}': its text vector holds NaN or infinity; look at the text encoder")
     tensors = {
-        "vectors": torch.from_numpy(encode_texts(run.config.knowledge, [text for text in texts if text])),
+        "vectors": torch.from_numpy(vectors),
         "fields": torch.from_numpy(fields),
         "numbers": torch.from_numpy(numbers),
     }

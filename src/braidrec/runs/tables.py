@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
     from braidrec.data.dataset import Dataset
     from braidrec.evaluation.report import RankingReport
+    from braidrec.runs.ranking import RankingRun
     from braidrec.runs.run import Run
+
+AnyRun = TypeVar("AnyRun", bound="Run")
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -70,23 +74,13 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
 
 
 def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Table:
-    """Runs on one data set side by side, the rankings without learning first."""
-    from rich.markup import escape
+    """Runs of one task on one data set side by side, the rankings without learning first."""
+    runs = _load_alike(paths)
+    if runs[0].config.task == "sequential":
+        from braidrec.runs.sequential_tables import sequential_evaluation_table
 
-    from braidrec.evaluation.report import render
-    from braidrec.runs.run import baseline_reports, load
-
-    runs = [load(path) for path in paths]
-    _same_rows(runs)
-    reports: dict[str, RankingReport] = {}
-    if baselines and part == "test" and runs[0].negatives is None:
-        reports |= baseline_reports(runs[0].dataset)
-    title = f"{runs[0].dataset.name}, {part} part, vocabulary {runs[0].dataset.settings.vocabulary}: AUC / log loss"
-    for run, name in zip(runs, _labels(runs), strict=True):
-        reports[name] = run.evaluate(part)
-    table = render(reports)
-    table.title = escape(title)
-    return table
+        return sequential_evaluation_table(runs, part, baselines)
+    return _ranking_evaluation(_rankings(runs), part, baselines)
 
 
 def comparison_tables(paths: Sequence[Path]) -> list[Table]:
@@ -94,62 +88,134 @@ def comparison_tables(paths: Sequence[Path]) -> list[Table]:
 
     Runs that differ by seed alone are one model; only seeds that both sides have are compared.
     """
+    runs = _load_alike(paths)
+    if runs[0].config.task == "sequential":
+        from braidrec.runs.sequential_tables import sequential_comparison_tables
+
+        return sequential_comparison_tables(runs)
+    return _ranking_comparison(_rankings(runs))
+
+
+def _ranking_evaluation(runs: Sequence[RankingRun], part: str, baselines: bool) -> Table:
+    from rich.markup import escape
+
+    from braidrec.evaluation.report import render
+    from braidrec.runs.ranking import baseline_reports
+
+    reports: dict[str, RankingReport] = {}
+    if baselines and part == "test" and runs[0].negatives is None:
+        reports |= baseline_reports(runs[0].dataset)
+    title = f"{runs[0].dataset.name}, {part} part, vocabulary {runs[0].dataset.settings.vocabulary}: AUC / log loss"
+    for run, name in zip(runs, run_labels(runs), strict=True):
+        reports[name] = run.evaluate(part)
+    table = render(reports)
+    table.title = escape(title)
+    return table
+
+
+def _ranking_comparison(runs: Sequence[RankingRun]) -> list[Table]:
     from braidrec.evaluation.significance import holm, paired_test
-    from braidrec.runs.run import load, part_slices
+    from braidrec.runs.ranking import part_slices
     from braidrec.runs.scoring import part_labels
 
-    runs = [load(path) for path in paths]
-    _same_rows(runs)
-    models: dict[str, dict[int, Run]] = {}
-    names: dict[str, str] = {}
-    for run in runs:
-        key = repr(replace_seed(run))
-        names.setdefault(key, run.title if run.title not in names.values() else f"{run.title} [{run.path.name}]")
-        models.setdefault(key, {})[run.config.seed] = run
-    if len(models) < 2:
-        raise ConfigError("compare needs at least two models: these runs differ by their seed alone")
-    (first, reference), *others = models.items()
+    reference, *others = models_by_seed(runs)
     dataset, negatives = runs[0].dataset, runs[0].negatives
     labels = part_labels(dataset, "test", negatives)
     users, _ = part_slices(dataset, "test", negatives)
     tests = []
-    for key, model in others:
-        seeds = sorted(set(model) & set(reference))
-        if not seeds:
-            raise ConfigError(f"{names[key]} and {names[first]} share no seed; train both with the same seeds")
-        scores = [np.stack([side[seed].scores() for seed in seeds]) for side in (model, reference)]
-        tests.append((key, seeds, paired_test(labels, users, *scores)))
+    for model in others:
+        seeds = shared_seeds(model, reference)
+        scores = [np.stack([side.runs[seed].scores() for seed in seeds]) for side in (model, reference)]
+        tests.append((model.name, seeds, paired_test(labels, users, *scores)))
     adjusted = holm([test.p_value for _, _, test in tests])
     rows = [
         (
-            names[key],
+            name,
             f"{test.difference:+.4f}",
             f"{test.low:+.4f} .. {test.high:+.4f}",
             " ".join(f"{seed}:{value:+.4f}" for seed, value in zip(seeds, test.per_seed, strict=True)),
             f"{p_value:.4f}",
         )
-        for (key, seeds, test), p_value in zip(tests, adjusted, strict=True)
+        for (name, seeds, test), p_value in zip(tests, adjusted, strict=True)
     ]
-    title = (
-        f"AUC against {names[first]}: {tests[0][2].resamples:,} resamples of {tests[0][2].clusters:,} users, two-sided, Holm"
-    )
+    first = tests[0][2]
+    title = f"AUC against {reference.name}: {first.resamples:,} resamples of {first.clusters:,} users, two-sided, Holm"
     table = plain_table(title, ("model", "difference", "95 % interval", "by seed", "p"), rows)
-    return [evaluation_table(paths, "test", baselines=True), table]
+    return [_ranking_evaluation(runs, "test", baselines=True), table]
 
 
-def replace_seed(run: Run) -> Any:
+# -- runs beside one another, of any task ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model(Generic[AnyRun]):
+    """Runs that differ by their seed alone, by that seed."""
+
+    name: str
+    runs: Mapping[int, AnyRun]
+
+
+def models_by_seed(runs: Sequence[AnyRun]) -> list[Model[AnyRun]]:
+    """In order of appearance, the reference first.  Raises ConfigError when all are one model."""
+    models: dict[str, dict[int, AnyRun]] = {}
+    names: dict[str, str] = {}
+    for run in runs:
+        key = repr(_without_seed(run))
+        names.setdefault(key, run.title if run.title not in names.values() else f"{run.title} [{run.path.name}]")
+        models.setdefault(key, {})[run.config.seed] = run
+    if len(models) < 2:
+        raise ConfigError("compare needs at least two models: these runs differ by their seed alone")
+    return [Model(names[key], by_seed) for key, by_seed in models.items()]
+
+
+def shared_seeds(model: Model[AnyRun], reference: Model[AnyRun]) -> list[int]:
+    """Raises ConfigError when there are none."""
+    seeds = sorted(set(model.runs) & set(reference.runs))
+    if not seeds:
+        raise ConfigError(f"{model.name} and {reference.name} share no seed; train both with the same seeds")
+    return seeds
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run: its title, with its seed and then its path where that alone is not enough."""
+    names = [run.title for run in runs]
+    for more in (lambda run: f" s{run.config.seed}", lambda run: f" [{run.path}]"):
+        names = [name + more(run) if names.count(name) > 1 else name for run, name in zip(runs, list(names), strict=True)]
+    return names
+
+
+def _without_seed(run: Run) -> Any:
     """The run's config with the seed taken out and its paths made whole, so that runs of one model look alike."""
     config = run.config
     base = None if config.knowledge is None else str(Path(config.knowledge).resolve())
     return config.model_copy(update={"seed": 0, "data": str(Path(config.data).resolve()), "knowledge": base})
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its title, with its seed and then its path where that alone is not enough."""
-    names = [run.title for run in runs]
-    for more in (lambda run: f" s{run.config.seed}", lambda run: f" [{run.path}]"):
-        names = [name + more(run) if names.count(name) > 1 else name for run, name in zip(runs, list(names), strict=True)]
-    return names
+def _load_alike(paths: Sequence[Path]) -> list[Run]:
+    """Runs that can stand in one table: of one task, on one data set."""
+    from braidrec.runs.run import load
+
+    runs = [load(path) for path in paths]
+    tasks = {run.config.task for run in runs}
+    if len(tasks) > 1:
+        names = ", ".join(f"{run.path}: {run.config.task}" for run in runs)
+        raise ConfigError(f"these runs are of different tasks, so no number of one means anything beside the other's: {names}")
+    prints = {run.dataset.fingerprint for run in runs}
+    if len(prints) > 1:
+        names = ", ".join(f"{run.path} on {run.dataset.path}" for run in runs)
+        raise ConfigError(f"these runs were trained on different data, so their test rows differ: {names}")
+    return runs
+
+
+def _rankings(runs: Sequence[Run]) -> list[RankingRun]:
+    from braidrec.runs.ranking import as_ranking
+
+    found = [as_ranking(run) for run in runs]
+    drawn = {run.path: run.negatives.per_positive if run.negatives else 0 for run in found}
+    if len(set(drawn.values())) > 1:
+        names = ", ".join(f"{path}: {count}" for path, count in drawn.items())
+        raise ConfigError(f"these runs draw different numbers of negatives, so their test rows differ: {names}")
+    return found
 
 
 def read_ids(path: Path) -> list[str]:
@@ -158,14 +224,3 @@ def read_ids(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(f"{path}: cannot be read as a list of ids, one a line ({cause})") from None
-
-
-def _same_rows(runs: Sequence[Run]) -> None:
-    prints = {run.dataset.fingerprint for run in runs}
-    if len(prints) > 1:
-        names = ", ".join(f"{run.path} on {run.dataset.path}" for run in runs)
-        raise ConfigError(f"these runs were trained on different data, so their test rows differ: {names}")
-    drawn = {run.path: run.negatives.per_positive if run.negatives else 0 for run in runs}
-    if len(set(drawn.values())) > 1:
-        names = ", ".join(f"{path}: {count}" for path, count in drawn.items())
-        raise ConfigError(f"these runs draw different numbers of negatives, so their test rows differ: {names}")

@@ -23,6 +23,7 @@ __all__ = [
     "OptimiserGroup",
     "Phase",
     "PhaseResult",
+    "Start",
     "Step",
     "StopRule",
     "Trainable",
@@ -121,6 +122,18 @@ class CheckpointEvery(Strict):
 
 
 @dataclass(frozen=True)
+class Start:
+    """Saved weights that a phase begins with.
+
+    source: name of an earlier phase, or path of saved weights (a directory under some run's ``weights/``)
+    names: prefix of tensor names there -> prefix here; tensors under no prefix are left out.  Empty: all, as they are named
+    """
+
+    source: str | Path
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Phase:
     """One stage of a run.
 
@@ -130,8 +143,8 @@ class Phase:
     clip_norm: largest norm of the gradient of the main groups together
     averaging: decay per step of a running mean of the main groups' weights, which validation sees and the phase ends with
         (Polyak and Juditsky 1992); 0 keeps the weights as stepped.  It touches every weight, so it excludes lazy tables
-    starts_from: name of an earlier phase, or path of saved weights (a directory under some run's ``weights/``); each of its
-        tensors must have its place here, with that shape; what the module has besides keeps its initial values
+    starts_from: weights taken over in turn, copied before the first step; each tensor must have its place here, with that
+        shape; what the module has besides keeps its initial values
     """
 
     name: str
@@ -145,7 +158,7 @@ class Phase:
     stop: StopRule = field(default_factory=StopRule)
     clip_norm: float | None = None
     averaging: float = 0.0
-    starts_from: str | Path | None = None
+    starts_from: Sequence[Start] = ()
 
     def __post_init__(self) -> None:
         self._check_groups()

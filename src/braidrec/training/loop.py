@@ -96,9 +96,10 @@ def _check_names(phases: Sequence[Phase]) -> None:
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"phases are named {names}; a run has at least one phase, and each name once")
     for at, phase in enumerate(phases):
-        if isinstance(phase.starts_from, str) and phase.starts_from not in names[:at]:
-            hint = suggest(phase.starts_from, names[:at])
-            raise ConfigError(f"phase '{phase.name}' starts from '{phase.starts_from}', which is no earlier phase{hint}")
+        for start in phase.starts_from:
+            if isinstance(start.source, str) and start.source not in names[:at]:
+                hint = suggest(start.source, names[:at])
+                raise ConfigError(f"phase '{phase.name}' starts from '{start.source}', which is no earlier phase{hint}")
 
 
 def _fabric(hardware: Hardware) -> Any:
@@ -131,7 +132,7 @@ def _plan(phase: Phase) -> dict[str, Any]:
         "stop": phase.stop.model_dump(),
         "clip_norm": phase.clip_norm,
         "averaging": phase.averaging,
-        "starts_from": None if phase.starts_from is None else str(phase.starts_from),
+        "starts_from": [[str(start.source), dict(start.names)] for start in phase.starts_from],
     }
 
 
@@ -231,13 +232,26 @@ class _Run:
         return read_archive(self.store.weights_path(name)).files["model"]
 
     def _start_from(self, phase: Phase) -> None:
-        if phase.starts_from is None:
-            return
-        if isinstance(phase.starts_from, Path):
-            tensors = read_archive(phase.starts_from).files["model"]
-        else:
-            tensors = self.read_weights(next(each.weights for each in self.finished if each.name == phase.starts_from))
-        _load(phase.module, tensors, f"phase '{phase.name}' starts from '{phase.starts_from}', whose weights", partly=True)
+        for start in phase.starts_from:
+            if isinstance(start.source, Path):
+                tensors = read_archive(start.source).files["model"]
+            else:
+                tensors = self.read_weights(next(each.weights for each in self.finished if each.name == start.source))
+            what = f"phase '{phase.name}' starts from '{start.source}', whose weights"
+            _load(phase.module, _renamed(tensors, start.names, what), what, partly=True)
+
+
+def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> Mapping[str, Tensor]:
+    """The tensors under each prefix, under its new one; all of them where no prefix is given."""
+    if not names:
+        return tensors
+    found: dict[str, Tensor] = {}
+    for old, new in names.items():
+        part = {new + name.removeprefix(old): tensor for name, tensor in tensors.items() if name.startswith(old)}
+        if not part:
+            raise RunError(f"{what} do not fit the module: none is named '{old}...'{suggest(old, tensors)}")
+        found |= part
+    return found
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str, *, partly: bool = False) -> None:

@@ -1,0 +1,220 @@
+"""PAD's figures from finished cells and from the runs behind them, and its table of data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidrec.data.popularity import frequency_buckets
+from braidrec.data.sequences import training_ends
+from braidrec.experiments.experiment import Extra, Made
+from braidrec.insight.discrepancy import Discrepancy, discrepancy, separation
+from braidrec.insight.pairs import Pairs, pairs_of
+from braidrec.insight.plots import bucket_plot, discrepancy_plot, gate_plot, histogram_plot
+from braidrec.runs.knowledge import item_matrix
+from braidrec.runs.sequential import SequentialRun, part_counts
+from braidrec.runs.tables import plain_table
+
+Vectors = NDArray[np.float32]
+
+TITLES = {"sasrec": "SASRec", "sasrec-smem": "SMEM", "sasrec-ctrl": "CTRL", "sasrec-pad": "PAD"}
+SEPARATED = ("sasrec", "sasrec-smem", "sasrec-ctrl", "sasrec-pad")
+MOVED = (
+    "sasrec-pad",
+    "sasrec-pad-non-anchored",
+    "sasrec-pad-anchored-frozen",
+    "sasrec-pad-only-id",
+    "sasrec-pad-only-aligned",
+)
+SINGLE_AND_TRIPLE = {
+    "sasrec": "SE-BCE",
+    "sasrec-pad-only-id": "SE-BCE-Tune",
+    "sasrec-pad-only-aligned": "SE-BCE-Align-Tune",
+    "sasrec-pad": "TE-BCE-Align-Tune",
+}
+GROUPS = ("warm", "median", "cold")
+SPACES_NOTE = (
+    "id and text are both sides of the aligned expert in SMEM and PAD; SASRec and CTRL end as id models, whose text side is "
+    "the text as it was read"
+)
+
+
+def data_counts(published: Mapping[str, tuple[int, int, int]]) -> Callable[[Made], Extra]:
+    """Table 1: users, items and interactions (U, I, N) in print and as prepared."""
+
+    def make(made: Made) -> Extra:
+        found = made.open_data().manifest["counts"]
+        names = ("users", "items", "interactions")
+        here = dict(zip(names, (found["users"], found["items"], found["events"]), strict=True))
+        values = {data: {"published": dict(zip(names, printed, strict=True))} for data, printed in published.items()}
+        values[made.data] = {**values.get(made.data, {}), "measured": here}
+        rows = [(data, where, *numbers.values()) for data, sides in values.items() for where, numbers in sides.items()]
+        return Extra({"counts": values}, [plain_table("data sets", ("data", "", *names), rows)])
+
+    return make
+
+
+def item_groups(made: Made) -> Extra:
+    """Figure 2: both models by how often training met the target, from the cells of all seeds."""
+    values: dict[str, Any] = {}
+    plots, shown = [], []
+    for metric, title in (("hr@10", "HR@10"), ("ndcg@10", "nDCG@10")):
+        bars = {}
+        for row in made.rows:
+            slices = made.entry(row.name)["slices"]
+            bars[TITLES[row.name]] = [_percent(slices[group][metric]) for group in GROUPS]
+        values[metric] = bars | {
+            "gain": [
+                None if not base or value is None else value / base - 1 for base, value in zip(*bars.values(), strict=True)
+            ]
+        }
+        plots.append(
+            bucket_plot(bars, GROUPS, made.figure(f"-{title.lower()[:-3]}"), f"{title} by item group", f"{title}, x100")
+        )
+        shown += [
+            (
+                title,
+                group,
+                slices[group]["rows"],
+                *(_number(bar[at]) for bar in bars.values()),
+                _gain(values[metric]["gain"][at]),
+            )
+            for at, group in enumerate(GROUPS)
+        ]
+    columns = ("metric", "items", "test rows", *(TITLES[row.name] for row in made.rows), "gain")
+    files = [path.name for path in plots]
+    return Extra({"groups": values, "files": files}, [plain_table("by item group, x100", columns, shown), *map(_drawn, plots)])
+
+
+def gate(made: Made) -> Extra:
+    """The gate's share of each expert by frequency bucket, the mean of all seeds."""
+    found = made.entry("sasrec-pad")["gate"]
+    shares = np.array(found["shares"])
+    path = gate_plot(shares, found["experts"], made.figure(), "PAD: share of each expert by item bucket")
+    rows = [(f"{bucket}", *(f"{share:.3f}" for share in row)) for bucket, row in enumerate(shares, 1)]
+    table = plain_table("share of each expert, bucket 1 is the hottest", ("bucket", *found["experts"]), rows)
+    return Extra({"gate": found, "files": [path.name]}, [table, _drawn(path)])
+
+
+def separations(name: str, buckets: Sequence[int]) -> Callable[[Made], Extra]:
+    """Figures 3 and 7: whether text distance tells the far pairs of id space from the near ones, for some buckets."""
+
+    def make(made: Made) -> Extra:
+        runs = {row.name: made.run(row.name) for row in made.rows}
+        pairs = validation_pairs(next(iter(runs.values())))
+        chosen = np.isin(pairs.bucket, buckets)
+        knowledge = read_text(runs["sasrec-pad"])
+        found, values = {}, {}
+        for row, run in runs.items():
+            spaces = run.inspect()
+            fused = "aligned_id" in spaces
+            by_id, by_text = ("aligned_id", "aligned_text") if fused else ("id", "text as read")
+            text = spaces[by_text] if fused else knowledge
+            one = separation(spaces[by_id], text, pairs, mask=chosen)
+            found[TITLES[row]] = one
+            values[TITLES[row]] = {"auc": one.auc, "id": by_id, "text": by_text, "pairs": int(chosen.sum())}
+        path = histogram_plot(found, made.figure(), f"{name} items: pairs far apart and near by id, and by text")
+        rows = [(model, value["id"], value["text"], value["pairs"], f"{value['auc']:.4f}") for model, value in values.items()]
+        table = plain_table("AUC of text distance, G_top against G_bottom", ("model", "id", "text", "pairs", "AUC"), rows)
+        return Extra({"separation": values, "files": [path.name]}, [table, _drawn(path)])
+
+    return make
+
+
+def discrepancies(made: Made) -> Extra:
+    """Figure 6: the spaces after training against those before, as Kendall's tau by bucket."""
+    runs = {row.name: made.run(row.name) for row in made.rows}
+    triple, single = runs["sasrec-pad"].inspect(), runs["sasrec-pad-only-aligned"].inspect()
+    start, read = runs["sasrec-pad"].inspect("pretrain")["id"], read_text(runs["sasrec-pad"])
+    pairs = validation_pairs(runs["sasrec-pad"])
+    panels: dict[str, tuple[str, Vectors, dict[str, Vectors]]] = {
+        "a": (
+            "id table after phase 2 against phase 1, by alignment loss",
+            start,
+            {
+                title: runs[row].inspect("align")["aligned_id"]
+                for title, row in (
+                    ("non-anchored", "sasrec-pad-non-anchored"),
+                    ("anchored", "sasrec-pad"),
+                    ("anchored, frozen", "sasrec-pad-anchored-frozen"),
+                )
+            },
+        ),
+        "b": (
+            "id table after more training against phase 1",
+            start,
+            {"SE-BCE-Tune": runs["sasrec-pad-only-id"].inspect()["id"], "SE-BCE-Align-Tune": single["aligned_id"]},
+        ),
+        "c": (
+            "id tables of one and of three experts against phase 1",
+            start,
+            {
+                "single, aligned": single["aligned_id"],
+                "triple, origin": triple["id"],
+                "triple, aligned": triple["aligned_id"],
+            },
+        ),
+        "d": (
+            "text vectors of one and of three experts against the text as read",
+            read,
+            {
+                "single, aligned": single["aligned_text"],
+                "triple, origin": triple["text"],
+                "triple, aligned": triple["aligned_text"],
+            },
+        ),
+    }
+    values, shown, files = {}, [], []
+    for panel, (title, base, spaces) in panels.items():
+        found = {name: discrepancy(base, vectors, pairs) for name, vectors in spaces.items()}
+        path = discrepancy_plot(found, made.figure(panel), f"({panel}) {title}")
+        files.append(path.name)
+        values[panel] = {"title": title, "series": {name: asdict(one) for name, one in found.items()}}
+        shown += [_tau_table(f"({panel}) tau of the {title}", found), _drawn(path)]
+    return Extra({"tau": values, "files": files}, shown)
+
+
+def validation_pairs(run: SequentialRun) -> Pairs:
+    """The pairs of the paper's code on a run's data: behaviours beside the validation target and another of its bucket.
+
+    Targets that training never met are left out: their id rows were learned nowhere, and stay what they were at the start.
+    """
+    dataset = run.dataset
+    log, valid = dataset.log, dataset.split["valid"]
+    target = np.zeros(dataset.num_users + 1, np.int32)
+    target[log.user[valid]] = log.item[valid]
+    counts = part_counts(dataset)
+    bucket = frequency_buckets(counts, run.settings.buckets)
+    pairs = pairs_of(log.slot_item, log.start, target, bucket, train_end=log.start[:-1] + training_ends(dataset))
+    return pairs.where(counts[pairs.item] > 0)
+
+
+def read_text(run: SequentialRun) -> Vectors:
+    """(I + 1, S) the text vectors that a run's model starts from."""
+    return item_matrix(run.config.knowledge, run.dataset)
+
+
+def _tau_table(title: str, found: Mapping[str, Discrepancy]) -> Any:
+    buckets = next(iter(found.values())).buckets
+    rows = [(name, *("-" if tau is None else f"{tau:.2f}" for tau in (*one.tau, one.tau_all))) for name, one in found.items()]
+    return plain_table(title, ("", *map(str, buckets), "all"), rows)
+
+
+def _drawn(path: Any) -> str:
+    return f"drawn: {path}"
+
+
+def _percent(found: Mapping[str, float] | None) -> float | None:
+    return None if found is None else 100 * found["mean"]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _gain(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2%}"

@@ -1,0 +1,289 @@
+"""Make a table of a paper, cell by cell, and print it with the published numbers beside the measured ones.
+
+prepared/<variant>  knowledge/<source>            made where they are missing
+runs/<data>/<row>-s<seed>                         one run directory per cell
+results/<paper>-<data>/cells/<row>-s<seed>.json   one small file per finished cell, shared by every table that shows it
+results/<experiment>-<data>.json                  the table
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from braidrec.data.dataset import Dataset
+from braidrec.errors import ConfigError, RunError, suggest
+from braidrec.experiments import disco, pad
+from braidrec.experiments.cells import Row, Workshop, make_cell, paired_tests, summary
+from braidrec.experiments.experiment import Experiment, Extra, Made, cells_needed
+from braidrec.experiments.material import fill_knowledge, open_data, source_of
+from braidrec.experiments.measures import Metric, measures
+from braidrec.files import read_json, write_json
+from braidrec.runs.tables import plain_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXPERIMENTS: dict[str, Experiment] = {each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS)}
+Tell = Callable[[str], None]
+
+
+def reproduce(
+    id: str,
+    data: str | None = None,
+    seeds: int | None = None,
+    *,
+    prepared: Path = Path("prepared"),
+    knowledge: Path = Path("knowledge"),
+    runs: Path = Path("runs/reproduce"),
+    results: Path = Path("results"),
+    minutes: float | None = None,
+    only: str | None = None,
+    encoder: str | None = None,
+    tell: Tell | None = None,
+    confirm: Callable[[str], bool] | None = None,
+) -> list[Table | str]:
+    """Make the cells of experiment ``id`` that are missing, write its result file, and return what to print.
+
+    seeds: rows that are no ablations take 1..seeds; None: their own     minutes: start no cell after so many
+    only: names of rows to make, by commas, with * for any letters; the table still shows all that is there
+    encoder: one more row with text by this encoder, where the experiment has room for one
+    tell: gets a line per step and cell; stderr when left out     confirm: asked before a paid encoder starts
+    A cell that was interrupted goes on in the middle of its phase; finished ones are only read.
+    Raises ConfigError for names that are none, DataError when public files cannot be found, RunError when a figure needs
+    runs that are not here.
+    """
+    tell = tell or _to_stderr
+    experiment = find(id)
+    data = experiment.dataset(data)
+    rows, pool = experiment.table(data, seeds, encoder), experiment.rows[data]
+    variants = {row.data for row in (*rows, *pool.values())}
+    shop = Workshop(
+        {name: prepared / name for name in variants},
+        {name: knowledge / source_of(name) for name in variants},
+        runs / data,
+        results / f"{experiment.paper}-{data}",
+        pool,
+    )
+    _make(rows, shop, minutes=minutes, only=only, tell=tell, confirm=confirm)
+    file = results / f"{id.replace('/', '-')}-{data}.json"
+    over = experiment.over(rows)
+    table = summary(rows, shop, earlier=_earlier(file, experiment.paper, data), reference=over)
+    extra = Extra({})
+    if experiment.extra is not None and not table["not_run"]:
+
+        def prepared_data() -> Dataset:
+            name = data if data in variants or not variants else next(iter(variants))
+            return open_data(name, prepared / name, tell)
+
+        extra = experiment.extra(Made(experiment, data, rows, shop, table, results / "figures", prepared_data))
+    head = {"experiment": id, "title": experiment.title, "data": data, "notes": list(experiment.notes)}
+    write_json(file, {**head, **table, **extra.values})
+    shown = [*render(experiment, data, rows, table), *extra.shown]
+    if experiment.extra is not None and table["not_run"]:
+        shown.append(f"not drawn yet: {len(table['not_run'])} of its cells are missing")
+    return [*shown, f"{file}"]
+
+
+def find(id: str) -> Experiment:
+    """Raises ConfigError, offering the nearest, for an id that is none."""
+    if id not in EXPERIMENTS:
+        raise ConfigError(f"no experiment is called '{id}'{suggest(id, EXPERIMENTS)}; 'braidrec reproduce' lists them")
+    return EXPERIMENTS[id]
+
+
+def listing(results: Path = Path("results")) -> Table:
+    """Every experiment with the cells it needs and how many of them are made."""
+    rows = []
+    for each in EXPERIMENTS.values():
+        for data in each.rows:
+            needed = cells_needed(each.table(data), each.rows[data])
+            shop = Workshop({}, {}, Path(), results / f"{each.paper}-{data}")
+            made = sum(shop.cell_path(row, seed).exists() for row, seed in needed)
+            rows.append((each.id, each.title, data, len(needed), made))
+    return plain_table("experiments", ("experiment", "what", "data", "cells", "made"), rows)
+
+
+def _make(
+    rows: Sequence[Row],
+    shop: Workshop,
+    *,
+    minutes: float | None,
+    only: str | None,
+    tell: Tell,
+    confirm: Callable[[str], bool] | None,
+) -> None:
+    """The missing cells in order, with a line for each."""
+    wanted = _chosen(rows, only)
+    plan = cells_needed(wanted, shop.rows)
+    begun, ready = time.monotonic(), set[Path]()
+    for number, (row, seed) in enumerate(plan, 1):
+        if shop.cell_path(row, seed).exists():
+            continue
+        used = (time.monotonic() - begun) / 60
+        if minutes is not None and used >= minutes:
+            left = sum(not shop.cell_path(each, of).exists() for each, of in plan)
+            tell(f"{minutes:g} min are used: {left} of {len(plan)} cells are left for another time")
+            return
+        where = f"[{number}/{len(plan)}] {row.name} s{seed}"
+        tell(f"{where}, begun after {used:.1f} min")
+        _provide(row, shop, ready, tell, confirm)
+        make_cell(row, seed, shop)
+        tell(f"{where} is done, {(time.monotonic() - begun) / 60:.1f} min used")
+
+
+def _earlier(file: Path, paper: str, data: str) -> list[Mapping[str, Any]]:
+    """What was made before: this table, then the paper's others on the data set, since they show the same cells."""
+    others = sorted(each for each in file.parent.glob(f"{paper}*-{data}.json") if each != file)
+    found = [read_json(each, RunError) for each in (file, *others) if each.exists()]
+    return [each for each in found if "rows" in each]
+
+
+def _chosen(rows: Sequence[Row], only: str | None) -> list[Row]:
+    if only is None:
+        return list(rows)
+    patterns = [part.strip() for part in only.split(",")]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(row.name, pattern) for row in rows):
+            raise ConfigError(
+                f"--only: no row of the table is called '{pattern}'{suggest(pattern, [row.name for row in rows])}"
+            )
+    return [row for row in rows if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in patterns)]
+
+
+def _provide(row: Row, shop: Workshop, ready: set[Path], tell: Tell, confirm: Callable[[str], bool] | None) -> None:
+    """Data and text vectors of a row, and of those whose runs it starts from."""
+    for each in (row, *_givers(row, shop)):
+        folder = shop.prepared[each.data]
+        if folder not in ready:
+            open_data(each.data, folder, tell)
+            ready.add(folder)
+        if each.reads_text and (base := shop.knowledge_path(each)) not in ready:
+            fill_knowledge(Dataset.open(folder), base, each.encoder, tell, confirm)
+            ready.add(base)
+
+
+def _givers(row: Row, shop: Workshop) -> Iterator[Row]:
+    for stage in row.starts:
+        giver = shop.origin(row, stage)
+        yield giver
+        yield from _givers(giver, shop)
+
+
+# -- printing -------------------------------------------------------------------------------------------------------------
+
+
+def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mapping[str, Any]) -> list[Table | str]:
+    """The rows with the published numbers beside the measured ones, the paired tests, and what should be known about them."""
+    if not rows:
+        return list(experiment.notes)
+    metrics, entries = measures()[rows[0].task].metrics, {entry["row"]: entry for entry in table["rows"]}
+    over = experiment.over(rows)
+    shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
+    if tests := _tests(experiment, rows, entries, metrics):
+        shown.append(tests)
+    lines = [f"{experiment.label(row.name)}: {row.note}" for row in rows if row.note]
+    readers = {entry["knowledge"]: entry["row"] for entry in entries.values() if entry["knowledge"]}
+    if len(readers) == 1:
+        lines.append(f"text here read by {next(iter(readers))}")
+    elif readers:
+        lines += [
+            f"{experiment.label(entry['row'])}: text read by {entry['knowledge']}"
+            for entry in entries.values()
+            if entry["knowledge"]
+        ]
+    lines += [f"note: {note}" for note in experiment.notes]
+    return [*shown, "\n".join(lines)] if lines else shown
+
+
+def _numbers(
+    experiment: Experiment,
+    data: str,
+    rows: Sequence[Row],
+    entries: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[Metric],
+    over: Mapping[str, str],
+) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    references = {name for name in over.values() if name in {row.name for row in rows}}
+    gained = f", gain over {experiment.label(next(iter(references)))}" if len(references) == 1 else ""
+    scale = f", x{metrics[0].scale:g}" if metrics[0].scale != 1 else ""
+    table = Table(title=escape(f"{experiment.id} on {data}: {experiment.title}{scale}{gained}"), title_justify="left")
+    table.add_column("model", no_wrap=True)
+    table.add_column("seeds")
+    for metric in metrics:
+        for column in (f"{metric.title}\nprinted", "\nhere", "gain\nprinted", "gain\nhere"):
+            table.add_column(column, justify="right")
+    for row in rows:
+        entry = entries.get(row.name)
+        seeds = "not run" if entry is None else "-" if row.simple else ",".join(map(str, entry["seeds"]))
+        cells = [escape(experiment.label(row.name)), seeds]
+        for metric in metrics:
+            printed = (row.printed or {}).get(metric.key)
+            gain = (entry or {}).get("gain", {}).get(metric.key) or _printed_gain(metric, row, rows, over)
+            cells += [
+                "" if printed is None else f"{printed:.4f}",
+                "" if entry is None else _measured(entry[f"test_{metric.key}"], metric, several=len(entry["seeds"]) > 1),
+                _change(gain["published"], metric),
+                _change(gain["measured"], metric),
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def _printed_gain(metric: Metric, row: Row, rows: Sequence[Row], over: Mapping[str, str]) -> dict[str, float | None]:
+    """The published gain of a row that has no cell."""
+    reference = next((each for each in rows if each.name == over.get(row.name)), None)
+    pair = [(each.printed or {}).get(metric.key) if each else None for each in (row, reference)]
+    if pair[0] is None or pair[1] is None:
+        return {"published": None, "measured": None}
+    return {"published": pair[0] / pair[1] - 1 if metric.relative else pair[0] - pair[1], "measured": None}
+
+
+def _measured(found: Mapping[str, float], metric: Metric, *, several: bool) -> str:
+    mean = f"{metric.scale * found['mean']:.4f}"
+    return f"{mean} ± {metric.scale * found['sd']:.4f}" if several else mean
+
+
+def _change(value: float | None, metric: Metric) -> str:
+    if value is None:
+        return ""
+    return f"{value:+.2%}" if metric.relative else f"{value:+.4f}"
+
+
+def _tests(
+    experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]
+) -> Table | None:
+    known = {metric.key: metric for metric in metrics}
+    lines, first = [], None
+    for row in rows:
+        for test in paired_tests(entries.get(row.name, {})):
+            metric, first = known[test["metric"]], first or test
+            low, high, difference = (metric.scale * test[key] for key in ("low", "high", "difference"))
+            lines.append(
+                (
+                    experiment.label(row.name),
+                    experiment.label(test["row"]),
+                    metric.title,
+                    f"{difference:+.4f}",
+                    f"{low:+.4f} .. {high:+.4f}",
+                    " ".join(
+                        f"{at}:{metric.scale * gap:+.4f}" for at, gap in zip(test["seeds"], test["per_seed"], strict=True)
+                    ),
+                    f"{test['p_holm']:.4f}",
+                )
+            )
+    if first is None:
+        return None
+    title = f"paired tests: {first['resamples']:,} resamples of {first['users']:,} users, two-sided, Holm over this table"
+    return plain_table(title, ("model", "against", "metric", "difference", "95 % interval", "by seed", "p"), lines)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""What two spaces of item vectors agree on, as numbers and plots.  Arrays in, frozen results and PNG files out."""

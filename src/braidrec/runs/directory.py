@@ -1,0 +1,274 @@
+"""A run's folder: who may write there, what a finished run leaves behind, and how it is checked when it is opened.
+
+config.toml        every setting, resolved            run.json         what was trained on what, and how it went
+model.safetensors  weights; model.json: sizes, digest  vocabulary.json  raw values by row
+metrics.jsonl      one line per check                  environment.json versions, machine, threads
+training/          checkpoints, for as long as the run can be resumed
+added/             items added later: their ids and titles, their tensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from braidrec.config import RunConfig, from_toml, to_toml
+from braidrec.data.dataset import Dataset
+from braidrec.errors import ConfigError, RunError
+from braidrec.files import check_digest, load_tensors, read_json, save_tensors, sha256, write_json, write_text
+from braidrec.knowledge.base import KnowledgeBase
+from braidrec.knowledge.lock import writer_lock
+from braidrec.training.contracts import PhaseResult, TrainingResult
+
+RUN_FORMAT = 2
+RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json")  # under run.json's digests
+
+
+# -- before training ------------------------------------------------------------------------------------------------------
+
+
+def refuse_other(path: Path, config: RunConfig) -> None:
+    """Only an empty folder will do, or one that holds this very run."""
+    file = path / "config.toml"
+    if file.exists():
+        held = tomllib.loads(to_toml(from_toml(file)))
+        if found := _difference(held, tomllib.loads(to_toml(config))):
+            raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder with --out")
+    elif path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: a file is there already; choose another folder with --out")
+    elif path.exists() and any(not each.name.startswith(".config.toml.") for each in path.iterdir()):
+        raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one with --out")
+
+
+@contextmanager
+def claim(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> Iterator[None]:
+    """Take the folder, for as long as this process trains in it, and only on the data that an earlier start saw.
+
+    inputs: digests by what they are of, such as "data" and "knowledge"; None for what the run does not read.
+    """
+    if not (path / "config.toml").exists():
+        write_text(path / "config.toml", to_toml(config))
+    folder = path / "training"
+    folder.mkdir(exist_ok=True)
+
+    def refuse(message: str) -> None:
+        raise RunError(f"{path}: another process is training this run; wait for it, or choose another folder with --out")
+
+    with writer_lock(folder / "lock", refuse):
+        note = folder / "inputs.json"
+        if note.exists():
+            seen = read_json(note, RunError)
+            for name, digest in inputs.items():
+                if seen.get(name) != digest:
+                    raise RunError(
+                        f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
+                        "bring the earlier one back, or choose another folder with --out"
+                    )
+        else:
+            write_json(note, dict(inputs))
+        yield
+
+
+def digest_of(vectors: NDArray[np.float32] | None) -> str | None:
+    """Of an array's values, for `claim`."""
+    return None if vectors is None else hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()[:16]
+
+
+def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> str | None:
+    """The first setting that differs, in words."""
+    for key in sorted(held.keys() | wanted.keys()):
+        old, new = held.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            if found := _difference(old, new, f"{at}{key}."):
+                return found
+        elif old != new:
+            return f"{at}{key} was {old!r} and is now {new!r}"
+    return None
+
+
+# -- after training -------------------------------------------------------------------------------------------------------
+
+
+def save_model(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """model.safetensors, and model.json with its digest and what is needed to build the model: ``about``."""
+    write_json(path / "model.json", {"sha256": save_tensors(path / "model.safetensors", tensors), **about})
+
+
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the ``about`` of `save_model`.  Raises RunError when a byte of them changed."""
+    about = read_json(path / "model.json", RunError)
+    return load_tensors(path / "model.safetensors", about.pop("sha256"), RunError), about
+
+
+def save_record(
+    path: Path,
+    config: RunConfig,
+    dataset: Dataset,
+    title: str,
+    result: TrainingResult,
+    choices: Mapping[str, Any],
+    base: KnowledgeBase | None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """What every task's run has besides its model, which is saved before; run.json last, so a folder with it is complete.
+
+    choices: what training settled by itself.  extra: entries of run.json that only this task has.  ``best`` and
+    ``training`` are those of the last phase; all of them stand in ``phases``.
+    """
+    shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
+    write_json(path / "environment.json", environment())
+    phases = [_phase_record(phase) for phase in result.phases]
+    record = {
+        "format": RUN_FORMAT,
+        "task": config.task,
+        "title": title,
+        "data": {
+            "name": dataset.name,
+            "path": str(dataset.path.resolve()),
+            "fingerprint": dataset.fingerprint,
+            "vocabulary": dataset.settings.vocabulary,
+        },
+        "knowledge": None
+        if base is None
+        else {**base.identity.model_dump(), "version": base.version, "path": str(Path(config.knowledge or "").resolve())},
+        "choices": dict(choices),
+        "phases": phases,
+        "best": phases[-1]["best"],
+        "training": phases[-1]["training"],
+        **(extra or {}),
+    }
+    metrics = path / "training" / "metrics.jsonl"
+    if not metrics.exists():
+        raise RunError(f"{metrics}: training left no metrics")
+    shutil.copyfile(metrics, path / "metrics.jsonl")
+    record["files"] = {name: sha256(path / name) for name in RUN_FILES}
+    write_json(path / "run.json", record | {"digest": _digest(record)})
+    shutil.rmtree(path / "training")
+
+
+def _phase_record(phase: PhaseResult) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "best": {"check": phase.best_check, "step": phase.best_step, "metrics": dict(phase.metrics)},
+        "training": {"steps": phase.steps, "seconds": phase.seconds, "samples_per_second": phase.samples_per_second},
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and threads, so that a number can be traced to where it was measured."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for name in (
+        "braidrec",
+        "torch",
+        "lightning-fabric",
+        "numpy",
+        "polars",
+        "pyarrow",
+        "lancedb",
+        "sentence-transformers",
+        "safetensors",
+    ):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": versions,
+    }
+
+
+# -- opening --------------------------------------------------------------------------------------------------------------
+
+
+def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """The config and run.json's entries.  Raises RunError when the run is missing, unfinished, damaged or of another format."""
+    if not (path / "run.json").exists():
+        state = "is unfinished; run 'braidrec fit' with the same settings to go on" if path.is_dir() else "does not exist"
+        raise RunError(f"{path}: the run {state}")
+    record = read_json(path / "run.json", RunError)
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != RUN_FORMAT:
+        raise RunError(f"{path}: run format {found!r}, this version reads {RUN_FORMAT}; train it again")
+    if record.pop("digest", None) != _digest(record):
+        raise RunError(f"{path / 'run.json'}: its content does not have its digest; the file is damaged or was edited")
+    for name in RUN_FILES:
+        check_digest(path / name, record["files"].get(name, ""), RunError)
+    return _moved(from_toml(path / "config.toml"), record), record
+
+
+def _moved(config: RunConfig, record: Mapping[str, Any]) -> RunConfig:
+    """Relative paths were written from the folder where the run was started: elsewhere the recorded whole ones help."""
+    paths = {}
+    for key, written, recorded in (
+        ("data", config.data, record["data"]),
+        ("knowledge", config.knowledge, record["knowledge"] or {}),
+    ):
+        if written is not None and not Path(written).exists() and Path(recorded.get("path", "")).is_absolute():
+            paths[key] = recorded["path"]
+    return config.model_copy(update=paths)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """Of a JSON file's content, so that a damaged entry is noticed like a damaged file."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+# -- items added later ----------------------------------------------------------------------------------------------------
+
+
+def load_added(path: Path) -> tuple[list[dict[str, str]], dict[str, Tensor]] | None:
+    """Ids and titles, and their tensors; None where the run at ``path`` has no added items."""
+    folder = path / "added"
+    if not (folder / "items.json").exists():
+        return None
+    about = read_json(folder / "items.json", RunError)
+    if not isinstance(about, dict) or about.pop("digest", None) != _digest(about):
+        raise RunError(f"{folder / 'items.json'}: its content does not have its digest; the file is damaged or was edited")
+    return about["items"], load_tensors(folder / about["file"], about["sha256"], RunError)
+
+
+def save_added(
+    path: Path, known: Sequence[str], ids: Sequence[str], titles: Sequence[str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put items behind those that the run at ``path`` has, which must be ``known``; each tensor has a row per item."""
+    folder, old = path / "added", load_added(path)
+    entries, rows = old if old is not None else ([], {})
+    if [entry["id"] for entry in entries] != list(known):
+        raise RunError(f"{path}: items were added from elsewhere since this run was loaded; load it again first")
+    entries = entries + [{"id": raw, "title": title} for raw, title in zip(ids, titles, strict=True)]
+    file = folder / f"items-{len(entries)}.safetensors"
+    digest = save_tensors(file, {name: _stacked(rows[name], part) if rows else part for name, part in tensors.items()})
+    about = {"file": file.name, "sha256": digest, "items": entries}
+    write_json(folder / "items.json", about | {"digest": _digest(about)})
+    for earlier in folder.glob("items-*.safetensors"):
+        if earlier != file:
+            earlier.unlink()
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of both, padded with 0 to one width."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (first, second)])

@@ -1,0 +1,1 @@
+"""Next-item recommendation: an encoder of item vectors behind any item maps."""

@@ -1,0 +1,64 @@
+"""CTRL: contrast ids with text, then recommend by id alone (Li et al., 2023).
+
+1. contrast   InfoNCE between e_i and f_theta(x_i), both ways, over the distinct items of a batch, from scratch
+2. tune       the text is dropped; an id model that starts from the contrasted table learns the recommendation loss
+
+Departures, PAD's comparison form: items are contrasted, where CTRL contrasts tabular rows with their prompts.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field as Setting
+from torch import nn
+
+from braidrec.data.sequences import SequenceBatch
+from braidrec.objectives.info_nce import info_nce
+from braidrec.objectives.step import Step
+from braidrec.sequential.contracts import Distinct, Stage, main_group
+from braidrec.sequential.maps import IdMap, TextConfig, TextMap
+from braidrec.sequential.model import SequenceModel
+from braidrec.sequential.parts import Parts
+from braidrec.strict import Strict
+
+
+class CTRLConfig(Strict):
+    name: Literal["ctrl"] = "ctrl"
+    text: TextConfig = TextConfig()
+    temperature: float = Setting(default=0.1, gt=0)
+    title: ClassVar[str] = "CTRL"
+
+
+class Contrast(nn.Module):
+    """Stage 1: two item maps and no encoder."""
+
+    def __init__(self, ids: IdMap, text: TextMap, temperature: float):
+        super().__init__()
+        self.ids, self.text, self.temperature = ids, text, temperature
+
+    def step(self, batch: SequenceBatch) -> Step:
+        rows = Distinct.of(batch).rows[1:]
+        loss = info_nce(self.text(rows), self.ids(rows), temperature=self.temperature, symmetric=True)
+        return Step(lambda: {"contrast": loss})
+
+    @torch.no_grad()
+    def validation(self) -> dict[str, float]:
+        """The contrast over up to 1,024 items spread over the catalogue."""
+        device = self.ids.table.weight.device
+        rows = torch.linspace(1, self.ids.num_rows - 1, min(1_024, self.ids.num_rows - 1), device=device).long()
+        loss = info_nce(self.text(rows), self.ids(rows), temperature=self.temperature, symmetric=True)
+        return {"contrast": float(loss)}
+
+
+def stages(config: CTRLConfig, parts: Parts) -> list[Stage]:
+    ids, text = parts.id_expert().items, parts.text_expert(config.text).items
+    assert isinstance(ids, IdMap)
+    assert isinstance(text, TextMap)
+    contrast = Contrast(ids, text, config.temperature)
+    model = SequenceModel(parts.id_expert(), loss=parts.loss, trained=parts.trained_only)
+    return [
+        Stage("contrast", contrast, {"contrast": 1.0}, [main_group(contrast)], monitor="contrast", mode="min"),
+        Stage("tune", model, {"prediction": 1.0}, [main_group(model)], {"contrast": {"ids.": "expert.items."}}),
+    ]

@@ -1,0 +1,161 @@
+"""Several experts behind a frequency gate: PAD's third phase, and every model that mixes experts.
+
+y(u, t, j) = sum_x p_x(b(j)) <s_x(u, t), v^x_j>        equation (18): each candidate by the gate of its own bucket
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from braidrec.data.sequences import SequenceBatch
+from braidrec.objectives.next_item import binary_cross_entropy
+from braidrec.objectives.step import Step
+from braidrec.sequential.contracts import Catalogue, Distinct, DotProducts, States
+from braidrec.sequential.gates import BucketGate, ContextualGate
+from braidrec.sequential.model import Expert, Loss, cross_entropy, monitors_of
+
+
+class Mixture(nn.Module):
+    """Experts by name, mixed by the gate.
+
+    bucket (I + 1,) int64 frequency bucket of each item    untrained (I + 1,) bool items that training never met, which
+    the id expert does not judge at evaluation; None: every catalogue item keeps its bucket
+    trained: see `SequenceModel`
+    """
+
+    bucket: Tensor
+    untrained: Tensor
+    trained: Tensor | None
+
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        gate: BucketGate | ContextualGate,
+        bucket: Tensor,
+        *,
+        untrained: Tensor | None = None,
+        loss: Loss = "bce",
+        trained: Tensor | None = None,
+    ):
+        super().__init__()
+        self.experts = nn.ModuleDict(experts)
+        self.gate, self.loss = gate, loss
+        self.register_buffer("bucket", bucket.long(), persistent=False)
+        blank = torch.zeros(len(bucket), dtype=torch.bool)
+        self.register_buffer("untrained", blank if untrained is None else untrained, persistent=False)
+        self.register_buffer("trained", None if trained is None else trained.nonzero().squeeze(1), persistent=False)
+
+    @property
+    def parts(self) -> list[Expert]:
+        return [cast(Expert, each) for each in self.experts.values()]
+
+    def buckets(self) -> Tensor:
+        """(I + 1,) rows of the gate: at evaluation the row behind the last bucket for items that training never met."""
+        unseen = self.gate_rows - 1
+        return self.bucket if self.training else torch.where(self.untrained, unseen, self.bucket)
+
+    @property
+    def gate_rows(self) -> int:
+        table = self.gate.logits if isinstance(self.gate, BucketGate) else self.gate.buckets
+        return len(table) + 1
+
+    # ---- training
+
+    def step(self, batch: SequenceBatch) -> Step:
+        loss, monitors = self._loss(batch)
+        return Step(lambda: {"prediction": loss}, monitors=monitors)
+
+    def _loss(self, batch: SequenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        real = batch.targets > 0
+        if self.loss == "full_ce":
+            tables = [expert.table() for expert in self.parts]
+            places = batch.items.long()
+            reads = [expert.read(table, places, batch.mask)[real] for expert, table in zip(self.parts, tables, strict=True)]
+            monitors = monitors_of(dict(zip(self.experts, reads, strict=True)))
+            states, target = torch.cat(reads, dim=1), batch.targets[real].long()
+            if isinstance(self.gate, BucketGate):
+                return cross_entropy(states, self._weighted(tables), target, self.trained), monitors
+            scores = Bucketed(torch.stack(tables, dim=1), self.buckets(), self.gate).scores(States(states, target))
+            scores[:, 0] = -torch.inf
+            if self.trained is not None:
+                left_out = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+                left_out[self.trained] = False
+                scores = scores.masked_fill(left_out, -torch.inf)
+            return F.cross_entropy(scores, target), monitors
+        distinct = Distinct.of(batch)
+        bucket = self.buckets()[distinct.rows]
+        vectors = [expert.vectors(distinct.rows) for expert in self.parts]
+        reads = [
+            expert.read(table, distinct.items, batch.mask)[real] for expert, table in zip(self.parts, vectors, strict=True)
+        ]
+        targets, negatives = distinct.targets[real], distinct.negatives[real]
+        places = torch.cat([targets[:, None], negatives], dim=1)  # (n, 1 + M)
+        each = torch.stack([(s[:, None] * v[places]).sum(dim=-1) for s, v in zip(reads, vectors, strict=True)], dim=-1)
+        if isinstance(self.gate, BucketGate):
+            shares = self.gate()[bucket[places]]
+        else:
+            by_bucket = self.gate(torch.cat(reads, dim=1))
+            shares = by_bucket.gather(1, bucket[places][..., None].expand(-1, -1, each.shape[-1]))
+        logits = (shares * each).sum(dim=-1)
+        loss = binary_cross_entropy(logits[:, 0], logits[:, 1:])
+        return loss, monitors_of(dict(zip(self.experts, reads, strict=True)))
+
+    def _weighted(self, tables: list[Tensor]) -> Tensor:
+        """(I + 1, E D): every expert's item vectors times its share, so that one inner product gives the mixed score."""
+        assert isinstance(self.gate, BucketGate)
+        shares = self.gate()[self.buckets()]
+        return torch.cat([table * shares[:, at : at + 1] for at, table in enumerate(tables)], dim=1)
+
+    # ---- evaluation
+
+    def states(self, items: Tensor, mask: Tensor) -> States:
+        return States(torch.cat([expert.last(items, mask) for expert in self.parts], dim=1), items[:, -1].long())
+
+    def catalogue(self) -> Catalogue:
+        tables = [expert.table() for expert in self.parts]
+        if isinstance(self.gate, BucketGate):
+            return DotProducts(self._weighted(tables))
+        return Bucketed(torch.stack(tables, dim=1), self.buckets(), self.gate)
+
+    def shares(self) -> Tensor | None:
+        """(n, E) gate probability per bucket 1..n; None for a gate that depends on the user."""
+        return self.gate()[1:-1].detach() if isinstance(self.gate, BucketGate) else None
+
+    # ---- items that come later
+
+    def export(self) -> None:
+        """Reduce text to what the experts make of it."""
+        for expert in self.parts:
+            expert.export()
+
+    def add(self, vectors: Tensor) -> None:
+        """Append items by their text vectors (m, S): coldest bucket, no id expert."""
+        for expert in self.parts:
+            expert.add(vectors)
+        count, device = len(vectors), self.bucket.device
+        self.bucket = torch.cat([self.bucket, torch.full((count,), self.gate_rows - 2, device=device)])
+        self.untrained = torch.cat([self.untrained, torch.ones(count, dtype=torch.bool, device=device)])
+
+
+@dataclass(frozen=True)
+class Bucketed:
+    """Scores by a gate that depends on the user.  vectors (I + 1, E, D), bucket (I + 1,) int64."""
+
+    vectors: Tensor
+    bucket: Tensor
+    gate: ContextualGate
+
+    def scores(self, states: States, rows: Tensor | None = None) -> Tensor:
+        vectors = self.vectors if rows is None else self.vectors.index_select(0, rows)
+        bucket = self.bucket if rows is None else self.bucket.index_select(0, rows)
+        experts, dim = vectors.shape[1], vectors.shape[2]
+        shares = self.gate(states.vectors)
+        own = states.vectors.view(-1, experts, dim)
+        parts = [shares[:, bucket, at] * (own[:, at] @ vectors[:, at].T) for at in range(experts)]
+        return torch.stack(parts).sum(dim=0)

@@ -1,0 +1,132 @@
+"""What every run does, whatever its task: shown on a model that only counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import small_runs
+from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.files import read_json
+from braidrec.runs.run import Run, load
+from braidrec.runs.tables import comparison_tables, evaluation_table
+from small_runs import copy_of, knowledge, plain
+from toy_run import BatchedRun, ToyRun, install, toy
+
+USER = "10001"
+NEW = {"late-1": "ghosts and demons", "late-2": "violins"}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    install(monkeypatch)
+    return toy(tmp_path / "run", knowledge=knowledge())
+
+
+def test_a_task_of_its_own_is_trained_saved_and_loaded_through_the_same_door(run: Run, tmp_path: Path) -> None:
+    assert isinstance(run, ToyRun)
+    assert run.title == "Toy (ours)"
+    assert run.headline == "hr@10 0.5000, ndcg@10 0.2500"
+    again = load(run.path)
+    assert isinstance(again, ToyRun)
+    np.testing.assert_array_equal(again.counts, run.counts)
+    model = (run.path / "model.safetensors").stat().st_mtime_ns
+    assert toy(run.path, knowledge=knowledge()).record == run.record
+    assert (run.path / "model.safetensors").stat().st_mtime_ns == model, "a finished run is loaded, not trained"
+    with pytest.raises(ConfigError, match="other settings"):
+        toy(run.path, knowledge=knowledge(), seed=7)
+
+
+def test_the_record_holds_every_phase_and_what_the_task_adds(run: Run) -> None:
+    record = read_json(run.path / "run.json", RunError)
+    assert (record["format"], record["task"], record["title"]) == (2, "sequential", "Toy")
+    assert [phase["name"] for phase in record["phases"]] == ["pretrain", "experts"]
+    assert record["best"] == record["phases"][1]["best"] == {"check": 1, "step": 7, "metrics": {"hr@10": 0.5, "ndcg@10": 0.25}}
+    assert record["training"] == {"steps": 7, "seconds": 1.0, "samples_per_second": 14.0}
+    assert (record["choices"], record["edges"]) == ({"buckets": 3}, [1, 2])
+    assert record["knowledge"]["encoder"] == "tfidf"
+    assert plain().record["task"] == "ranking"
+    assert [phase["name"] for phase in plain().record["phases"]] == ["rank"]
+    assert plain().headline == f"AUC {plain().record['best']['metrics']['auc']:.4f}"
+
+
+def test_scores_that_are_no_probabilities_are_not_called_so(run: Run, tmp_path: Path) -> None:
+    found = run.recommend(USER, k=5)
+    assert [each.probability for each in found] == [None] * 5
+    assert found[0].score > 1
+    assert [each.score for each in found] == run.score_items(USER, [each.item for each in found]).tolist()
+    assert len(run.score_items(USER, [])) == 0
+    assert [each.score for each in plain().recommend(USER, k=3)] == [each.probability for each in plain().recommend(USER, k=3)]
+    rows = run.recommend_all(tmp_path / "all.parquet", k=2, show_progress=False)
+    frame = pl.read_parquet(tmp_path / "all.parquet")
+    assert frame.schema == {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32}
+    assert rows == len(frame)
+    one = frame.filter(pl.col("user") == USER)
+    assert one["item"].to_list() == [each.item for each in run.recommend(USER, k=2)]
+
+
+def test_seen_items_ties_and_strangers(run: Run) -> None:
+    assert isinstance(run, ToyRun)
+    ids = run.dataset.item_ids
+    run.counts = np.zeros_like(run.counts)
+    assert [each.item for each in run.recommend(items=[], k=3)] == ids[:3]
+    assert [each.item for each in run.recommend(items=[ids[0], ids[2]], k=3)] == [ids[1], ids[3], ids[4]]
+    assert [each.item for each in run.recommend(items=[ids[0]], k=2, exclude_seen=False)] == ids[:2]
+    with pytest.raises(DataError, match="no candidate is left"):
+        run.recommend(items=[ids[0]], allow=[ids[0]])
+
+
+def test_a_task_may_rank_everybody_in_its_own_way(run: Run, tmp_path: Path) -> None:
+    assert isinstance(run, ToyRun)
+    batched = BatchedRun(run.path, run.config, run.dataset, run.record, run.counts)
+    assert batched.recommend_all(tmp_path / "all.parquet", show_progress=False) == run.dataset.num_users
+    frame = pl.read_parquet(tmp_path / "all.parquet")
+    assert frame["user"].to_list() == run.dataset.user_ids
+    assert frame["score"].to_list() == list(range(run.dataset.num_users))
+    assert frame["item"].to_list()[:120] == run.dataset.item_ids
+
+
+def test_added_items_stay_with_the_run(run: Run, tmp_path: Path) -> None:
+    assert run.add_items(NEW) == 2
+    assert run.num_items == run.dataset.num_items + 2
+    scores = run.score_items(USER, list(NEW))
+    again = load(run.path)
+    np.testing.assert_array_equal(again.score_items(USER, list(NEW)), scores)
+    assert again.add_items({"late-3": "wizards"}) == 1
+    assert [each.item for each in load(run.path).recommend(USER, allow=["late-3"])] == ["late-3"]
+    with pytest.raises(RunError, match="load it again first"):
+        run.add_items({"late-4": "camels"})
+    again.recommend_all(tmp_path / "all.parquet", k=1, allow=["late-3"], show_progress=False)
+    assert set(pl.read_parquet(tmp_path / "all.parquet")["item"]) == {"late-3"}
+    without = toy(tmp_path / "without")
+    with pytest.raises(RunError, match="reads no text"):
+        without.add_items(NEW)
+
+
+def test_tables_go_to_the_task_and_never_mix_two(run: Run, tmp_path: Path) -> None:
+    other = toy(tmp_path / "other", seed=2)
+    assert evaluation_table([run.path], "valid", baselines=False).title == "['Toy (ours)'], valid, False"
+    assert [table.title for table in comparison_tables([run.path, other.path])] == ["2 compared"]
+    for call in (comparison_tables, lambda paths: evaluation_table(paths, "test", baselines=True)):
+        with pytest.raises(ConfigError, match=r"different tasks.*: sequential, .*: ranking"):
+            call([run.path, plain().path])
+
+
+def test_runs_of_one_task_on_different_data_are_not_compared(run: Run, tmp_path: Path) -> None:
+    from braidrec.runs.fit import fit
+
+    other = fit(small_runs.other_dataset(), path=tmp_path / "other", backbone="sasrec", show_progress=False)
+    with pytest.raises(ConfigError, match="trained on different data"):
+        comparison_tables([run.path, other.path])
+
+
+def test_a_damaged_model_of_any_task_is_refused(run: Run, tmp_path: Path) -> None:
+    path = copy_of(run, tmp_path / "copy").path
+    data = bytearray((path / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "model.safetensors").write_bytes(data)
+    with pytest.raises(RunError, match=r"model\.safetensors"):
+        load(path)

@@ -1,0 +1,128 @@
+"""Tables of sequence models: evaluations beside rankings without learning, comparisons over seeds."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sequence_runs as small
+from rich.console import Console
+from sequence_runs import copy_of, pad, sasrec, smem, train, walks
+
+import small_runs
+from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.evaluation.retrieval_report import RetrievalReport, gains
+from braidrec.files import read_json
+from braidrec.runs.sequential import as_sequential
+from braidrec.runs.sequential_tables import simple_rankings
+from braidrec.runs.tables import comparison_tables, evaluation_table
+
+
+def printed(value: object) -> str:
+    stream = io.StringIO()
+    Console(width=140, file=stream).print(value)
+    return stream.getvalue()
+
+
+def test_simple_rankings_count_the_training_sequences() -> None:
+    """Popularity and the Markov chain by hand, over all but the last two events of everybody."""
+    log, split = small.dataset().log, small.dataset().split
+    users = [small.dataset().user_ids[row - 1] for row in log.user[split["test"]]]
+    popular, follows = np.zeros(small.ITEMS), np.zeros((small.ITEMS, small.ITEMS))
+    for walk in walks():
+        np.add.at(popular, walk[:-2], 1)
+        np.add.at(follows, (walk[:-3], walk[1:-2]), 1)
+    expected: dict[str, list[int]] = {"popularity": [], "Markov": []}
+    for user in users:
+        *past, target = walks()[int(user[1:])]
+        for name, scores in (("popularity", popular), ("Markov", follows[past[-1]] + popular / (popular.max() + 1))):
+            order = [item for item in np.argsort(-scores, kind="stable") if item not in past]
+            expected[name].append(small.ITEMS if target in past else order.index(target) + 1)
+    found = simple_rankings(small.dataset(), "test")
+    assert list(found) == ["popularity", "item-kNN", "Markov"]
+    for name, ranks in expected.items():
+        assert found[name].rank.tolist() == ranks, name
+    assert found["item-kNN"].top.shape == (len(users), 20)
+
+
+def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -> None:
+    run = copy_of(pad(), tmp_path / "run")
+    text = printed(evaluation_table([run.path], "test", baselines=True))
+    title, header = text.splitlines()[0], text.splitlines()[2]
+    assert title.strip() == "rings, test part, all 36 items ranked, items met before left out"
+    assert [cell.strip() for cell in re.split("[┃│]", header)[1:-1]] == [
+        *("slice", "rows", "users", "popularity", "item-kNN", "Markov"),
+        run.title,
+    ]
+    report = RetrievalReport.from_json(read_json(run.path / "evaluation.test.json", RunError))
+    values = report["all"].values
+    assert values is not None
+    assert f"{100 * values['hr@10']:.4f} / {100 * values['ndcg@10']:.4f}" in text
+    markov = simple_rankings(small.dataset(), "test")["Markov"].rank
+    assert f"{100 * gains(markov, 'hr', 10).mean():.4f} / {100 * gains(markov, 'ndcg', 10).mean():.4f}" in text
+    for word in ("warm", "median", "cold", "unseen", "bucket 1", "bucket 4", "too few", "HR [", "MRR@10", "out of reach"):
+        assert word in text, word
+    assert printed(evaluation_table([run.path], "test", baselines=True)) == text
+    alone = printed(evaluation_table([run.path], "valid", baselines=False))
+    assert "rings, valid part" in alone
+    assert "Markov" not in alone
+    with pytest.raises(DataError, match="the split has no part 'tests'"):
+        evaluation_table([run.path], "tests", baselines=True)
+
+
+def test_two_models_over_two_seeds() -> None:
+    paths = [run.path for run in (sasrec(1), pad(1), sasrec(2), pad(2))]
+    table, test = comparison_tables(paths)
+    text = printed(table)
+    for name in ("popularity", "SASRec (ours) s1", "SASRec (ours) s2", "SASRec + PAD (ours) s1", "SASRec + PAD (ours) s2"):
+        assert name in " ".join(str(column.header) for column in table.columns)
+    assert all(len(line) <= 140 for line in text.splitlines())
+    lines = printed(test).splitlines()
+    assert lines[0].strip() == "x100, against SASRec (ours): 10,000 resamples of 1,080 users, two-sided, Holm"
+    ndcg, hr = (next(line for line in lines if metric in line) for metric in ("ndcg@10", "hr@10"))
+    for line, metric in ((ndcg, "ndcg"), (hr, "hr")):
+        by_seed = [
+            float(100 * (gains(pad(seed).ranks().rank, metric, 10) - gains(sasrec(seed).ranks().rank, metric, 10)).mean())
+            for seed in (1, 2)
+        ]
+        assert "SASRec + PAD (ours)" in line
+        assert f"1:{by_seed[0]:+.3f} 2:{by_seed[1]:+.3f}" in line
+        low, high = re.findall(r"([+-]\d+\.\d{3}) \.\. ([+-]\d+\.\d{3})", line)[0]
+        assert float(low) < sum(by_seed) / 2 < float(high)
+        assert f"{sum(by_seed) / 2:+.3f}" in line
+    swapped = printed(comparison_tables([paths[1], paths[0]])[1])
+    assert "against SASRec + PAD (ours)" in swapped
+    assert swapped.count("SASRec (ours)") == 2  # one model, two metrics
+
+
+def test_only_seeds_that_both_models_have_are_compared() -> None:
+    lines = printed(comparison_tables([sasrec(1).path, sasrec(2).path, smem().path])[1]).splitlines()
+    assert [len(re.findall(r" \d:[+-]", line)) for line in lines if "@10" in line] == [1, 1]
+    with pytest.raises(ConfigError, match="share no seed"):
+        comparison_tables([sasrec(2).path, smem().path])
+    with pytest.raises(ConfigError, match="differ by their seed alone"):
+        comparison_tables([sasrec(1).path, sasrec(2).path])
+
+
+def test_one_table_has_one_set_of_buckets(tmp_path: Path) -> None:
+    """The first run's, whatever the others' gates used."""
+    other = train(tmp_path / "other", model={"buckets": 3}, training={"max_epochs": 1})
+    for paths, last in (([sasrec().path, other.path], 4), ([other.path, sasrec().path], 3)):
+        text = printed(comparison_tables(paths)[0])
+        assert [f"bucket {number} " in text for number in (last, last + 1)] == [True, False]
+    assert other.evaluate(show_progress=False).slices[-1].name == "bucket_3"
+
+
+def test_runs_of_two_tasks_or_data_sets_stand_in_no_table(tmp_path: Path) -> None:
+    for call in (comparison_tables, lambda paths: evaluation_table(paths, "test", baselines=True)):
+        with pytest.raises(ConfigError, match=r"different tasks.*: sequential, .*: ranking"):
+            call([sasrec().path, small_runs.plain().path])
+    with pytest.raises(ConfigError, match=r"a ranking run; this needs a sequential one"):
+        as_sequential(small_runs.plain())
+    data = small.prepare(tmp_path / "data", walks(1))
+    other = train(tmp_path / "other", data, training={"max_epochs": 1})
+    with pytest.raises(ConfigError, match="trained on different data"):
+        comparison_tables([sasrec().path, other.path])
