@@ -290,7 +290,8 @@ def goal_note(epoch: Sequence[Measurement]) -> str:
     kinds = {"ndcg@10": "as RecBole ranks", "ndcg@10_unmet": "without the items met before"}
     peer, *ours = epoch
     goals = ", ".join(f"{peer.report[key]:.4f} {kind}" for key, kind in kinds.items())
-    lines = [f"RecBole's validation nDCG@10 after its epoch: {goals}"]
+    speed = f"{peer.samples_per_second:,.0f} samples/s"  # beside the rounds', where the epoch is kept from an earlier call
+    lines = [f"RecBole's validation nDCG@10 after its epoch, at {speed}: {goals}"]
     checks: Any = ours[0].report["checks"] if ours else []
     for check in checks:
         values = ", ".join(f"{check[key]:.4f}" for key in kinds)

@@ -75,8 +75,7 @@ def test_peak_memory_is_this_process_s_own() -> None:
     """A child of a large process is small; getrusage would call it as large as its parent."""
     held = np.ones(40_000_000)  # 320 MB
     found = bench._child("full-ranking", "--items", "1000", "--users", "10")
-    assert found["peak_mb"] < bench._peak_mb()
-    assert held.nbytes / 1e6 < bench._peak_mb()
+    assert 0 < found["peak_mb"] < bench._peak_mb() - held.nbytes / 2e6
 
 
 @pytest.mark.slow

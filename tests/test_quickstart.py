@@ -17,12 +17,13 @@ from braidrec.runs.run import load
 def test_the_tour_ends_with_numbers_and_a_second_one_reuses_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart, "_tables", lambda planted: (small_runs.world_tables(), "small"))
     monkeypatch.setattr(quickstart, "_TRAINING", small_runs.TRAINING)
+    monkeypatch.setattr(quickstart, "_SEQUENCE_TRAINING", {"max_epochs": 1})
     shown: list[Any] = []
     quickstart.run(tmp_path, show=shown.append)
     words = "\n".join(each for each in shown if isinstance(each, str))
-    for step in ("[1/4] data: planted (small)", "[2/4]", "[3/4]", "[4/4]", "120 texts encoded", "next:"):
+    for step in ("[1/5] data: planted (small)", "[2/5]", "[3/5]", "[4/5]", "[5/5]", "120 texts encoded", "next:"):
         assert step in words
-    assert sum(isinstance(each, Table) for each in shown) == 3
+    assert sum(isinstance(each, Table) for each in shown) == 5
     model = (tmp_path / "planted-din-disco" / "model.safetensors").stat().st_mtime_ns
     shown.clear()
     quickstart.run(tmp_path, show=shown.append)
@@ -31,6 +32,7 @@ def test_the_tour_ends_with_numbers_and_a_second_one_reuses_everything(tmp_path:
     someone = load(tmp_path / "planted-din-disco").dataset.user_ids[0]
     assert f"--user {someone}" in shown[-1]
     assert load(tmp_path / "planted-din-disco").recommend(someone, k=5)
+    assert load(tmp_path / "planted-sasrec-pad").recommend(someone, k=5)
 
 
 def test_without_movielens_the_planted_world_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:

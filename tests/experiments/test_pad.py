@@ -80,7 +80,7 @@ def test_every_experiment_is_whole(experiment: Experiment) -> None:
                 assert plan.index((giver, seed)) < plan.index((row.name, seed))
 
 
-def test_the_tables_of_the_brief_are_there() -> None:
+def test_the_paper_s_tables_and_figures_are_there() -> None:
     names = {each.id.removeprefix("pad/") for each in EXPERIMENTS}
     assert names >= {"table1", "table2", "table3", *(f"rq{number}" for number in range(2, 7)), "fig2", "fig3", "fig6", "fig7"}
     table_2 = next(each for each in EXPERIMENTS if each.id == "pad/table2").table(PANTRY, 5)
@@ -123,7 +123,6 @@ def test_rows_that_differ_have_settings_that_differ() -> None:
             found[key] = row.name
 
 
-@pytest.mark.slow
 def test_every_row_trains_and_is_measured(tmp_path: Path) -> None:
     folders = toy_tables.folders(tmp_path)
     shop = replace(toy_tables.shop(tmp_path), knowledge={toy_tables.DATA: folders["knowledge"] / toy_tables.DATA})

@@ -118,6 +118,21 @@ def test_tests_are_kept_where_the_runs_are_gone_from_any_table_of_the_cells(plac
     assert read_json(results / "pad-tiny-toy.json", RunError)["rows"] == before["rows"]
 
 
+def test_a_table_of_rankings_is_printed_from_its_committed_cells(tmp_path: Path) -> None:
+    results = shutil.copytree(Path(__file__).parents[2] / "results", tmp_path / "results")
+    nowhere = {name: tmp_path / name for name in ("prepared", "knowledge", "runs")}
+    text = shown(reproduce.reproduce("disco/table2", **nowhere, results=results, minutes=0, tell=lambda line: None))
+    table = read_json(results / "disco-table2-ml-1m.json", RunError)
+    assert table["not_run"] == []
+    for name, printed in (("din-disco", 0.8016 - 0.7976), ("dcn-disco", 0.8035 - 0.7961)):
+        entry = next(each for each in table["rows"] if each["row"] == name)
+        assert entry["gain"]["auc"]["published"] == pytest.approx(printed)
+        assert f"{entry['test_auc']['mean']:.4f} ± {entry['test_auc']['sd']:.4f}" in text
+        assert f"{entry['gain']['auc']['measured']:+.4f}" in text
+        assert f"{cells.paired_tests(entry)[0]['p_holm']:.4f}" in text
+    assert "log loss" in text
+
+
 def test_seeds_are_for_rows_that_are_no_ablations() -> None:
     rows = {row.name: row for row in tiny().table("toy", 4)}
     assert rows["sasrec-pad"].seeds == (1, 2, 3, 4)
