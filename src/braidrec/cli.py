@@ -52,7 +52,7 @@ def quickstart(
         bool, typer.Option("--planted", help="Use the generated planted world even where MovieLens is at hand.")
     ] = False,
 ) -> None:
-    """A five-minute tour: data, knowledge base, a plain and a DisCo-enhanced model, honest test numbers."""
+    """A tour in minutes: data, knowledge base, a ranker and a next-item model, plain and enhanced, honest test numbers."""
     from braidrec.quickstart import run
 
     run(out, planted=planted, show=_print)
@@ -286,6 +286,20 @@ def recommend(
         _print(note)
 
 
+@app.command("add-items")
+def add_items(
+    path: RunPath,
+    items: Annotated[Path, typer.Argument(help="A table with the catalogue's id and text columns, and any of its fields.")],
+) -> None:
+    """Make items recommendable that came after training, by their text; they stay with the run."""
+    from braidrec.data.readers import ReadConfig, read_table
+    from braidrec.runs.run import load
+
+    run = load(path)
+    count = run.add_items(read_table(items, what="items", read=ReadConfig()).frame)
+    _print(f"{count:,} item{'s' * (count != 1)} added; {run.path} can now recommend {run.num_items:,}")
+
+
 @app.command()
 def reproduce(
     experiment: Annotated[
@@ -331,7 +345,9 @@ def reproduce(
 
 @app.command()
 def bench(
-    parts: Annotated[str | None, typer.Option(help="Some of: memory, data, training, knowledge, tables (by commas).")] = None,
+    parts: Annotated[
+        str | None, typer.Option(help="Some of: memory, data, training, knowledge, tables, sequential (by commas).")
+    ] = None,
     prepared: Annotated[Path | None, typer.Option("--data", help="A prepared data set; a planted world when left out.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 5.0,
 ) -> None:

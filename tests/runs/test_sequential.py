@@ -634,6 +634,36 @@ def test_new_items_stay_with_the_run(made: Callable[[], SequentialRun], tmp_path
         again.add_items({"i3": "amber"})
 
 
+def test_items_are_added_from_a_table(tmp_path: Path, braidrec: Screen) -> None:
+    run = copy_of(pad(), tmp_path / "run")
+    table = tmp_path / "new.csv"
+    schema = run.dataset.schema
+    pl.DataFrame({schema.item: ["late-1", "late-2"], schema.text[0]: ["foggy harbour", "an ivory orchestra"]}).write_csv(table)
+    assert f"2 items added; {run.path} can now recommend {small.ITEMS + 2}" in " ".join(
+        braidrec("add-items", run.path, table).split()
+    )
+    assert as_sequential(load(run.path)).recommend(USER, allow=["late-2"])[0].title == "an ivory orchestra"
+    assert "item 'late-1' is already known" in braidrec.error("add-items", run.path, table)
+    assert "no id column" in braidrec.error("add-items", run.path, _without(table, schema.item))
+
+
+def _without(table: Path, column: str) -> Path:
+    pl.read_csv(table).drop(column).write_csv(table)
+    return table
+
+
+def test_a_vector_that_is_no_number_is_refused_before_anything_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(pad(), tmp_path / "run")
+    broken = np.array([[0.5] * 8, [math.nan] * 8], np.float32)
+    monkeypatch.setattr("braidrec.runs.additions.encode_texts", lambda path, texts: broken)
+    with pytest.raises(DataError, match="item 'late-2': its text vector holds NaN or infinity; look at the text encoder"):
+        run.add_items({"late-1": "foggy harbour", "late-2": "an ivory orchestra"})
+    assert not (run.path / "added").exists()
+    assert run.num_items == small.ITEMS
+
+
 def test_a_model_of_ids_alone_takes_no_items(tmp_path: Path) -> None:
     said = r"SASRec knows items by id alone; add_items needs a model that reads text, such as enhance = 'pad'"
     run = copy_of(sasrec(), tmp_path / "run")
@@ -650,7 +680,7 @@ def test_notes_say_what_a_reader_should_know(tmp_path: Path) -> None:
     run = copy_of(pad(), tmp_path / "run")
     run.add_items(twins(1, 2))
     (note,) = run.notes(new_user=False)
-    assert note.startswith("2 items were added after training: their text speaks for them (the coldest bucket's gate without")
+    assert note.startswith("2 items were added after training: text speaks there (the coldest bucket's gate without")
     assert run.notes(new_user=True)[1:] == [note]
 
 
@@ -702,4 +732,4 @@ def test_from_fit_to_recommendations(braidrec: Screen, tmp_path: Path, monkeypat
     assert "2,162 recommendations for 1,081 users: recs.parquet" in text
     assert len(pl.read_parquet("recs.parquet")) == 2_162
     as_sequential(load(path)).add_items(twins(1))
-    assert "1 items were added after training" in braidrec("recommend", path, "--user", USER)
+    assert "1 item was added after training" in braidrec("recommend", path, "--user", USER)

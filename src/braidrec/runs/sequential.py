@@ -163,9 +163,10 @@ class SequentialRun(Run):
             )
         if self._added_ids:
             unseen = "the coldest bucket's gate without the id expert, " if isinstance(self.model, Mixture) else ""
+            some = "1 item was" if len(self._added_ids) == 1 else f"{len(self._added_ids):,} items were"
             found.append(
-                f"{len(self._added_ids):,} items were added after training: their text speaks for them ({unseen}the mean id "
-                "row of the least met items where an id is fused with text)"
+                f"{some} added after training: text speaks there ({unseen}the mean id row of the least met items where an id "
+                "is fused with text)"
             )
         return found
 

@@ -75,7 +75,11 @@ class DotProducts:
     vectors: Tensor
 
     def scores(self, states: States, rows: Tensor | None = None) -> Tensor:
-        return states.vectors @ (self.vectors if rows is None else self.vectors.index_select(0, rows)).T
+        if rows is None:
+            return states.vectors @ self.vectors.T
+        if 2 * len(rows) > len(self.vectors):  # to gather scores costs less than to gather vectors
+            return (states.vectors @ self.vectors.T).index_select(1, rows)
+        return states.vectors @ self.vectors.index_select(0, rows).T
 
 
 @dataclass(frozen=True)
