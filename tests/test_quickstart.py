@@ -10,6 +10,7 @@ from rich.table import Table
 
 import small_runs
 from braidrec import quickstart
+from braidrec.data.planted import PlantedConfig
 from braidrec.errors import DataError
 from braidrec.runs.run import load
 
@@ -17,6 +18,7 @@ from braidrec.runs.run import load
 def test_the_tour_ends_with_numbers_and_a_second_one_reuses_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart, "_tables", lambda planted: (small_runs.world_tables(), "small"))
     monkeypatch.setattr(quickstart, "_TRAINING", small_runs.TRAINING)
+    monkeypatch.setattr(quickstart, "_CROWD", PlantedConfig(users=150, items=120, interactions=12_000))
     monkeypatch.setattr(quickstart, "_SEQUENCE_TRAINING", {"max_epochs": 1})
     shown: list[Any] = []
     quickstart.run(tmp_path, show=shown.append)
