@@ -184,6 +184,16 @@ def test_info_nce_asks_the_text_for_its_id_among_distinct_items() -> None:
         torch.testing.assert_close(module.step(tiny_batch()).losses()["alignment"], expected)
 
 
+def loss_by_hand(logits: Tensor, batch: SequenceBatch, loss: str) -> Tensor:
+    """Logits (n, I + 1) at the real positions: two means, or the cross-entropy over every item but padding."""
+    real = batch.targets > 0
+    targets, negatives = batch.targets[real].long(), batch.negatives[real].long()
+    if loss == "bce":
+        positive, negative = logits.gather(1, targets[:, None]), logits.gather(1, negatives)
+        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+    return F.cross_entropy(logits.index_fill(1, torch.tensor([0]), -torch.inf), targets)
+
+
 @pytest.mark.parametrize("loss", ["bce", "full_ce"])
 @pytest.mark.parametrize("variant", ["anchored", "anchored_frozen"])
 def test_the_anchor_is_the_recommendation_loss_of_the_fused_items(variant: str, loss: str) -> None:
@@ -193,14 +203,7 @@ def test_the_anchor_is_the_recommendation_loss_of_the_fused_items(variant: str, 
     with torch.no_grad():
         states = expert.read(expert.table(), batch.items.long(), batch.mask)[real]
         logits = states @ expert.table().T
-        targets, negatives = batch.targets[real].long(), batch.negatives[real].long()
-        if loss == "bce":
-            positive, negative = logits.gather(1, targets[:, None]), logits.gather(1, negatives)
-            expected = F.softplus(-positive).mean() + F.softplus(negative).mean()
-        else:
-            logits[:, 0] = -torch.inf
-            expected = F.cross_entropy(logits, targets)
-        torch.testing.assert_close(module.step(batch).losses()["prediction"], expected)
+        torch.testing.assert_close(module.step(batch).losses()["prediction"], loss_by_hand(logits, batch, loss))
 
 
 def test_validation_watches_the_distance_over_the_catalogue() -> None:
@@ -300,15 +303,9 @@ def test_training_scores_are_those_of_the_ranking(method: str, loss: str) -> Non
                 read[place] @ expert.vectors(torch.tensor([item]))[0] for read, expert in zip(reads, model.parts, strict=True)
             ]
             logits[place, item] = (shares_by_hand(model, states, bucket) * torch.stack(each)).sum()
-    targets, negatives = batch.targets[real].long(), batch.negatives[real].long()
-    if loss == "bce":
-        positive, negative = logits.gather(1, targets[:, None]), logits.gather(1, negatives)
-        expected = F.softplus(-positive).mean() + F.softplus(negative).mean()
-    else:
-        logits[:, 0] = -torch.inf
-        if loss == "full_ce of trained":
-            logits[:, 27:] = -torch.inf
-        expected = F.cross_entropy(logits, targets)
+    if loss == "full_ce of trained":
+        logits[:, 27:] = -torch.inf
+    expected = loss_by_hand(logits, batch, loss)
     torch.testing.assert_close(model.step(batch).losses()["prediction"], expected, atol=1e-5, rtol=1e-5)
 
 
