@@ -7,8 +7,8 @@ RecBole lives in its own virtual environment, ``.peers/venv``, made on the first
 measurement is a fresh process that prints one JSON line with ``samples_per_second``; ``peers/recbole_side.py`` says what is
 timed.  Both sides get the same number of threads and the same task.
 
-Ranking: our side is ``python -m braidrec.bench training-speed``; the eight single-valued fields of DisCo's ML-1M (DIN: with
-a history of 30), label rating > 3, the sizes in ``SETUP``.
+Ranking: our side is ``python -m braidrec.bench.children training-speed``; the eight single-valued fields of DisCo's ML-1M (DIN:
+with a history of 30), label rating > 3, the sizes in ``SETUP``.
 
 ``sasrec``: the last two events of each user are held out, all others but the first are targets; full cross-entropy, the sizes
 in ``SEQUENCES``.  A sample is a target, on both sides.  Our side, and what differs in it, is in ``peers/braidrec_side.py``;
@@ -42,8 +42,8 @@ from statistics import median
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
-from braidrec.data.sources import ml_1m
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.intake.sources import ml_1m
+from braidrec.data.settings import SplitConfig
 from braidrec.errors import DataError
 from braidrec.files import read_json, sha256, write_json, write_text
 
@@ -207,7 +207,7 @@ def command(side: str, part: str, options: argparse.Namespace, extra: Sequence[s
         words = [sys.executable, str(HERE / "peers" / "braidrec_side.py"), "--prepared", str(HOME / "sequences")]
     else:
         sizes = {}
-        words = [sys.executable, "-m", "braidrec.bench", "training-speed", "--model", part]
+        words = [sys.executable, "-m", "braidrec.bench.children", "training-speed", "--model", part]
         words += ["--prepared", str(options.prepared.resolve())]
     for key, value in sizes.items():
         words += [f"--{key}", *map(str, value if isinstance(value, tuple) else [value])]

@@ -14,7 +14,7 @@ import polars as pl
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.data.schema import Field, Schema
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
@@ -72,7 +72,7 @@ def disco(seed: int = 1) -> Run:
 
 def copy_of(run: Run, path: Path) -> Run:
     """The same run in a folder that a test may change."""
-    shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("scores.*", "evaluation.*", "added"))
+    shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("outcome.*", "evaluation.*", "added"))
     return load(path)
 
 

@@ -4,39 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.schema import Schema
 from braidrec.data.sequences import SequenceBatch, SequenceBatches
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
-from braidrec.sequential.build import build_stages, make_parts
-from braidrec.sequential.config import SequentialConfig, sequential_config
-from braidrec.sequential.contracts import Stage
+from braidrec.sequential import TASK
+from braidrec.sequential.build import build_stages, make_parts, settings_of
 from braidrec.sequential.parts import Parts
-from braidrec.strict import merge
+from braidrec.strict import merge, parse
+from braidrec.task import Plan
+from braidrec.training.contracts import Phase
+from braidrec.training.stages import Stage, make_phase
 from small_runs import root
 
 ITEMS, DIM, LENGTH, WIDTH, BUCKETS = 30, 8, 6, 10, 3
 LAST_TWO = PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1))
 
-# name -> method on the command line, and settings over the preset `paper`
-METHODS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
-    "plain": (None, {}),
-    "hybrid": ("hybrid", {}),
+# settings over the preset `paper`; untrained, a model of four GELU layers hardly tells items apart
+_TELLING: Mapping[str, Mapping[str, Any]] = {"morec": {"text": {"centre": True, "layers": 1, "final": "linear"}}}
+# name -> method on the command line, and settings
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "hybrid add": ("hybrid", {"fusion": "add"}),
-    "morec": ("morec", {"text": {"centre": True, "layers": 1, "final": "linear"}}),
-    "ctrl": ("ctrl", {}),
-    "make": ("make", {}),
-    "disco": ("disco", {}),
-    "smem": ("smem", {}),
-    "pad": ("pad", {}),
     "pad by text": ("pad", {"unseen": "text", "fusion": "add", "text": {"centre": True}}),
     "pad contextual": ("pad", {"gate": "contextual"}),
     "pad contextual by text": ("pad", {"gate": "contextual", "unseen": "text"}),
@@ -45,12 +43,20 @@ METHODS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "pad not anchored": ("pad", {"alignment": "non_anchored"}),
     "pad info_nce": ("pad", {"kernel": "info_nce"}),
 }
-PLAIN_METHODS = ("plain", "hybrid", "morec", "ctrl", "make", "disco", "smem", "pad", "pad contextual")  # the rest are variants
+METHODS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+    "plain": (None, {}),
+    **{name: (name, _TELLING.get(name, {})) for name in TASK.methods},
+    **VARIANTS,
+}
+PLAIN_METHODS = ("plain", *TASK.methods, "pad contextual")  # the rest run on one backbone
+_SMALL: Mapping[str, Mapping[str, Any]] = {
+    "sasrec": {"blocks": 1},
+    "gru4rec": {"hidden": 7},
+    "caser": {"final_activation": "none"},
+}
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
-    "sasrec": {"name": "sasrec", "blocks": 1},
+    **{name: {"name": name, **_SMALL.get(name, {})} for name in TASK.backbones},
     "sasrec classic": {"name": "sasrec", "blocks": 2, "variant": "classic"},
-    "gru4rec": {"name": "gru4rec", "hidden": 7},
-    "caser": {"name": "caser", "final_activation": "none"},
 }
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "bce": {"loss": "bce", "negatives": 2},
@@ -59,13 +65,17 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def sequences_of(sequences: Sequence[Sequence[int]], num_items: int, name: str = "sequences") -> Dataset:
+def tables_of(sequences: Sequence[Sequence[int]], num_items: int, name: str = "sequences") -> Tables:
     """User k, from 1 on, meets ``sequences[k - 1]`` in that order, without a clock; item n has catalogue row n."""
     rows = [(user, item, at) for user, own in enumerate(sequences, 1) for at, item in enumerate(own)]
     frame = pl.DataFrame(rows, schema=["user", "item", "order"], orient="row")
     items = pl.DataFrame({"item": np.arange(1, num_items + 1)})
-    tables = Tables(name, Schema(user="user", item="item", order="order"), frame, items)
-    return Dataset.prepare(tables, root() / name, LAST_TWO)
+    return Tables(name, Schema(user="user", item="item", order="order"), frame, items)
+
+
+def sequences_of(sequences: Sequence[Sequence[int]], num_items: int, name: str = "sequences") -> Dataset:
+    """The same, prepared with the last two events of everybody held out."""
+    return Dataset.prepare(tables_of(sequences, num_items, name), root() / name, LAST_TWO)
 
 
 @cache
@@ -86,27 +96,59 @@ def knowledge(num_items: int = ITEMS, seed: int = 0) -> Tensor:
     return vectors
 
 
-def config(method: str = "pad", backbone: str = "sasrec", loss: str = "bce", /, **changes: Any) -> SequentialConfig:
+def config(method: str = "pad", backbone: str = "sasrec", loss: str = "bce", /, **changes: Any) -> RunConfig:
+    """As of a run file; changes: of the [model] table."""
     enhance, own = METHODS[method]
     values = {"dim": DIM, "length": LENGTH, "buckets": BUCKETS, **LOSSES[loss], "backbone": BACKBONES[backbone]}
     values |= {"enhance": own} if own else {}
-    name = str(BACKBONES[backbone]["name"])
-    return sequential_config("paper", name, enhance, merge(values, changes), "test")
+    request = {
+        "data": "small",
+        "knowledge": "none" if enhance else None,
+        "backbone": str(BACKBONES[backbone]["name"]),
+        "enhance": enhance,
+        "preset": "paper",
+        "model": merge(values, changes),
+    }
+    return resolve(parse(RunRequest, request, "test"), "test")
 
 
-def parts_of(settings: SequentialConfig) -> Parts:
-    return make_parts(settings, dataset(), knowledge() if settings.reads_text else None)
+def parts_of(config: RunConfig) -> Parts:
+    return make_parts(config, dataset(), knowledge() if config.reads_text else None)
 
 
-def stages_of(settings: SequentialConfig, seed: int = 0) -> list[Stage]:
+def stages_of(config: RunConfig, seed: int = 0) -> Sequence[Stage]:
     torch.manual_seed(seed)
-    return build_stages(settings, parts_of(settings))
+    return cast(Sequence[Stage], build_stages(config, parts_of(config)))
 
 
-def batches_of(settings: SequentialConfig, size: int = 16, seed: int = 1) -> SequenceBatches:
+def batches_of(config: RunConfig, size: int = 16, seed: int = 1) -> SequenceBatches:
+    settings = settings_of(config)
     return SequenceBatches(
         dataset(), size, length=settings.length, windows=settings.windows, negatives=settings.negatives, seed=seed
     )
+
+
+def plan_of(config: RunConfig, data: Dataset | None = None, text: Tensor | None = None) -> Plan:
+    """On the small data set and its text, or on others."""
+    if data is None:
+        data, text = dataset(), knowledge() if config.reads_text else None
+    return TASK.room().plan(config, data, None if text is None else text.numpy(), show_progress=False)  # type: ignore[no-any-return]
+
+
+def phases_of(config: RunConfig, plan: Plan) -> list[Phase]:
+    """As `braidrec.runs.fit` makes them."""
+    taken = {name: Path(run) / "weights" / name for name, run in plan.taken.items()}
+    return [
+        make_phase(
+            stage,
+            config.training.of_phase(stage.name),
+            plan.batches(stage),
+            plan.validate(stage),
+            monitor=plan.monitor,
+            taken=taken,
+        )
+        for stage in cast(Sequence[Stage], plan.stages)
+    ]
 
 
 def histories(lengths: Sequence[int] = (6, 3, 1, 5, 2, 4, 6, 1), width: int = LENGTH, num_items: int = ITEMS) -> Tensor:

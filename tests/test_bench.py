@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import small_runs
-from braidrec import bench
+from braidrec.bench import children, marks, models
 from braidrec.data.dataset import Dataset
 from braidrec.data.planted import PlantedConfig
 from braidrec.errors import ConfigError
@@ -18,7 +18,7 @@ from braidrec.errors import ConfigError
 
 @pytest.mark.parametrize("part", ["memory", "data", "tables", "training"])
 def test_every_part_gives_rows(part: str) -> None:
-    rows = bench.PARTS[part](small_runs.dataset().path, 0.02)
+    rows = marks.PARTS[part](small_runs.dataset().path, 0.02)
     assert rows
     for what, measured, against, ratio in rows:
         assert what
@@ -29,8 +29,8 @@ def test_every_part_gives_rows(part: str) -> None:
 
 def test_sequences_give_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("SEQUENCE_WIDTH", 16), ("CANDIDATES", 50), ("CATALOGUE", 2_000), ("RANKED", 40)):
-        monkeypatch.setattr(bench, name, value)
-    rows = bench.PARTS["sequential"](small_runs.positives().path, 0.01)
+        monkeypatch.setattr(marks, name, value)
+    rows = marks.PARTS["sequential"](small_runs.positives().path, 0.01)
     assert [row[0] for row in rows] == [
         "PAD's third phase, full_ce: training step",
         "PAD's third phase, bce: training step",
@@ -45,9 +45,9 @@ def test_sequences_give_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_phase_step_is_a_step_of_the_loop() -> None:
     """Every weight of the phase moves, and an epoch's end is passed over."""
-    phase = bench._last_phase(small_runs.positives(), "pad", "full_ce")
+    phase = models.last_phase(small_runs.positives(), "pad", "full_ce", 16)
     before = {name: weight.detach().clone() for name, weight in phase.module.named_parameters()}
-    step = bench.phase_step(phase)
+    step = models.phase_step(phase)
     assert [len(step()) for _ in range(2 * len(phase.batches) + 1)]
     still = [name for name, weight in phase.module.named_parameters() if torch.equal(weight, before[name])]
     assert still == []
@@ -57,55 +57,55 @@ def test_a_phase_step_is_a_step_of_the_loop() -> None:
 def test_each_part_makes_its_own_planted_world(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str] = {}
     sizes = PlantedConfig(users=30, items=40, interactions=900)
-    monkeypatch.setattr(bench, "_WORLDS", {name: (sizes, settings) for name, (_, settings) in bench._WORLDS.items()})
+    monkeypatch.setattr(marks, "_WORLDS", {name: (sizes, settings) for name, (_, settings) in marks._WORLDS.items()})
 
-    def note(part: str) -> Callable[[Path, float], list[bench.Line]]:
-        def rows(path: Path, seconds: float) -> list[bench.Line]:
+    def note(part: str) -> Callable[[Path, float], list[marks.Line]]:
+        def rows(path: Path, seconds: float) -> list[marks.Line]:
             seen[part] = Dataset.open(path).settings.split.kind
             return [(part, "1", "1", "1x")]
 
         return rows
 
-    monkeypatch.setattr(bench, "PARTS", {part: note(part) for part in ("data", "sequential")})
-    assert bench.report(None, None, 1.0).row_count == 2
+    monkeypatch.setattr(marks, "PARTS", {part: note(part) for part in ("data", "sequential")})
+    assert marks.report(None, None, 1.0).row_count == 2
     assert seen == {"data": "temporal", "sequential": "leave_last_two"}
 
 
 def test_peak_memory_is_this_process_s_own() -> None:
     """A child of a large process is small; getrusage would call it as large as its parent."""
     held = np.ones(40_000_000)  # 320 MB
-    found = bench._child("full-ranking", "--items", "1000", "--users", "10")
-    assert 0 < found["peak_mb"] < bench._peak_mb() - held.nbytes / 2e6
+    found = children.child("full-ranking", "--items", "1000", "--users", "10")
+    assert 0 < found["peak_mb"] < children.peak_mb() - held.nbytes / 2e6
 
 
 @pytest.mark.slow
 def test_the_encoder_is_measured() -> None:
-    assert "cosine" in bench.PARTS["knowledge"](small_runs.dataset().path, 0.1)[0][2]
+    assert "cosine" in marks.PARTS["knowledge"](small_runs.dataset().path, 0.1)[0][2]
 
 
-@pytest.mark.parametrize("model", sorted(bench.MODELS))
+@pytest.mark.parametrize("model", sorted(models.MODELS))
 def test_every_model_has_a_training_speed(model: str) -> None:
-    assert bench.training_speed(model, small_runs.rich().path, 0.01) > 0
+    assert children.training_speed(model, small_runs.rich().path, 0.01) > 0
 
 
 def test_a_log_smaller_than_a_batch_can_be_measured() -> None:
-    assert len(small_runs.rich().split["train"]) < bench.BATCH
-    step, rows = bench._bare_step(bench._ranker("din", small_runs.rich()))
+    assert len(small_runs.rich().split["train"]) < models.BATCH
+    step, rows = models.bare_step(models.ranker("din", small_runs.rich()))
     step()
     step()
     assert rows == len(small_runs.rich().split["train"])
 
 
 def test_the_table_has_a_row_per_measurement() -> None:
-    table = bench.report(["tables"], small_runs.dataset().path, 0.01)
+    table = marks.report(["tables"], small_runs.dataset().path, 0.01)
     assert table.row_count == 1
     assert "planted" in str(table.title)
 
 
 def test_unknown_parts_and_models_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown part 'dta' \(did you mean 'data'\?\)"):
-        bench.report(["dta"], None, 1.0)
+        marks.report(["dta"], None, 1.0)
     with pytest.raises(ConfigError, match=r"unknown model 'dinn' \(did you mean 'din'\?\)"):
-        bench.training_speed("dinn", small_runs.rich().path, 0.1)
+        children.training_speed("dinn", small_runs.rich().path, 0.1)
     with pytest.raises(ConfigError, match="give a time above 0"):
-        bench.report(None, None, 0.0)
+        marks.report(None, None, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import tomli_w
@@ -12,39 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from braidrec.config import (
-    BACKBONES,
-    ENHANCERS,
-    TRAINING_PRESETS,
-    PhaseTraining,
-    RunConfig,
-    RunRequest,
-    TrainingConfig,
-    from_toml,
-    parse_changes,
-    read_request,
-    resolve,
-    to_toml,
-)
-from braidrec.data.dataset import PrepareSettings
-from braidrec.data.splits_config import SplitConfig
+from braidrec.config import RunConfig, RunRequest, from_toml, parse_changes, read_request, resolve, to_toml
+from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError
-from braidrec.ranking.backbones.dcn import DCNConfig
-from braidrec.ranking.backbones.deepfm import DeepFMConfig
-from braidrec.ranking.backbones.din import DINConfig
 from braidrec.ranking.config import HistoryConfig, RankingConfig
-from braidrec.ranking.methods.disco import DisCoConfig
+from braidrec.registry import TASKS
 from braidrec.strict import Strict, parse
+from braidrec.training.config import PhaseTraining, TrainingConfig
+from braidrec.training.stages import check_phases
 
-PRESETS = ("ours", "paper", "authors", "textbook")
 COMBINATIONS = [
     (preset, backbone, enhance)
-    for preset in PRESETS
-    for task, backbones in BACKBONES.items()
-    for backbone in backbones
-    for enhance in (None, *ENHANCERS[task])
-    if not (preset == "textbook" and enhance)
+    for task in TASKS.values()
+    for preset in task.presets
+    for backbone in task.backbones
+    for enhance in (None, *task.methods)
+    if not (preset in task.alone and enhance)
 ]
+DISCO, DIN = TASKS["ranking"].methods["disco"].config, TASKS["ranking"].backbones["din"].config
 
 
 def request(**values: Any) -> RunRequest:
@@ -65,8 +50,9 @@ def places() -> Iterator[tuple[str, str]]:
         ("training.phases.rank.", PhaseTraining),
         ("model.", RankingConfig),
         ("model.history.", HistoryConfig),
-        ("model.enhance.", DisCoConfig),
-        ("model.backbone.", DINConfig),
+        ("model.enhance.", DISCO),
+        ("model.disco.", DISCO),
+        ("model.backbone.", DIN),
     ]
     for table, kind in tables:
         for key in kind.model_fields:
@@ -94,10 +80,10 @@ def test_every_misspelt_key_is_refused_with_the_right_one(table: str, key: str, 
     assert str(caught.value).startswith(str(file))
 
 
-@pytest.mark.parametrize("backbone", [DeepFMConfig, DCNConfig, DINConfig])
-def test_misspelt_settings_of_every_backbone_are_refused(backbone: type[Strict]) -> None:
-    name = backbone.model_fields["name"].default
-    for key in backbone.model_fields:
+@pytest.mark.parametrize("backbone", [(task.name, name) for task in TASKS.values() for name in task.backbones])
+def test_misspelt_settings_of_every_backbone_are_refused(backbone: tuple[str, str]) -> None:
+    task, name = backbone
+    for key in TASKS[task].backbones[name].config.model_fields:
         with pytest.raises(ConfigError, match=rf"did you mean '{key}'"):
             resolve(request(backbone=name, model={"backbone": {misspelt(key): 1}}), "test")
 
@@ -112,8 +98,14 @@ def test_misspelt_settings_of_preparing_are_refused(kind: type[Strict]) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"backbone": "dinn"}, "'backbone' = 'dinn'"),
+        ({"backbone": "dinn"}, "unknown backbone 'dinn' (did you mean 'din'?)"),
+        ({"task": "rankin"}, "unknown task 'rankin' (did you mean 'ranking'?)"),
+        ({"task": "ranking", "backbone": "sasrec"}, "the task 'ranking' has no backbone 'sasrec'"),
         ({"enhance": "disko"}, "'enhance' = 'disko': backbone 'din' can be enhanced by disco (did you mean 'disco'?)"),
+        ({"enhance": ["disco", "disco"]}, "'disco' stands there twice"),
+        ({"enhance": "disco", "model": {"disco": {"intra": 1}}}, "unknown key 'disco.intra' (did you mean 'inter'?)"),
+        ({"model": {"disco": {"inter": False}}}, "'disco' has settings but is not chosen; choose enhance = 'disco'"),
+        ({"enhance": "disco", "model": {"enhance": {"name": "edk"}}}, "'enhance.name' = 'edk', but the enhance is 'disco'"),
         ({"enhance": "pad"}, "backbone 'din' can be enhanced by disco; it goes with sasrec, gru4rec, caser"),
         ({"backbone": "sasrec", "enhance": "padd"}, "(did you mean 'pad'?)"),
         (
@@ -121,7 +113,7 @@ def test_misspelt_settings_of_preparing_are_refused(kind: type[Strict]) -> None:
             "negatives = 3 is drawn per positive of a ranking log; for 'sasrec' set model.neg",
         ),
         ({"backbone": "sasrec", "model": {"history": {}}}, "unknown key 'history'"),
-        ({"model": {"task": "sequential"}}, "'task' = 'sequential'"),
+        ({"model": {"task": "sequential"}}, "unknown key 'task'"),
         ({"training": {"phases": {"rank": {"lr": 0}}}}, "'phases.rank.lr' = 0"),
         ({"preset": "papers"}, "'preset' = 'papers'"),
         ({"seed": -1}, "'seed' = -1"),
@@ -155,7 +147,10 @@ def test_a_resolved_config_round_trips_through_toml(preset: str, backbone: str, 
 
 
 @pytest.mark.parametrize(
-    "kind", [RunConfig, TrainingConfig, PhaseTraining, RankingConfig, DisCoConfig, DeepFMConfig, DCNConfig, DINConfig]
+    "kind",
+    [RunConfig, TrainingConfig, PhaseTraining]
+    + [task.config_type() for task in TASKS.values()]
+    + [spec.config for task in TASKS.values() for kind in (task.backbones, task.methods) for spec in kind.values()],
 )
 def test_only_a_setting_that_defaults_to_none_can_be_none(kind: type[Strict]) -> None:
     """TOML has no null: a None that is left out must come back as None."""
@@ -167,16 +162,29 @@ def test_only_a_setting_that_defaults_to_none_can_be_none(kind: type[Strict]) ->
 def test_the_request_lies_over_the_preset() -> None:
     config = resolve(request(preset="paper", enhance="disco", knowledge="k", training={"lr": 0.01}), "test")
     assert (config.training.lr, config.training.batch_size, config.training.patience) == (0.01, 256, 10)
-    assert config.model.enhance is not None
-    assert not config.model.enhance.club_normalise
-    assert all(set(presets) == set(PRESETS) for presets in TRAINING_PRESETS.values())
+    assert config.model.of("disco").club_normalise is False
+    for task in TASKS.values():
+        assert set(task.training) == set(task.model) == set(task.presets)
 
 
-def test_the_backbone_says_which_task_it_is(tmp_path: Path) -> None:
-    assert (request().task, request(backbone="caser").task) == ("ranking", "sequential")
-    assert set(BACKBONES["ranking"] + BACKBONES["sequential"]) == set(get_args(RunRequest.model_fields["backbone"].annotation))
+def test_settings_of_the_one_enhancer_stand_under_its_name_or_under_enhance() -> None:
+    named, short = (resolve(request(enhance="disco", model={key: {"inter": False}}), "test") for key in ("disco", "enhance"))
+    assert named == short
+    assert named.model.of("disco").inter is False
+    assert resolve(request(enhance=["disco"]), "test") == resolve(request(enhance="disco"), "test")
+
+
+def test_knowledge_is_one_folder_or_several() -> None:
+    assert request().knowledge == ()
+    assert request(knowledge="a").knowledge == ("a",)
+    assert request(knowledge=["a", "b"]).knowledge == ("a", "b")
+
+
+def test_the_backbone_says_which_task_it_is() -> None:
+    assert resolve(request(), "test").backbone == "din"
+    assert resolve(request(task="sequential"), "test").backbone == "sasrec"
     ranking, sequential = (resolve(request(backbone=name), "test") for name in ("din", "gru4rec"))
-    assert (ranking.task, sequential.task) == (ranking.model.task, sequential.model.task) == ("ranking", "sequential")
+    assert (ranking.task, sequential.task) == ("ranking", "sequential")
     assert (ranking.training.decoupled, sequential.training.decoupled) == (False, True)
 
 
@@ -190,22 +198,71 @@ def test_a_phase_has_its_own_values_over_the_run_s() -> None:
         (1e-4, 10, True),
     ]
     assert not any(each.phases for each in found)
-    config.check_phases(["pretrain", "align", "experts"])
+    check_phases(config.training, ["pretrain", "align", "experts"], config.title)
 
 
 def test_settings_of_a_phase_that_a_model_does_not_have_are_refused() -> None:
-    resolve(request(backbone="sasrec", preset="paper"), "test").check_phases(["pretrain"])
+    def check(names: list[str], **values: Any) -> None:
+        config = resolve(request(**values), "test")
+        check_phases(config.training, names, config.title)
+
+    check(["pretrain"], backbone="sasrec", preset="paper")
     for phases, name in (({"expert": {"lr": 1e-4}}, "expert"), ({"experts": {"lr": 1e-3}}, "experts")):
-        changed = resolve(request(backbone="sasrec", preset="paper", training={"phases": phases}), "test")
         with pytest.raises(ConfigError, match=rf"training\.phases: SASRec has no phase '{name}'"):
-            changed.check_phases(["pretrain"])
+            check(["pretrain"], backbone="sasrec", preset="paper", training={"phases": phases})
     with pytest.raises(ConfigError, match=r"no phase 'rnk' \(did you mean 'rank'\?\)"):
-        resolve(request(training={"phases": {"rnk": {}}}), "test").check_phases(["rank"])
+        check(["rank"], training={"phases": {"rnk": {}}})
+
+
+FORMER = """
+data = "prepared/x"
+preset = "ours"
+seed = 1
+[model]
+task = "{task}"
+dim = 16
+[model.backbone]
+name = "{backbone}"
+[model.enhance]
+{enhance}
+[training]
+lr = 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "backbone", "enhance", "name", "title"),
+    [
+        ("ranking", "din", "inter = false", "disco", "DIN + DisCo"),
+        ("sequential", "sasrec", 'name = "pad"\ngamma = 0.3', "pad", "SASRec + PAD"),
+        ("sequential", "gru4rec", 'name = "pad"\nalignment = "none"', "smem", "GRU4Rec + SMEM"),
+        ("sequential", "caser", 'name = "disco"', "disco", "Caser + DisCo-SR"),
+    ],
+)
+def test_the_former_config_is_read(task: str, backbone: str, enhance: str, name: str, title: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        FORMER.format(task=task, backbone=backbone, enhance=enhance).replace("seed = 1", 'seed = 1\nknowledge = "k"')
+    )
+    config = from_toml(file)
+    assert (config.task, config.backbone, config.enhance, config.title) == (task, backbone, (name,), title)
+    assert (config.model.dim, config.training.lr, config.knowledge) == (16, 0.5, ("k",))  # type: ignore[attr-defined]
+    file.write_text(to_toml(config))
+    assert from_toml(file) == config
+
+
+def test_a_run_of_a_task_that_is_not_installed_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(resolve(request(), "test")).replace('task = "ranking"', 'task = "counting"'))
+    with pytest.raises(
+        ConfigError, match=r"config\.toml: a run of the task 'counting', which is not installed here.*install the"
+    ):
+        from_toml(file)
 
 
 def test_a_config_from_before_there_were_tasks_says_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
-    file.write_text(to_toml(resolve(request(), "test")).replace('task = "ranking"\n', ""))
+    file.write_text(FORMER.format(task="ranking", backbone="din", enhance="").replace('task = "ranking"\n', ""))
     with pytest.raises(ConfigError, match=r"config\.toml: written by an earlier version.*train it again"):
         from_toml(file)
 

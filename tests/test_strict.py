@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import BeforeValidator, ValidationError
 from pydantic import Field as Setting
-from pydantic import ValidationError
 
 from braidrec.errors import ConfigError
 from braidrec.strict import Strict, merge, parse
@@ -73,6 +73,17 @@ def test_messages(values: dict[str, Any], message: str) -> None:
 def test_an_unknown_alternative_names_the_accepted_ones() -> None:
     text = problem({"required": 1, "side": {"kind": "up"}})
     assert re.search(r"'side' = .*'up'.*'left', 'right'", text)
+
+
+def test_an_error_of_a_look_up_says_where() -> None:
+    def look_up(_: object) -> None:
+        raise ConfigError("unknown thing 'x'")
+
+    class Holder(Strict):
+        thing: Annotated[str, BeforeValidator(look_up)]
+
+    with pytest.raises(ConfigError, match=r"^my\.toml: unknown thing 'x'$"):
+        parse(Holder, {"thing": "x"}, "my.toml")
 
 
 def test_all_problems_come_at_once() -> None:

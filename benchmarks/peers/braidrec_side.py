@@ -33,18 +33,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from braidrec.bench import phase_step
+from braidrec.bench.models import phase_step
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.sequences import training_ends
 from braidrec.evaluation.retrieval import Ranking, RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import gains
 from braidrec.memory import keep_freed_pages
-from braidrec.runs.next_item import HistoryScorer, part_rows, phases
-from braidrec.sequential.build import build_stages, make_parts
-from braidrec.sequential.config import SequentialConfig
+from braidrec.sequential.build import settings_of
+from braidrec.sequential.scoring import HistoryScorer, part_rows
+from braidrec.sequential.task import TASK
 from braidrec.training.contracts import Hardware, Phase, StopRule
 from braidrec.training.loop import train
+from braidrec.training.stages import Stage, make_phase
 
 WARM_UP = 5
 CHECKS_PER_EPOCH = 4
@@ -66,14 +67,14 @@ class Task:
 
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> Task:
-        settings = config.model
-        assert isinstance(settings, SequentialConfig)
-        torch.manual_seed(config.seed)
-        stages = build_stages(settings, make_parts(settings, dataset, None))
+        plan = TASK.plan(config, dataset, None, show_progress=False)
         rows, ends = part_rows(dataset, "valid"), training_ends(dataset)
         rated = np.bincount(dataset.log.item, minlength=dataset.num_items + 1) > 0
-        phase = phases(config, stages, dataset, rows)[0]
-        return cls(phase, int((ends[ends > 0] - 1).sum()), rows, settings.length, rated)
+        stage = plan.stages[0]
+        assert isinstance(stage, Stage)
+        training = config.training.of_phase(stage.name)
+        phase = make_phase(stage, training, plan.batches(stage), plan.validate(stage), monitor=plan.monitor)
+        return cls(phase, int((ends[ends > 0] - 1).sum()), rows, settings_of(config).length, rated)
 
     def rank(self, module: nn.Module, *, unmet: bool) -> Ranking:
         scorer = HistoryScorer(module, self.rows, self.length)

@@ -8,10 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from braidrec.registry import TASKS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 INTERRUPTED = 130
+
+
+def _names(kind: str) -> str:
+    """What each task has of ``kind``, for the help: names cost no import of what they name."""
+    known = [TASKS[name] for name in TASKS if TASKS.readable(name)]
+    return "; ".join(f"{task.title}: {' | '.join(own)}" for task in known if (own := _of_kind(task, kind)))
+
+
+def _of_kind(task: Any, kind: str) -> tuple[str, ...]:
+    return tuple(task.methods) if kind == "methods" else (*task.backbones, *task.models)
+
+
+def _presets() -> str:
+    return " | ".join(dict.fromkeys(preset for name in TASKS if TASKS.readable(name) for preset in TASKS[name].presets))
+
 
 app = typer.Typer(
     help="Recommenders from behaviour and meaning: prepare a log, read the catalogue, train, compare, recommend.",
@@ -64,15 +81,10 @@ def quickstart(
 @data.command("list")
 def data_list() -> None:
     """The public data sets that can be prepared by name."""
-    from braidrec.data.sources import DATASETS
+    from braidrec.data.intake.sources import DATA_SETS
 
-    _print(
-        _table(
-            "public data sets",
-            ("name", "what", "licence"),
-            [(each.name, each.title, each.license) for each in DATASETS.values()],
-        )
-    )
+    known = [DATA_SETS[name] for name in DATA_SETS if DATA_SETS.readable(name)]
+    _print(_table("public data sets", ("name", "what", "licence"), [(each.name, each.title, each.license) for each in known]))
 
 
 @data.command("prepare")
@@ -118,7 +130,8 @@ def knowledge_build(
     encoder: Annotated[
         str,
         typer.Option(
-            help="offline | tfidf | a sentence-transformers name or folder | a TOML file with one encoder's settings."
+            help="offline | tfidf | a sentence-transformers name or folder | a TOML file with one encoder's settings; "
+            "'braidrec list' has the kinds."
         ),
     ] = "offline",
     missing: Annotated[str, typer.Option(help="Items without text: mean (of the others), or error.")] = "mean",
@@ -179,14 +192,14 @@ def knowledge_verify(path: KnowledgePath) -> None:
 def fit(
     file: Annotated[Path | None, typer.Argument(help="A run file (TOML); settings can also be given as options.")] = None,
     dataset: Annotated[Path | None, typer.Option("--data", help="A prepared data set.")] = None,
-    base: Annotated[Path | None, typer.Option("--knowledge", help="A knowledge base folder.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="To rank: deepfm | dcn | din; for the next item: sasrec | gru4rec | caser.")
+    base: Annotated[
+        list[Path] | None,
+        typer.Option("--knowledge", help="A knowledge base folder; repeated, their vectors stand side by side."),
     ] = None,
-    enhance: Annotated[
-        str | None, typer.Option(help="To rank: disco; for the next item: pad | smem | hybrid | morec | ctrl | make | disco.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="ours | paper | authors | textbook")] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"{_names('backbones')}.")] = None,
+    enhance: Annotated[list[str] | None, typer.Option(help=f"{_names('methods')}; may be repeated.")] = None,
+    task: Annotated[str | None, typer.Option(help="Where two tasks have a backbone of the name.")] = None,
+    preset: Annotated[str | None, typer.Option(help=_presets())] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     negatives: Annotated[int | None, typer.Option(help="To rank logs of positives only: negatives per positive.")] = None,
     changes: Annotated[
@@ -201,9 +214,10 @@ def fit(
 
     options: dict[str, Any] = {
         "data": dataset and str(dataset),
-        "knowledge": base and str(base),
+        "knowledge": [str(each) for each in base] if base else None,
         "backbone": backbone,
-        "enhance": enhance,
+        "enhance": enhance or None,
+        "task": task,
         "preset": preset,
         "seed": seed,
         "negatives": negatives,
@@ -214,9 +228,11 @@ def fit(
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
     config = resolve(request, where)
+    if request.backbone is None:
+        _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
     from braidrec.runs.fit import fit_config
 
-    name = "-".join(filter(None, (request.backbone, request.enhance, request.preset, f"s{request.seed}")))
+    name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
     _print(
@@ -224,6 +240,17 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
+
+
+@app.command("list")
+def list_names(
+    name: Annotated[str | None, typer.Argument(help="One of the names: its settings, with what each preset sets.")] = None,
+) -> None:
+    """Everything that can be chosen by name: backbones, enhancers, models, baselines, text encoders, data sets, tasks."""
+    from braidrec.runs.listing import listing, settings_tables
+
+    for part in listing() if name is None else settings_tables(name):
+        _print(part)
 
 
 @app.command()
@@ -262,13 +289,17 @@ def recommend(
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--data", help="The run's prepared data set, where it is no longer where it was.")
+    ] = None,
 ) -> None:
     """The best items for a user, for a list of liked items, or for everybody."""
+    from braidrec.data.dataset import Dataset
     from braidrec.errors import ConfigError
     from braidrec.runs.run import load
     from braidrec.runs.tables import read_ids
 
-    run = load(path)
+    run = load(path, dataset=Dataset.open(dataset) if dataset else None)
     allowed, denied = read_ids(allow) if allow else None, read_ids(deny) if deny else ()
     if all_users:
         if out is None or user is not None or items is not None:
@@ -279,7 +310,7 @@ def recommend(
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
     found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
     title = f"for user {user}" if user is not None else f"for somebody new who liked {items}"
-    scale = "p(positive)" if run.scores_are_probabilities else "score"
+    scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
     _print(_table(title, ("#", "item", "title", scale), listed))
     for note in run.notes(new_user=user is None):
@@ -292,7 +323,7 @@ def add_items(
     items: Annotated[Path, typer.Argument(help="A table with the catalogue's id and text columns, and any of its fields.")],
 ) -> None:
     """Make items recommendable that came after training, by their text; they stay with the run."""
-    from braidrec.data.readers import ReadConfig, read_table
+    from braidrec.data.intake.readers import ReadConfig, read_table
     from braidrec.runs.run import load
 
     run = load(path)
@@ -352,7 +383,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 5.0,
 ) -> None:
     """Speed and memory of this machine and of the toolkit on it, as ratios."""
-    from braidrec.bench import report
+    from braidrec.bench.marks import report
 
     _print(report([part.strip() for part in parts.split(",")] if parts else None, prepared, seconds))
 

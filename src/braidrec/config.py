@@ -1,166 +1,159 @@
-"""The one file behind a run: what to train, on what, how.  Parsed once, at the edge."""
+"""The one file behind a run: what to train, on what, how.  Parsed once, at the edge; it names no task and no model."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, cast
 
+from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo, create_model, field_validator
 from pydantic import Field as Setting
-from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, suggest
-from braidrec.ranking.config import BACKBONES as RANKING_BACKBONES
-from braidrec.ranking.config import Preset, RankingConfig, ranking_config
-from braidrec.sequential.config import BACKBONES as SEQUENTIAL_BACKBONES
-from braidrec.sequential.config import METHODS, SequentialConfig, sequential_config
+from braidrec.registry import TASKS, Spec, TaskSpec, Values, task_of
 from braidrec.strict import Strict, merge, parse
-
-Task = Literal["ranking", "sequential"]
-Backbone = Literal["deepfm", "dcn", "din", "sasrec", "gru4rec", "caser"]
-Precision = Literal["32-true", "bf16-mixed"]
-
-# A backbone's name says which task it is for, and with that what goes with it.
-BACKBONES: Mapping[Task, Sequence[str]] = {"ranking": tuple(RANKING_BACKBONES), "sequential": tuple(SEQUENTIAL_BACKBONES)}
-ENHANCERS: Mapping[Task, Sequence[str]] = {"ranking": ("disco",), "sequential": tuple(METHODS)}
+from braidrec.training.config import TrainingConfig
 
 
-class PhaseTraining(Strict):
-    """What one phase does otherwise than the rest of its run; None is as the run says."""
-
-    batch_size: int | None = Setting(default=None, ge=1)
-    lr: float | None = Setting(default=None, gt=0)
-    weight_decay: float | None = Setting(default=None, ge=0)
-    max_epochs: int | None = Setting(default=None, ge=1)
-    patience: int | None = Setting(default=None, ge=1)
-    checks_per_epoch: int | None = Setting(default=None, ge=1)
+def _listed(value: Any) -> Any:
+    """One name is a list of one; none is an empty list."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
 
 
-class TrainingConfig(Strict):
-    """How a model is trained; patience counts checks, weight decay is Adam's (L2) unless ``decoupled``."""
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
-    batch_size: int = Setting(default=2048, ge=1)
-    lr: float = Setting(default=1e-3, gt=0)
-    weight_decay: float = Setting(default=1e-5, ge=0)
-    decoupled: bool = False  # AdamW: decay is taken off the weights, not added to the gradient
-    max_epochs: int = Setting(default=10, ge=1)
-    patience: int = Setting(default=4, ge=1)
-    checks_per_epoch: int = Setting(default=2, ge=1)
-    clip_norm: float | None = Setting(default=None, gt=0)
-    average_epochs: float = Setting(default=0.0, ge=0)  # weights kept are a running mean over about so many epochs
-    precision: Precision = "32-true"
-    accelerator: str = "cpu"
-    tables: Literal["auto", "dense", "lazy"] = "auto"  # auto: by the measured crossover in table size
-    checkpoint_seconds: float = Setting(default=60.0, gt=0)
-    phases: Mapping[str, PhaseTraining] = Setting(default_factory=dict)  # by the phase's name, over the values above
 
-    def of_phase(self, name: str) -> TrainingConfig:
-        """What holds in the phase ``name``: its own values over the run's."""
-        own = self.phases[name].model_dump(exclude_none=True) if name in self.phases else {}
-        return self.model_copy(update={**own, "phases": {}})
+class ModelConfig(Strict):
+    """The [model] table.  A task adds its own keys; the chosen backbone's settings stand under ``backbone``, those of each
+    enhancer under its name.
+    """
+
+    backbone: Strict = Strict()
+
+    def of(self, enhancer: str) -> Any:
+        """The settings of an enhancer of this run."""
+        return getattr(self, enhancer)
 
 
 class RunRequest(Strict):
     """The run file as a person writes it: names and a preset, then single settings on top."""
 
     data: str
-    knowledge: str | None = None
-    backbone: Backbone = "din"
-    enhance: str | None = None  # one of the task's `ENHANCERS`
-    preset: Preset = "ours"
+    knowledge: Names = ()  # one folder or several, whose vectors then stand side by side
+    task: str | None = None  # where two tasks have a backbone of the name
+    backbone: str | None = None
+    enhance: Names = ()  # one name or several
+    preset: str = "ours"
     seed: int = Setting(default=42, ge=0)
-    negatives: int | None = Setting(default=None, ge=1)  # ranking: per positive; default: as the data set was prepared
+    negatives: int | None = Setting(default=None, ge=1)  # to rank: per positive; default: as the data set was prepared
     model: dict[str, Any] = Setting(default_factory=dict)
     training: dict[str, Any] = Setting(default_factory=dict)
 
-    @property
-    def task(self) -> Task:
-        return _task_of(self.backbone)
-
     @field_validator("enhance")
     @classmethod
-    def _goes_with_the_backbone(cls, enhance: str | None, info: ValidationInfo) -> str | None:
-        backbone = info.data.get("backbone")  # absent where it was refused itself
-        if enhance is None or backbone is None or enhance in ENHANCERS[_task_of(backbone)]:
+    def _goes_with_the_backbone(cls, enhance: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not {"task", "backbone"} <= info.data.keys():  # refused themselves
             return enhance
-        accepted = ENHANCERS[_task_of(backbone)]
-        others = [name for task, names in BACKBONES.items() if enhance in ENHANCERS[task] for name in names]
-        remedy = f"; it goes with {', '.join(others)}" if others else suggest(enhance, accepted)
-        raise PydanticCustomError(
-            "enhancer",
-            "backbone '{backbone}' can be enhanced by {accepted}{remedy}",
-            {"backbone": backbone, "accepted": ", ".join(accepted), "remedy": remedy},
-        )
+        try:
+            task = task_of(info.data["backbone"], info.data["task"])
+        except ConfigError:  # said by `resolve`, in its own words
+            return enhance
+        backbone = info.data["backbone"] or task.default
+        for name in enhance:
+            if enhance.count(name) > 1:
+                raise PydanticCustomError("enhancer", "'{name}' stands there twice", {"name": name})
+            if name in task.methods and backbone not in task.models:
+                continue
+            accepted = () if backbone in task.models else tuple(task.methods)
+            others = [each for other in _others(task) if name in other.methods for each in other.backbones]
+            remedy = f"; it goes with {', '.join(others)}" if others else suggest(name, accepted)
+            raise PydanticCustomError(
+                "enhancer",
+                "backbone '{backbone}' can be enhanced by {accepted}{remedy}",
+                {"backbone": backbone, "accepted": ", ".join(accepted) or "nothing", "remedy": remedy},
+            )
+        return enhance
 
 
-def _task_of(backbone: Backbone) -> Task:
-    return next(task for task, names in BACKBONES.items() if backbone in names)
+def _others(task: TaskSpec) -> list[TaskSpec]:
+    return [TASKS[name] for name in TASKS if name != task.name]
 
 
 class RunConfig(Strict):
     """The same, resolved: every value that shaped the run, as saved in its directory."""
 
     data: str
-    knowledge: str | None = None
-    preset: Preset
+    knowledge: tuple[str, ...] = ()
+    task: str
+    backbone: str
+    enhance: tuple[str, ...] = ()
+    preset: str
     seed: int
     negatives: int | None = None
-    model: Annotated[RankingConfig | SequentialConfig, Setting(discriminator="task")]
+    model: SerializeAsAny[ModelConfig]
     training: TrainingConfig
 
     @property
-    def task(self) -> Task:
-        return self.model.task
+    def chosen(self) -> Chosen:
+        return chosen(self.task, self.backbone, self.enhance)
 
-    def check_phases(self, names: Sequence[str]) -> None:
-        """Raise ConfigError for training settings of a phase that is not among ``names``, which are all that a model has."""
-        for name in self.training.phases:
-            if name not in names:
-                raise ConfigError(f"training.phases: {self.model.title} has no phase '{name}'{suggest(name, names)}")
+    @property
+    def title(self) -> str:
+        """Backbone and enhancers, as tables name them."""
+        return self.chosen.title(self.model)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the backbone or an enhancer needs item text vectors; a task may need them besides (`Task.reads_text`)."""
+        return any(spec.needs_text(settings) for spec, settings in self.chosen.parts(self.model))
 
 
-# Ranking.  `ours`: two epochs, since models of this kind overfit after one or two, and a running mean of the weights.
-# `paper` and `authors` follow the spec (batch 256, patience 10 epochs, at most 50).
-# Sequential.  `paper` and `authors`: AdamW at 1e-5, and at 1e-4 where PAD's experts are trained together.
-_PAD = {"batch_size": 128, "lr": 1e-5, "max_epochs": 400, "decoupled": True, "weight_decay": 0.1, "checks_per_epoch": 1}
-TRAINING_PRESETS: Mapping[Task, Mapping[Preset, Mapping[str, Any]]] = {
-    "ranking": {
-        "ours": {"batch_size": 1024, "lr": 7e-4, "average_epochs": 0.8, "max_epochs": 2},
-        "paper": {"batch_size": 256, "lr": 5e-4, "max_epochs": 50, "patience": 10, "checks_per_epoch": 1},
-        "authors": {"batch_size": 256, "lr": 1e-4, "max_epochs": 50, "patience": 10, "checks_per_epoch": 1},
-        "textbook": {"batch_size": 2048, "weight_decay": 0.0},
-    },
-    "sequential": {
-        "ours": {**_PAD, "lr": 3e-3, "max_epochs": 30, "patience": 3},
-        "paper": {**_PAD, "patience": 10},
-        "authors": {**_PAD, "patience": 20},
-        "textbook": {
-            "batch_size": 128,
-            "lr": 1e-3,
-            "max_epochs": 200,
-            "patience": 10,
-            "weight_decay": 0.0,
-            "checks_per_epoch": 1,
-        },
-    },
-}
+@dataclass(frozen=True)
+class Chosen:
+    """The specs that a run names."""
 
-# What a method changes.  `ours`: an id model that is fitted to the end leaves its text nothing to explain, so PAD's first
-# phase is short, and the later ones go in smaller steps.
-_EXPERTS = {"phases": {"experts": {"lr": 1e-4}}}
-METHOD_TRAINING: Mapping[Preset, Mapping[str, Mapping[str, Any]]] = {
-    "ours": {
-        "pad": {"phases": {"pretrain": {"max_epochs": 4}, "align": {"lr": 1e-3}, "experts": {"lr": 1e-3}}},
-        "smem": {"phases": {"pretrain": {"max_epochs": 4}, "experts": {"lr": 1e-3}}},
-        "make": {"phases": {"experts": {"lr": 1e-3}}},
-        "hybrid": {"lr": 1e-3},
-        "disco": {"lr": 1e-3},
-    },
-    "paper": {"pad": _EXPERTS, "smem": _EXPERTS, "make": _EXPERTS},
-    "authors": {"pad": _EXPERTS, "smem": _EXPERTS, "make": _EXPERTS},
-}
+    task: TaskSpec
+    backbone: Spec
+    enhancers: tuple[Spec, ...]
+
+    def parts(self, model: ModelConfig) -> list[tuple[Spec, Any]]:
+        """Each spec with its settings."""
+        return [(self.backbone, model.backbone), *((spec, model.of(spec.name)) for spec in self.enhancers)]
+
+    def title(self, model: ModelConfig) -> str:
+        return " + ".join(spec.title_of(settings) for spec, settings in self.parts(model))
+
+    @property
+    def config(self) -> type[ModelConfig]:
+        """The task's [model] table with a key for the backbone and one for each enhancer."""
+        return _model_config(self.task.name, self.backbone, self.enhancers)
+
+
+def chosen(task: str, backbone: str, enhance: Sequence[str]) -> Chosen:
+    """Raises ConfigError for a task or a name that is not installed."""
+    found = TASKS[task]
+    if backbone not in found:
+        known = (*found.backbones, *found.models)
+        raise ConfigError(f"the task '{task}' has no backbone '{backbone}'{suggest(backbone, known)}")
+    return Chosen(found, found.spec(backbone), tuple(found.methods[name] for name in enhance))
+
+
+@cache
+def _model_config(task: str, backbone: Spec, enhancers: tuple[Spec, ...]) -> type[ModelConfig]:
+    """One class for each choice, made once, so that configs of equal content are equal."""
+    base = cast(type[ModelConfig], TASKS[task].config_type())
+    for spec in enhancers:
+        if spec.name in base.model_fields:
+            raise ConfigError(f"enhancer '{spec.name}' has the name of a key of [model]; its package must rename it")
+    fields: dict[str, Any] = {"backbone": (backbone.config, backbone.config())}
+    fields |= {spec.name: (spec.config, spec.config()) for spec in enhancers}
+    return create_model(base.__name__, __base__=base, __module__=base.__module__, **fields)
 
 
 def read_request(path: Path | None, changes: Mapping[str, Any]) -> RunRequest:
@@ -188,26 +181,91 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 
 
 def resolve(request: RunRequest, where: str) -> RunConfig:
-    """Lay the request over its preset.  Raises ConfigError for unknown keys at any depth, and for what another task takes."""
-    sequential = request.task == "sequential"
-    if sequential and request.negatives is not None:
+    """Lay the request over its preset: the task's values, the backbone's, each enhancer's in order, the request's own.
+
+    Names, the preset and the keys of [training] are checked before any model is imported.  Raises ConfigError for unknown
+    keys at any depth, and for what another task takes.
+    """
+    try:
+        task = task_of(request.backbone, request.task)
+    except ConfigError as cause:
+        raise ConfigError(f"{where}: {cause}") from None
+    backbone = request.backbone or task.default
+    _check_preset(task, request, where)
+    if request.negatives is not None and not task.takes_negatives:
         raise ConfigError(
-            f"{where}: negatives = {request.negatives} is drawn per positive of a ranking log; for '{request.backbone}' "
+            f"{where}: negatives = {request.negatives} is drawn per positive of a ranking log; for '{backbone}' "
             "set model.negatives, the items drawn per position"
         )
-    model = sequential_config if sequential else ranking_config
-    own: Mapping[str, Any] = METHOD_TRAINING.get(request.preset, {}).get(request.enhance or "", {})
-    preset = merge(TRAINING_PRESETS[request.task][request.preset], own if request.task == "sequential" else {})
-    training = merge(preset, request.training)
+    parse(TrainingConfig, request.training, f"{where}: training")
+    found = chosen(task.name, backbone, request.enhance)
+    specs = (found.backbone, *found.enhancers)
+    if found.backbone.fitted and request.training:
+        keys = ", ".join(request.training)
+        raise ConfigError(f"{where}: training: '{backbone}' is fitted at once, so there is nothing to set here; drop {keys}")
+    training: Values = {} if found.backbone.fitted else task.training.get(request.preset, {})
+    for spec in specs:
+        training = merge(training, spec.training_of(request.preset))
+    parse(
+        TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
+    )
+    model = merge(task.model.get(request.preset, {}), _settings(found, request.preset))
     return RunConfig(
         data=request.data,
         knowledge=request.knowledge,
+        task=task.name,
+        backbone=backbone,
+        enhance=request.enhance,
         preset=request.preset,
         seed=request.seed,
         negatives=request.negatives,
-        model=model(request.preset, request.backbone, request.enhance, request.model, f"{where}: model"),
-        training=parse(TrainingConfig, training, f"{where}: training"),
+        model=parse(found.config, merge(model, _own(found, request.model, f"{where}: model")), f"{where}: model"),
+        training=parse(TrainingConfig, merge(training, request.training), f"{where}: training"),
     )
+
+
+def _settings(found: Chosen, preset: str) -> dict[str, Any]:
+    values: dict[str, Any] = {"backbone": found.backbone.settings(preset, joined=bool(found.enhancers))}
+    return values | {spec.name: spec.settings(preset) for spec in found.enhancers}
+
+
+def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
+    """The [model] table of a request, with ``enhance.*`` under the enhancer's name and without repeated names.
+
+    Raises ConfigError where a table's ``name`` is not what was chosen, where settings have no enhancer to go to, and where
+    they could go to several.
+    """
+    own, enhancers = dict(values), [spec.name for spec in found.enhancers]
+    if (alias := own.pop("enhance", None)) is not None:
+        if not enhancers:
+            accepted = ", ".join(found.task.methods)
+            raise ConfigError(
+                f"{where}: 'enhance' has settings but no enhancer is chosen; choose one of {accepted}, or drop them"
+            )
+        if len(enhancers) > 1:
+            names = " or ".join(f"model.{name}" for name in enhancers)
+            raise ConfigError(f"{where}: 'enhance' has settings but several enhancers are chosen; say whose they are: {names}")
+        own[enhancers[0]] = merge(own.get(enhancers[0], {}), alias) if isinstance(alias, Mapping) else alias
+    for key, what, name in (("backbone", "backbone", found.backbone.name), *((each, "enhance", each) for each in enhancers)):
+        table = own.get(key)
+        if isinstance(table, Mapping) and "name" in table:
+            if table["name"] != name:
+                raise ConfigError(f"{where}: '{what}.name' = {table['name']!r}, but the {what} is '{name}'; choose it there")
+            own[key] = {each: value for each, value in table.items() if each != "name"}
+    for name in own.keys() & set(found.task.methods) - set(enhancers):
+        raise ConfigError(f"{where}: '{name}' has settings but is not chosen; choose enhance = '{name}', or drop them")
+    return own
+
+
+def _check_preset(task: TaskSpec, request: RunRequest, where: str) -> None:
+    if request.preset not in task.presets:
+        raise ConfigError(f"{where}: 'preset' = {request.preset!r}{suggest(request.preset, task.presets)}")
+    if request.enhance and request.preset in task.alone:
+        others = ", ".join(name for name in task.presets if name not in task.alone)
+        raise ConfigError(
+            f"{where}: model: preset '{request.preset}' is for backbones alone; "
+            f"with '{', '.join(request.enhance)}' use one of {others}"
+        )
 
 
 def to_toml(config: RunConfig) -> str:
@@ -218,13 +276,47 @@ def to_toml(config: RunConfig) -> str:
 
 
 def from_toml(path: Path) -> RunConfig:
-    """A resolved config as saved in a run directory."""
-    values = _read_toml(path, "the run's config")
-    if isinstance(values.get("model"), dict) and "task" not in values["model"]:
+    """A resolved config as saved in a run directory, of this version or the one before."""
+    return from_values(_read_toml(path, "the run's config"), str(path))
+
+
+def from_values(values: Mapping[str, Any], where: str) -> RunConfig:
+    """A resolved config from plain nested values.  Raises ConfigError for what is missing, unknown or not installed."""
+    values = _former(values, where) if "task" not in values else dict(values)
+    task, backbone, enhance = (values.get(key) for key in ("task", "backbone", "enhance"))
+    if not isinstance(task, str) or not isinstance(backbone, str):
+        raise ConfigError(f"{where}: a run's config names its task and its backbone")
+    if task not in TASKS:
         raise ConfigError(
-            f"{path}: written by an earlier version, for its model has no task; train it again, in another folder"
+            f"{where}: a run of the task '{task}', which is not installed here{suggest(task, TASKS)}; "
+            "install the package that it is of"
         )
-    return parse(RunConfig, values, str(path))
+    found = chosen(task, backbone, _listed(enhance))
+    model = values.get("model", {})
+    return parse(RunConfig, {**values, "model": parse(found.config, model, f"{where}: model")}, where)
+
+
+def _former(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A config of format 2, where the model's table held the task and the names."""
+    model = dict(values.get("model", {}))
+    if "task" not in model:
+        raise ConfigError(
+            f"{where}: written by an earlier version, for its model has no task; train it again, in another folder"
+        )
+    task, backbone, enhance = model.pop("task"), dict(model.pop("backbone", {})), model.pop("enhance", None)
+    found = {"task": task, "backbone": backbone.pop("name", None), "knowledge": _listed(values.get("knowledge"))}
+    if enhance is not None:
+        enhance = dict(enhance)
+        methods = TASKS[task].methods if task in TASKS else {}
+        # The name was left out where a task had one method, and a method's other name stood for some of its settings.
+        name = enhance.pop("name", next(iter(methods), ""))
+        name = next((each for each in methods if (own := methods[each].values) and own.items() <= enhance.items()), name)
+        found["enhance"], model[name] = [name], enhance
+    return {
+        **{key: value for key, value in values.items() if key != "model"},
+        **found,
+        "model": {**model, "backbone": backbone},
+    }
 
 
 def _read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.planted import PlantedConfig, planted_world
-from braidrec.data.sources import locate, public_dataset
 from braidrec.data.tables import Tables
 from braidrec.errors import BraidError
 

@@ -11,11 +11,12 @@ Entry point groups: ``braidrec.tasks``, ``braidrec.<task>.backbones``, ``.method
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 from braidrec.errors import ConfigError, suggest
 from braidrec.strict import Strict, merge, parse
@@ -25,15 +26,17 @@ Values = Mapping[str, Any]
 OWN = "braidrec"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spec:
     """One model (backbone, method, whole model, baseline, text encoder), at the end of its own file.
 
     name: as on the command line    title: as in tables, or a function of the config
-    config: its settings, all with defaults    build: from the config to the thing; its room says with what besides
+    config: its settings; where presets choose, all with defaults
+    build: from the config to the thing; its room says with what besides
     presets: preset -> what it sets here    joined: the same, besides, where a method joins this backbone
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
+    fitted: whether it is fitted at once, so that there is nothing for [training] to set
 
     A preset that is not in ``presets`` (or ``training``) means ``authors``, and without that the defaults.
     Raises ConfigError where a preset names a key that the config does not have.
@@ -48,9 +51,11 @@ class Spec:
     training: Mapping[str, Values] = field(default_factory=dict)
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
+    fitted: bool = False
 
     def __post_init__(self) -> None:
-        for preset in {"ours", *self.presets, *self.joined}:
+        named = {*self.presets, *self.joined} or ({"ours"} if self.values else set())
+        for preset in named and {"ours", *named}:
             for joined in (False, True):
                 parse(self.config, self.settings(preset, joined=joined), f"'{self.name}', preset '{preset}'")
 
@@ -78,7 +83,7 @@ class Registry(Mapping[str, Item]):
     """Names in order: ours, then those of installed packages.  ``registry[name]`` imports the one thing it names.
 
     what: in error messages    group: of entry points    kind: what an entry must be; its ``name`` must be the registered one
-    own: name -> "module:ATTRIBUTE"
+    own: name -> "module:ATTRIBUTE", of the package whose registry it is
 
     Looking a name up raises ConfigError for one that nobody has (with the nearest), that two packages have, whose module
     cannot be imported, or that leads to something else.
@@ -104,13 +109,37 @@ class Registry(Mapping[str, Item]):
             self._found[name] = self._load(name)
         return self._found[name]
 
+    def readable(self, name: str) -> bool:
+        """Whether ``registry[name]`` gives something, for listings that pass over what is broken."""
+        try:
+            self[name]
+        except ConfigError:
+            return False
+        return True
+
     def origin(self, name: str) -> str:
         """The package that an entry comes from."""
-        return OWN if name in self._own else _package(self._plugins[name][0])
+        return self.givers(name)[0]
+
+    def givers(self, name: str) -> list[str]:
+        """The packages that register ``name``; where there are several, looking it up is an error."""
+        own = [_top(self._own[name])] if name in self._own else []
+        return own + [_package(entry) for entry in self._plugins.get(name, [])]
 
     def unknown(self, name: str) -> ConfigError:
         """The error for a name that is none."""
         return ConfigError(f"unknown {self.what} '{name}'{suggest(name, self)}")
+
+    @contextmanager
+    def holding(self, item: Item) -> Iterator[None]:
+        """For as long as the block lasts, ``item`` is what its own name leads to, installed or not."""
+        name = cast(Any, item).name
+        own, found = self._own, self._found
+        self._own, self._found = {**own, name: OWN}, {**found, name: item}
+        try:
+            yield
+        finally:
+            self._own, self._found = own, found
 
     @cached_property
     def _plugins(self) -> dict[str, list[EntryPoint]]:
@@ -124,14 +153,13 @@ class Registry(Mapping[str, Item]):
     def _load(self, name: str) -> Item:
         if name not in self:
             raise self.unknown(name)
-        plugins = self._plugins.get(name, [])
-        givers = [OWN] * (name in self._own) + [_package(entry) for entry in plugins]
+        givers = self.givers(name)
         if len(givers) > 1:
             raise ConfigError(
                 f"{self.what} '{name}' is registered by {' and by '.join(givers)}, so the name says nothing; "
                 "uninstall one of them, or rename its entry point"
             )
-        value = self._own[name] if name in self._own else plugins[0].value
+        value = self._own[name] if name in self._own else self._plugins[name][0].value
         where = f"{self.what} '{name}' ({value}, of the package {givers[0]})"
         module, _, attribute = value.partition(":")
         try:
@@ -150,6 +178,10 @@ class Registry(Mapping[str, Item]):
         return found
 
 
+def _top(where: str) -> str:
+    return where.partition(":")[0].partition(".")[0]
+
+
 def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.module
 
@@ -160,6 +192,7 @@ class Metric:
 
     key: its name in reports and logs    title: in tables    scale: tables show it so many times larger
     relative: whether a gain is a share of the reference, or else a difference    mode: which way is better
+    shown: whether tables have a column for it; result files keep it in any case
     """
 
     key: str
@@ -167,9 +200,10 @@ class Metric:
     scale: float = 1.0
     relative: bool = False
     mode: str = "max"
+    shown: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskSpec:
     """A task: what can be chosen in it and what its presets set.  Its room is imported with `room`.
 
@@ -226,10 +260,34 @@ TASKS: Registry[TaskSpec] = Registry(
 )
 
 
-def own_registries(task: str, **own: Mapping[str, str]) -> dict[str, Registry[Spec]]:
-    """The four registries of ``task``: backbones, methods, models, baselines; what is left out holds plug-ins alone."""
-    names = {"backbones": "backbone", "methods": "enhancer", "models": "model", "baselines": "baseline"}
-    return {kind: Registry(what, f"braidrec.{task}.{kind}", Spec, own.get(kind, {})) for kind, what in names.items()}
+class Registries(TypedDict):
+    """The four of a task, as `TaskSpec` takes them."""
+
+    backbones: Registry[Spec]
+    methods: Registry[Spec]
+    models: Registry[Spec]
+    baselines: Registry[Spec]
+
+
+def own_registries(
+    task: str,
+    *,
+    backbones: Mapping[str, str] | None = None,
+    methods: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None,
+    baselines: Mapping[str, str] | None = None,
+) -> Registries:
+    """The four registries of ``task``; what is left out holds plug-ins alone."""
+
+    def registry(what: str, kind: str, own: Mapping[str, str] | None) -> Registry[Spec]:
+        return Registry(what, f"braidrec.{task}.{kind}", Spec, own or {})
+
+    return {
+        "backbones": registry("backbone", "backbones", backbones),
+        "methods": registry("enhancer", "methods", methods),
+        "models": registry("model", "models", models),
+        "baselines": registry("baseline", "baselines", baselines),
+    }
 
 
 def task_of(backbone: str | None, task: str | None) -> TaskSpec:
@@ -242,16 +300,21 @@ def task_of(backbone: str | None, task: str | None) -> TaskSpec:
         raise TASKS.unknown(task)
     if backbone is None:
         return TASKS[task or next(iter(TASKS))]
-    having = [each for each in TASKS if backbone in TASKS[each]]
+    having, broken = [], []
+    for each in TASKS if task is None else [task]:
+        try:
+            if backbone in TASKS[each]:
+                having.append(each)
+        except ConfigError as cause:  # somebody's task that cannot be imported keeps nobody from using the others
+            broken.append(str(cause))
+    if not having and task is not None and not broken:
+        known = (*TASKS[task].backbones, *TASKS[task].models)
+        raise ConfigError(f"the task '{task}' has no backbone '{backbone}'{suggest(backbone, known)}")
     if not having:
-        known = sorted({name for each in TASKS for name in (*TASKS[each].backbones, *TASKS[each].models)})
-        raise ConfigError(f"unknown backbone '{backbone}'{suggest(backbone, known)}")
-    if task is not None and task not in having:
-        raise ConfigError(
-            f"the task '{task}' has no backbone '{backbone}' ({' and '.join(having)} has); drop task, or choose another"
-        )
-    if task is None and len(having) > 1:
+        known = tuple(name for each in TASKS if TASKS.readable(each) for name in (*TASKS[each].backbones, *TASKS[each].models))
+        raise ConfigError("; ".join([f"unknown backbone '{backbone}'{suggest(backbone, known)}", *broken]))
+    if len(having) > 1:
         raise ConfigError(
             f"backbone '{backbone}' is of {' and of '.join(having)}; say which with task = \"{having[0]}\" (or --task)"
         )
-    return TASKS[task or having[0]]
+    return TASKS[having[0]]

@@ -29,6 +29,8 @@ def parse(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
     except ValidationError as error:
         problems = [_explain(kind, detail) for detail in error.errors(include_url=False)]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+    except ConfigError as cause:  # of a validator that looks a name up in a registry
+        raise ConfigError(f"{where}: {cause}") from None
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

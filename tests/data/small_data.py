@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Field, Schema
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 
 Event = tuple[int, int, int]  # user row, item row, rating 1..5

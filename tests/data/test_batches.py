@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_data import small_dataset, small_tables
 from torch import Tensor
 
-from braidrec.data.batches import RankingBatch, RankingBatches, RankingView
+from braidrec.data.batches import RankingBatch, RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History, RecentHistory
 from braidrec.data.negatives import NegativeSampler
@@ -176,40 +176,6 @@ def test_negatives_stand_behind_their_positive(dataset: Dataset) -> None:
         assert dataset.statistics is not None
         expected = dataset.statistics.before(batch.position.numpy(), batch.item.numpy())
         assert np.array_equal(batch.numbers[:, 2:].numpy(), expected)
-
-
-def test_candidates_of_one_user_now(dataset: Dataset) -> None:
-    history = RecentHistory(dataset.log, 5)
-    view = RankingView(dataset, history)
-    user = 4
-    window = history.window(torch.tensor([user]), torch.from_numpy(dataset.log.history_length)[[user]])
-    items = torch.tensor([3, 1, 20], dtype=torch.int32)
-    batch = view.candidates(user, items, window)
-    features = dataset.features
-    assert batch.position.tolist() == [-1, -1, -1]
-    assert np.array_equal(batch.fields[:, :3].numpy(), features.user_fields[[user] * 3])
-    assert np.array_equal(batch.fields[:, 3:5].numpy(), features.item_fields[items.numpy()])
-    assert batch.fields[:, 5].tolist() == [features.context_unknown[0]] * 3
-    assert batch.history.items.shape == (3, 5)
-    stranger = view.candidates(0, items, window)
-    assert stranger.fields[0, :3].tolist() == [entry.unknown_row for entry in features.single if entry.owner == "user"]
-
-
-def test_items_added_later_stand_behind_the_catalogue(dataset: Dataset) -> None:
-    view = RankingView(dataset, RecentHistory(dataset.log, 5))
-    items = torch.arange(1, dataset.num_items + 1, dtype=torch.int32)
-    window = RecentHistory(dataset.log, 5).window(torch.tensor([1]), torch.tensor([3]))
-    before = view.candidates(1, items, window)
-    wide = torch.arange(2 * 9, dtype=torch.int32).view(2, 9)
-    view.add_items(torch.full((2, 2), 7, dtype=torch.int32), torch.full((2, 1), 0.5), [wide])
-    after = view.candidates(1, torch.cat([items, items[-1:] + 1, items[-1:] + 2]), window)
-    assert torch.equal(after.fields[:-2], before.fields)
-    assert torch.equal(after.numbers[:-2], before.numbers)
-    assert torch.equal(after.bags[1][:-2, : before.bags[1].shape[1]], before.bags[1])
-    assert not after.bags[1][:-2, before.bags[1].shape[1] :].any()
-    assert torch.equal(after.bags[1][-2:], wide)
-    assert after.fields[-2:, 3:5].tolist() == [[7, 7], [7, 7]]
-    assert after.numbers[-2:, 0].tolist() == [0.5, 0.5]
 
 
 def test_no_array_holds_a_history_per_event(dataset: Dataset) -> None:

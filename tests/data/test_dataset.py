@@ -15,7 +15,7 @@ from small_data import SCHEMA, SETTINGS, plain_tables, small_dataset, small_tabl
 from braidrec.data import dataset as dataset_module
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.schema import Schema
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.data.vocabulary import Vocabulary
 from braidrec.errors import DataError

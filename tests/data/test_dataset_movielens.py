@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from braidrec.data.dataset import Dataset
-from braidrec.data.sources import read_public
+from braidrec.data.intake.sources import read_public
 
 
 def movielens(name: str, folder: Path) -> Dataset:

@@ -6,15 +6,18 @@ import os
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import log_of
+from small_data import log_of, plain_tables
 
-from braidrec.data.dataset import Dataset
-from braidrec.data.popularity import frequency_buckets, train_counts
+from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.intake.sources import public_dataset, read_public
+from braidrec.data.popularity import frequency_buckets, train_counts, training_counts
 from braidrec.data.sequences import training_ends
-from braidrec.data.sources import public_dataset, read_public
+from braidrec.data.settings import SplitConfig
+from braidrec.data.tables import Tables
 from braidrec.errors import ConfigError, DataError
 
 
@@ -82,6 +85,37 @@ def test_counts_are_of_training_sequences() -> None:
     ends = np.zeros(log.num_users + 1, np.int64)
     ends[1:3] = 3, 1
     assert train_counts(log, ends, 9).tolist() == [0, 0, 0, 2, 0, 2, 0, 0, 0, 0]
+
+
+ROWS = [(user, f"i{1 + (user * at) % 7}", 10 * at + user, 5) for user in (1, 2, 3) for at in range(8)]
+
+
+@pytest.mark.parametrize(("kind", "least"), [("temporal", 2), ("leave_last_two", 1), ("ratio", 2), ("given", 5)])
+def test_every_split_has_counts_of_each_of_its_parts(tmp_path: Path, kind: str, least: int) -> None:
+    """What training met: of a cut by order all that came first, of any other the training part alone."""
+    tables = plain_tables(ROWS)
+    frame = tables.interactions.with_columns(part=pl.Series(["train", "train", "validation", "test"] * 6))
+    schema = tables.schema.model_copy(update={"part": "part"})
+    split = SplitConfig.model_validate({"kind": kind, "min_history": least, "ratios": (0.5, 0.25, 0.25)})
+    dataset = Dataset.prepare(Tables("counts", schema, frame), tmp_path / "d", PrepareSettings(split=split))
+    log, expected = dataset.log, {}
+    for part in ("train", "valid", "test"):
+        expected[part] = [0] * 8
+        for at in dataset.split[part]:
+            expected[part][log.item[at]] += 1
+        assert dataset.item_counts(part).tolist() == expected[part]
+        assert dataset.item_counts(part).dtype == np.int64
+    assert dataset.item_counts().tolist() == expected["train"]
+    found = training_counts(dataset)
+    assert found.dtype == np.int64
+    if kind in ("ratio", "given"):
+        assert found.tolist() == expected["train"]
+        return
+    assert np.array_equal(found, train_counts(log, training_ends(dataset), dataset.num_items))
+    held = np.concatenate([dataset.split["valid"], dataset.split["test"]])
+    came_first = np.arange(held.min()) if kind == "temporal" else np.setdiff1d(np.arange(24), held)
+    assert found.tolist() == np.bincount(log.item[came_first], minlength=8).tolist()
+    assert found.sum() > dataset.item_counts().sum()  # each user's first events, too
 
 
 def test_bad_arguments_are_refused() -> None:

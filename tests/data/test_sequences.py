@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.intake.sources import public_dataset, read_public
 from braidrec.data.schema import Schema
 from braidrec.data.sequences import (
     SequenceBatch,
@@ -25,8 +26,7 @@ from braidrec.data.sequences import (
     training_events,
     window_ends,
 )
-from braidrec.data.sources import public_dataset, read_public
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.errors import DataError
 
@@ -281,6 +281,20 @@ def test_a_shuffled_split_has_no_sequences(tmp_path: Path) -> None:
     dataset = prepare(tmp_path, [list(range(1, 11)), list(range(11, 21))], kind="ratio")
     with pytest.raises(
         DataError, match=r"sequences: the split is 'ratio'.*prepare the data with split\.kind = 'leave_last_two'"
+    ):
+        training_ends(dataset)
+
+
+def test_a_ready_made_split_has_no_sequences(tmp_path: Path) -> None:
+    """Whoever made it may have drawn it at random, so training need not be what came first."""
+    frame = pl.DataFrame(
+        {"user": [1] * 4, "item": [1, 2, 3, 4], "time": [1, 2, 3, 4], "part": ["train"] * 2 + ["valid", "test"]}
+    )
+    schema = Schema(user="user", item="item", timestamp="time", part="part")
+    settings = PrepareSettings(split=SplitConfig(kind="given"))
+    dataset = Dataset.prepare(Tables("made", schema, frame), tmp_path / "made", settings)
+    with pytest.raises(
+        DataError, match=r"made: the split is 'given', ready-made .*split\.kind = 'leave_last_two' or 'temporal'"
     ):
         training_ends(dataset)
 

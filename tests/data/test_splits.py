@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from small_data import Event, events_lists, log_of, plain_tables, small_tables
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.history import RecentHistory
 from braidrec.data.log import InteractionLog
-from braidrec.data.splits import Split, hidden_items, make_split
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.schema import Schema
+from braidrec.data.sequences import training_ends
+from braidrec.data.settings import SplitConfig
+from braidrec.data.splits import Split, check_split, hidden_items, make_split
+from braidrec.data.tables import Tables
 from braidrec.errors import DataError
 
 RATIOS = st.sampled_from([(0.8, 0.1, 0.1), (0.6, 0.2, 0.2), (0.5, 0.25, 0.25)])
@@ -24,8 +30,10 @@ PARTS = ("train", "valid", "test")
 
 def split_or_none(log: InteractionLog, config: SplitConfig) -> Split | None:
     try:
-        return make_split(log, config, has_clock=True)
+        return make_split(log, config)
     except DataError as error:
+        if config.per_user and "no user has enough events for a share of" not in str(error):
+            raise
         if "leaves no row for" not in str(error):
             raise
         return None
@@ -40,7 +48,7 @@ def test_temporal_counts_are_floors_and_the_rest_is_test(count: int, sizes: tupl
     times = np.arange(count, dtype=np.int64)
     floats = ones.astype(np.float32)
     log = InteractionLog.build(ones, ones, times, floats, floats, None, ones, 1)
-    split = make_split(log, SplitConfig(min_history=0), has_clock=True)
+    split = make_split(log, SplitConfig(min_history=0))
     assert tuple(len(split[name]) for name in PARTS) == sizes
     assert np.array_equal(np.concatenate([split[name] for name in PARTS]), times)
 
@@ -89,12 +97,82 @@ def test_leave_last_two(events: list[Event], least: int) -> None:
 
 def test_ratio_is_a_seeded_shuffle() -> None:
     log = log_of([(1 + at % 3, 1, 4) for at in range(100)])
-    cut = [make_split(log, SplitConfig(kind="ratio", min_history=0, seed=seed), has_clock=False) for seed in (1, 1, 2)]
+    cut = [make_split(log, SplitConfig(kind="ratio", min_history=0, seed=seed)) for seed in (1, 1, 2)]
     assert [len(cut[0][name]) for name in PARTS] == [80, 10, 10]
     assert all(np.array_equal(cut[0][name], cut[1][name]) for name in PARTS)
     assert not np.array_equal(cut[0]["test"], cut[2]["test"])
     assert cut[0]["test"].tolist() != list(range(90, 100))
     assert all((np.diff(cut[0][name]) > 0).all() for name in PARTS)
+
+
+@given(events_lists, st.integers(0, 3), RATIOS, st.integers(0, 3))
+def test_ratio_per_user_cuts_each_users_own_events(
+    events: list[Event], least: int, ratios: tuple[float, float, float], seed: int
+) -> None:
+    log = log_of(events)
+    config = SplitConfig(kind="ratio", per_user=True, min_history=least, ratios=ratios, seed=seed)
+    split = split_or_none(log, config)
+    if split is None:
+        return
+    assert np.sort(np.concatenate([split[name] for name in PARTS])).tolist() == np.flatnonzero(log.rank >= least).tolist()
+    assert all((np.diff(split[name]) > 0).all() for name in PARTS)
+    for user in range(1, log.num_users + 1):
+        mine = max(int((log.user == user).sum()) - least, 0)
+        train, valid = max(int(ratios[0] * mine + 1e-9), min(mine, 1)), int(ratios[1] * mine + 1e-9)
+        found = [int((log.user[split[name]] == user).sum()) for name in PARTS]
+        assert found == [train, valid, mine - train - valid]
+
+
+def test_ratio_per_user_is_seeded_and_no_prefix() -> None:
+    log = log_of([(1 + at % 3, 1, 4) for at in range(90)])
+    cut = [make_split(log, SplitConfig(kind="ratio", per_user=True, min_history=0, seed=seed)) for seed in (1, 1, 2)]
+    assert [len(cut[0][name]) for name in PARTS] == [72, 9, 9]
+    assert all(np.array_equal(cut[0][name], cut[1][name]) for name in PARTS)
+    assert not np.array_equal(cut[0]["test"], cut[2]["test"])
+    assert {log.user[at] for at in cut[0]["test"]} == {1, 2, 3}
+    assert [set(log.rank[cut[0]["test"]][log.user[cut[0]["test"]] == user]) for user in (1, 2, 3)] != [{27, 28, 29}] * 3
+    with pytest.raises(ValidationError, match=r"per_user belongs to kind = 'ratio', not 'temporal'"):
+        SplitConfig(per_user=True)
+
+
+def given_tables(parts: Sequence[object], clock: str | None = "timestamp") -> Tables:
+    """One user a row, in an order of time that is not that of the rows."""
+    frame = pl.DataFrame(
+        {"user": [1 + at % 2 for at in range(len(parts))], "item": range(len(parts)), "time": range(len(parts), 0, -1)}
+    ).with_columns(part=pl.Series(parts))
+    schema = Schema.model_validate({"user": "user", "item": "item", "part": "part"} | ({clock: "time"} if clock else {}))
+    return Tables("given", schema, frame)
+
+
+@pytest.mark.parametrize("clock", ["timestamp", "order", None])
+def test_a_ready_made_split_is_taken_from_its_column(tmp_path: Path, clock: str | None) -> None:
+    tables = given_tables(["test", "train", "validation", "train", "valid", "train"], clock)
+    dataset = Dataset.prepare(tables, tmp_path / "d", PrepareSettings(split=SplitConfig(kind="given")))  # min_history is 5
+
+    def items(part: str) -> set[str]:
+        return {dataset.item_ids[item - 1] for item in dataset.log.item[dataset.split[part]]}
+
+    assert {part: items(part) for part in PARTS} == {"train": {"1", "3", "5"}, "valid": {"2", "4"}, "test": {"0"}}
+    assert all((np.diff(dataset.split[part]) > 0).all() for part in PARTS)
+    assert Dataset.open(tmp_path / "d").schema.part == "part"
+
+
+def test_what_a_ready_made_split_lacks_is_named(tmp_path: Path) -> None:
+    config = PrepareSettings(split=SplitConfig(kind="given"))
+    with pytest.raises(DataError, match=r"the given split leaves no row for 'test': none of 3 events is marked so"):
+        Dataset.prepare(given_tables(["train", "valid", "train"]), tmp_path / "a", config)
+    with pytest.raises(
+        DataError, match=r"column 'part': 'dev' is no part of a split; accepted: train, valid, validation, test"
+    ):
+        Dataset.prepare(given_tables(["train", "valid", "dev"]), tmp_path / "a", config)
+    with pytest.raises(DataError, match=r"column 'part': None is no part of a split"):
+        Dataset.prepare(given_tables(["train", "valid", None]), tmp_path / "a", config)
+    with pytest.raises(DataError, match=r"split.kind = 'given' reads the parts from a column .*none is named.*part = "):
+        Dataset.prepare(plain_tables([("u", "i", 1, 5)]), tmp_path / "a", config)
+    assert not list(tmp_path.iterdir())
+    ratio = PrepareSettings(split=SplitConfig(kind="ratio", ratios=(0.4, 0.3, 0.3)))
+    other = Dataset.prepare(given_tables(["train"] * 16), tmp_path / "b", ratio)
+    assert other.manifest["notes"] == ["the ready-made parts in column 'part' are not used: split.kind = 'ratio'"]
 
 
 def test_time_is_refused_without_a_clock(tmp_path: Path) -> None:
@@ -116,12 +194,52 @@ def test_neither_clock_nor_order_is_refused(tmp_path: Path) -> None:
         Dataset.prepare(naked, tmp_path / "d")
 
 
+PAIRS = [(f"u{user}", item, 0, 5) for item in (10, 2, 30) for user in (2, 1, 3, 4)]
+
+
+def pairs_alone() -> Tables:
+    tables = plain_tables(PAIRS)
+    schema = Schema(user="user", item="item", rating="rating")
+    return Tables("pairs", schema, tables.interactions.drop("time"))
+
+
+def test_pairs_alone_are_cut_by_ratio(tmp_path: Path) -> None:
+    """min_history, 5 by default, asks nothing of a log without order."""
+    settings = PrepareSettings(split=SplitConfig(kind="ratio", ratios=(0.5, 0.25, 0.25)))
+    dataset = Dataset.prepare(pairs_alone(), tmp_path / "d", settings)
+    log = dataset.log
+    met = [(dataset.user_ids[u - 1], int(dataset.item_ids[i - 1])) for u, i in zip(log.user, log.item, strict=True)]
+    assert met == sorted((str(user), item) for user, item, _, _ in PAIRS)  # items as numbers
+    assert not log.timestamp.any()
+    assert [len(dataset.split[name]) for name in PARTS] == [6, 3, 3]
+    assert [note for note in dataset.manifest["notes"] if "no time and no order: histories and sequences mean nothing" in note]
+    same = np.random.default_rng(42).permutation(np.arange(12))
+    assert dataset.split["test"].tolist() == sorted(same[9:].tolist())
+
+
+def test_what_needs_order_is_refused_for_pairs_alone(tmp_path: Path) -> None:
+    for kind in ("temporal", "leave_last_two"):
+        settings = PrepareSettings(split=SplitConfig.model_validate({"kind": kind}))
+        said = rf"split.kind = '{kind}' needs to know what came first: .*for pairs alone use split.kind = \"ratio\""
+        with pytest.raises(DataError, match=said):
+            Dataset.prepare(pairs_alone(), tmp_path / "d", settings)
+    settings = PrepareSettings(split=SplitConfig(kind="ratio", cold_items=0.1))
+    with pytest.raises(DataError, match=r"split.cold_items needs to know what came first: .*for pairs alone leave it out"):
+        Dataset.prepare(pairs_alone(), tmp_path / "d", settings)
+    settings = PrepareSettings(split=SplitConfig(kind="ratio", ratios=(0.5, 0.25, 0.25)))
+    dataset = Dataset.prepare(pairs_alone(), tmp_path / "d", settings)
+    with pytest.raises(DataError, match=r"pairs: .*the log has neither time nor order, so it leaves no sequences.*name its"):
+        training_ends(dataset)
+    with pytest.raises(DataError, match=r"need a timestamp column; this log has neither time nor order: bring one, or"):
+        dataset.with_statistics()
+
+
 def test_an_empty_part_is_refused_by_name() -> None:
     log = log_of([(1, 1, 5)] * 9)
     with pytest.raises(DataError, match=r"the temporal split leaves no row for 'valid': 9 events, 4 of them with 5 or more"):
-        make_split(log, SplitConfig(), has_clock=True)
+        make_split(log, SplitConfig())
     with pytest.raises(DataError, match=r"no part 'dev' .*train, valid, test"):
-        make_split(log_of([(1, 1, 5)] * 30), SplitConfig(), has_clock=True)["dev"]
+        make_split(log_of([(1, 1, 5)] * 30), SplitConfig())["dev"]
 
 
 def test_ties_in_time_are_broken_by_id_as_number_or_as_text(tmp_path: Path) -> None:
@@ -184,7 +302,7 @@ def test_cold_items_leave_training_and_histories_but_not_the_test_time(tmp_path:
 def test_cold_items_need_one_border_in_time(kind: str) -> None:
     config = SplitConfig.model_validate({"kind": kind, "cold_items": 0.2})
     with pytest.raises(DataError, match=rf"cold_items needs split.kind = 'temporal', not '{kind}'"):
-        make_split(log_of([(1, 1, 5)] * 30), config, has_clock=True)
+        check_split(config, Schema(user="user", item="item", timestamp="time"))
 
 
 @settings(max_examples=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from braidrec.data.log import InteractionLog
 from braidrec.errors import DataError
 from braidrec.evaluation import retrieval
-from braidrec.evaluation.retrieval import Ranking, RetrievalRows, rank_targets
+from braidrec.evaluation.retrieval import Ranking, RetrievalRows, best, rank_targets
 
 INF = math.inf
 
@@ -36,7 +37,7 @@ def rows_of(targets: list[int], pasts: list[list[int]], num_items: int) -> Retri
     last = np.cumsum(lengths)
     flat = np.array([item for past in pasts for item in past], np.int32)
     users = np.arange(100, 100 + len(targets), dtype=np.int32)
-    return RetrievalRows(users, np.array(targets, np.int32), flat, last - lengths, last, num_items)
+    return RetrievalRows.single(users, np.array(targets, np.int32), flat, last - lengths, last, num_items)
 
 
 def plain(
@@ -280,10 +281,14 @@ def test_scores_with_a_graph_or_in_columns_are_taken() -> None:
     assert weights[0].tolist() == [0, 0]  # written over: the copy, not the model
 
 
+def log_of(user: list[int], item: list[int]) -> InteractionLog:
+    count, ones = len(user), np.ones(len(user), np.float32)
+    columns = np.array(user, np.int32), np.array(item, np.int32), np.arange(count)
+    return InteractionLog.build(*columns, ones, ones, None, np.ones(count, np.int32), max(user))
+
+
 def test_rows_of_a_log() -> None:
-    user, item = np.array([1, 2, 1, 1, 2], np.int32), np.array([4, 4, 2, 4, 1], np.int32)
-    ones = np.ones(5, np.float32)
-    log = InteractionLog.build(user, item, np.arange(5), ones, ones, None, np.ones(5, np.int32), 2)
+    log = log_of([1, 2, 1, 1, 2], [4, 4, 2, 4, 1])
     rows = RetrievalRows.of(log, np.array([0, 3, 4]), 4)
     assert (rows.user.tolist(), rows.item.tolist(), len(rows)) == ([1, 1, 2], [4, 4, 1], 3)
     owner, past = rows.past(np.array([2, 0, 1]))
@@ -293,12 +298,157 @@ def test_rows_of_a_log() -> None:
 
 
 def test_bad_rows_are_refused() -> None:
-    with pytest.raises(DataError, match=r"item\[1\] is 0; accepted: 1\.\.3"):
+    with pytest.raises(DataError, match=r"targets\[1\] is 0; accepted: 1\.\.3"):
         rows_of([1, 0], [[], []], 3)
     with pytest.raises(DataError, match=r"past_items\[2\] is 4; accepted: 0\.\.3"):
         rows_of([1, 2], [[1], [2, 4]], 3)
     good = rows_of([1, 2], [[1], [2, 3]], 3)
     with pytest.raises(DataError, match=r"the past of row 1 is 1\.\.4; accepted: a stretch of the 3 past items"):
-        RetrievalRows(good.user, good.item, good.past_items, good.first, good.last + np.array([0, 1]), 3)
+        RetrievalRows.single(good.user, good.item, good.past_items, good.first, good.last + np.array([0, 1]), 3)
     with pytest.raises(DataError, match=r"'first': \(1,\)"):
-        RetrievalRows(good.user, good.item, good.past_items, good.first[:1], good.last, 3)
+        RetrievalRows.single(good.user, good.item, good.past_items, good.first[:1], good.last, 3)
+    with pytest.raises(DataError, match=r"user has shape \(2,\), item \(1,\)"):
+        RetrievalRows.single(good.user, good.item[:1], good.past_items, good.first, good.last, 3)
+
+
+# -- several targets, and what is barred ----------------------------------------------------------------------------------
+
+
+def many_of(targets: list[list[int]], pasts: list[list[int]], num_items: int) -> RetrievalRows:
+    """Rows that bar their past."""
+    one = rows_of([1] * len(targets), pasts, num_items)
+    start = np.cumsum([0, *map(len, targets)])
+    flat = np.array([item for row in targets for item in row], np.int32)
+    return replace(one, targets=flat, target_start=start)
+
+
+def test_what_is_barred_is_said_when_the_rows_are_made() -> None:
+    log = log_of([1, 2, 1, 1, 1, 2], [4, 4, 2, 5, 3, 1])  # user 1: 4 2 5 3    user 2: 4 1
+    positions, table = np.array([4, 5]), Table([[0, 1, 2, 3, 4, 5]] * 2)
+    everything = RetrievalRows.of(log, positions, 5)
+    training = RetrievalRows.of(log, positions, 5, seen_ends=np.array([0, 2, 9]))  # user 1: the first two events
+    for rows, barred, ranks in ((everything, [4, 2, 5, 4], [1, 4]), (training, [4, 2, 4], [2, 4])):
+        assert rows.seen(np.arange(2))[1].tolist() == barred
+        assert rows.past(np.arange(2))[1].tolist() == [4, 2, 5, 4]  # what a model reads is the same
+        assert rank_targets(table, rows).rank.tolist() == ranks
+    assert rank_targets(table, training, top=5).top.tolist() == [[5, 3, 1, 0, 0], [5, 3, 2, 1, 0]]
+
+
+def test_rows_by_user() -> None:
+    log = log_of([2, 1, 2, 2, 1, 3, 2, 2, 1], [5, 3, 1, 4, 2, 2, 1, 5, 1])
+    rows = RetrievalRows.by_user(log, np.array([2, 3, 6, 8, 7]), np.array([4, 5, 1, 0]), 5)
+    assert rows.user.tolist() == [1, 2]  # user 3 has nothing to find
+    assert (rows.targets.tolist(), rows.target_start.tolist()) == ([1, 1, 4, 5], [0, 1, 4])  # item 1 once
+    assert rows.target_row.tolist() == [0, 1, 1, 1]
+    for found in (rows.past(np.arange(2)), rows.seen(np.arange(2))):
+        assert (found[0].tolist(), found[1].tolist()) == ([0, 0, 1], [3, 2, 5])  # oldest first
+    assert (rows.user.dtype, rows.targets.dtype, rows.past_items.dtype) == (np.int32,) * 3
+    found = rank_targets(Table([[0, 5, 4, 3, 2, 1]] * 2), rows, top=3)
+    assert found.rank.tolist() == [1, 1, 4, 5]  # user 2 met item 5 in training too: out of reach
+    assert found.masked.tolist() == [False, False, False, True]
+    assert found.row.tolist() == [0, 1, 1, 1]
+    assert found.top.tolist() == [[1, 4, 5], [1, 2, 3]]
+    assert (len(found), found.is_single) == (2, False)
+    with pytest.raises(DataError, match="2 evaluation rows have 4 targets; this needs one in each row"):
+        _ = rows.item
+    nobody = RetrievalRows.by_user(log, np.array([], np.int64), np.array([0]), 5)
+    assert (len(nobody), rank_targets(Table(np.zeros((0, 6))), nobody).rank.shape) == (0, (0,))
+
+
+def test_several_targets_by_hand() -> None:
+    # items 1..5 score 2 7 7 7 1; a row's targets stand in one another's way
+    table = Table([[99, 2, 7, 7, 7, 1]] * 3)
+    found = rank_targets(table, many_of([[2, 4], [5], [3, 1, 4]], [[], [1, 2], [4]], 5), top=2)
+    assert found.rank.tolist() == [1, 3, 3, 2, 3, 5]
+    assert found.masked.tolist() == [False] * 5 + [True]
+    assert found.row.tolist() == [0, 0, 1, 2, 2, 2]
+    assert found.top.tolist() == [[2, 3], [3, 4], [2, 3]]
+    spared = rank_targets(table, many_of([[2, 4], [5], [3, 1, 4]], [[], [1, 2], [4]], 5), mask_target_if_seen=False, top=3)
+    assert spared.rank.tolist() == [1, 3, 3, 2, 4, 3]
+    assert spared.top.tolist() == [[2, 3, 4], [3, 4, 5], [2, 3, 4]]
+    assert not spared.masked.any()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_items=st.one_of(st.integers(1, 70), st.sampled_from([320, 1_100])),
+    distinct=st.booleans(),
+    seen=st.booleans(),
+    target_too=st.booleans(),
+    cells=st.sampled_from([1, 700, 1 << 18]),
+    budget=st.sampled_from([1, 20_000, 1 << 30]),
+)
+def test_several_targets_against_sorting(
+    seed: int, num_items: int, distinct: bool, seen: bool, target_too: bool, cells: int, budget: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    count, every = 6, np.arange(1, num_items + 1)
+    shape = (count, num_items + 1)
+    table = Table(rng.normal(size=shape).astype(np.float32) if distinct else rng.choice(VALUES, size=shape))
+    targets = [rng.permutation(every)[: rng.integers(1, 9)].tolist() for _ in range(count)]
+    pasts = [rng.integers(1, num_items + 1, rng.integers(0, 12)).tolist() for _ in range(count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "CPU_CELLS", cells)
+        found = rank_targets(
+            table,
+            many_of(targets, pasts, num_items),
+            mask_seen=seen,
+            mask_target_if_seen=target_too,
+            top=3,
+            budget_bytes=budget,
+        )
+    at = 0
+    for row, (wanted, past) in enumerate(zip(targets, pasts, strict=True)):
+        score = table.table[row].tolist()
+        barred = set(past) - (set() if target_too else set(wanted)) if seen else set()
+        pool = [item for item in every.tolist() if item not in barred and score[item] > -INF]
+        pool.sort(key=lambda item: (-score[item], item))
+        for target in wanted:
+            expected = pool.index(target) + 1 if target in pool else num_items
+            assert (found.rank[at], found.masked[at], found.row[at]) == (expected, target not in pool, row)
+            at += 1
+        assert found.top[row].tolist() == (pool + [0] * 3)[:3]
+    assert at == len(found.rank)
+
+
+def test_bad_targets_are_refused() -> None:
+    good = many_of([[1, 2], [3]], [[1], [2, 3]], 3)
+    for damage, message in (
+        ({"target_start": np.array([0, 3])}, r"target_start has shape \(2,\) .*accepted: \(3,\), from 0 to 3 \(targets\)"),
+        ({"target_start": np.array([0, 2, 2])}, r"runs \[0\]\.\.\[2\]; accepted: \(3,\), from 0 to 3"),
+        ({"target_start": np.array([0, 0, 3])}, "row 0 has no target; accepted: one or more"),
+        ({"targets": np.array([2, 2, 3], np.int32)}, "row 0 has the target 2 twice; accepted: each item once"),
+        ({"targets": np.array([1, 2, 4], np.int32)}, r"targets\[2\] is 4; accepted: 1\.\.3"),
+        ({"seen_last": np.array([1, 4])}, r"the seen part of row 1 is 1\.\.4; accepted: a stretch of the 3 past items"),
+        ({"seen_first": np.array([0])}, r"'seen_first': \(1,\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            replace(good, **damage)
+    with pytest.raises(DataError, match=r"a ranking of 2 rows has .*'masked': \(3,\)"):
+        Ranking.single(np.array([1, 2]), np.zeros((2, 1), np.int32), np.zeros(3, bool))
+
+
+# -- the best of each row -------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), width=st.sampled_from([1, 5, 33, 64, 97, 1_100, 2_500]), k=st.integers(1, 12))
+def test_the_best_against_sorting(seed: int, width: int, k: int) -> None:
+    k = min(k, width)
+    scores = torch.from_numpy(np.random.default_rng(seed).choice(VALUES, size=(4, width)))
+    kept = scores.clone()
+    values, columns = best(scores, k)
+    for row in range(4):
+        expected = sorted(range(width), key=lambda at, row=row: (-float(scores[row, at]), at))[:k]  # type: ignore[misc]
+        assert columns[row].tolist() == expected
+        assert values[row].tolist() == scores[row, expected].tolist()
+    assert torch.equal(scores, kept)
+    parts = [best(scores[at : at + 1], k)[1] for at in range(4)]
+    assert torch.equal(torch.cat(parts), columns)
+
+
+def test_the_best_of_what_cannot_be_ranked_are_refused() -> None:
+    for k, scores in ((0, torch.zeros(2, 3)), (4, torch.zeros(2, 3)), (1, torch.zeros(2, 3, dtype=torch.float64))):
+        with pytest.raises(DataError, match=rf"the best {k} of \(2, 3\) torch\.float\d\d; accepted: 1\.\.3 of torch\.float32"):
+            best(scores, k)

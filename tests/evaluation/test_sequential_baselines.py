@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from braidrec.data.dataset import Dataset
+from braidrec.data.intake.sources import public_dataset, read_public
 from braidrec.data.popularity import frequency_buckets, train_counts
 from braidrec.data.sequences import training_ends, training_events
-from braidrec.data.sources import public_dataset, read_public
 from braidrec.errors import DataError
 from braidrec.evaluation.retrieval import RetrievalRows, Scorer, rank_targets
 from braidrec.evaluation.retrieval_report import gains
@@ -35,7 +35,7 @@ def rows_of(pasts: list[list[int]], num_items: int) -> RetrievalRows:
     first = last - [len(past) for past in pasts]
     flat = np.array([item for past in pasts for item in past], np.int32)
     one = np.ones(len(pasts), np.int32)
-    return RetrievalRows(one, one, flat, first, last, num_items)
+    return RetrievalRows.single(one, one, flat, first, last, num_items)
 
 
 def scores(scorer: Scorer, rows: RetrievalRows) -> np.ndarray:
@@ -48,7 +48,7 @@ TRAIN = [[1, 2, 2, 3], [2, 3, 1], [4, 2], [5]]  # popularity 2 4 2 1 1, items 6 
 
 def test_popularity_by_hand() -> None:
     rows = rows_of([[1], []], 7)
-    assert scores(Popularity(rows, columns(TRAIN)[1]), rows).tolist() == [[0, 2, 4, 2, 1, 1, 0, 0]] * 2
+    assert scores(Popularity(rows, *columns(TRAIN)), rows).tolist() == [[0, 2, 4, 2, 1, 1, 0, 0]] * 2
 
 
 def test_markov_by_hand() -> None:
@@ -122,9 +122,13 @@ def test_scores_may_be_written_over() -> None:
         assert np.array_equal(scores(baseline, rows), before), baseline.name
 
 
-def test_no_training_events_are_refused() -> None:
+@pytest.mark.parametrize("baseline", [Popularity, ItemKNN, Markov, sequential_baselines])
+def test_no_training_events_are_refused(baseline: type[Popularity | ItemKNN | Markov]) -> None:
+    user, item = columns(TRAIN)
     with pytest.raises(DataError, match="0 users, 0 items; accepted: as many of each, at least one"):
-        sequential_baselines(rows_of([[1]], 7), *columns([[]]))
+        baseline(rows_of([[1]], 7), *columns([[]]))
+    with pytest.raises(DataError, match="8 users, 10 items; accepted: as many of each"):
+        baseline(rows_of([[1]], 7), user[2:], item)
 
 
 def test_prime_pantry(tmp_path: Path) -> None:
@@ -158,4 +162,4 @@ def test_prime_pantry(tmp_path: Path) -> None:
     ]
 
     valid = RetrievalRows.of(log, dataset.split["valid"], dataset.num_items)
-    assert rank_targets(Popularity(valid, training_events(log, ends)[1]), valid).masked.sum() == 454
+    assert rank_targets(Popularity(valid, *training_events(log, ends)), valid).masked.sum() == 454

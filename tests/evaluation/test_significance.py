@@ -9,7 +9,8 @@ from scipy import stats
 from braidrec.errors import DataError
 from braidrec.evaluation import bootstrap
 from braidrec.evaluation.metrics import auc, log_loss
-from braidrec.evaluation.significance import holm, paired_rank_test, paired_test
+from braidrec.evaluation.retrieval_report import gains
+from braidrec.evaluation.significance import holm, paired_gain_test, paired_rank_test, paired_test
 
 
 def world(
@@ -191,6 +192,35 @@ def test_ranks_beyond_k_do_not_matter() -> None:
     far = np.where(a > 5, a + 1_000, a)
     assert paired_rank_test(user, a, b, k=5, resamples=200) == paired_rank_test(user, far, b, k=5, resamples=200)
     assert paired_rank_test(user, a, far, k=5, resamples=200).p_value == 1
+
+
+@pytest.mark.parametrize("metric", ["hr", "ndcg", "mrr"])
+def test_ranks_are_compared_by_what_they_gain(metric: str) -> None:
+    user, a, b = ranked(4, better=0.1)
+    by_rank = paired_rank_test(user, a, b, metric=metric, k=5, resamples=300, seed=2)
+    by_gain = paired_gain_test(user, gains(a, metric, 5), gains(b, metric, 5), metric=f"{metric}@5", resamples=300, seed=2)
+    assert by_rank == by_gain
+
+
+def test_gains_by_hand() -> None:
+    # users 1 and 2 with two rows each: seed 1 differs by .5 on every row, seed 2 by 0
+    ones = np.ones((2, 4))
+    result = paired_gain_test([1, 1, 2, 2], ones, ones - [[0.5] * 4, [0] * 4], metric="recall@20", resamples=100)
+    assert (result.metric, result.difference, result.per_seed) == ("recall@20", 0.25, (0.5, 0.0))
+    assert (result.low, result.high, result.users) == (0.25, 0.25, 2)
+    assert result.p_value == pytest.approx(2 / 101)
+
+
+def test_bad_gains_are_refused() -> None:
+    good = np.zeros((2, 4))
+    with pytest.raises(DataError, match=r"gains have shapes \(2, 4\) and \(1, 4\); accepted: \(S, N\) for both models"):
+        paired_gain_test(np.arange(4), good, good[:1], metric="recall@20")
+    with pytest.raises(DataError, match=r"gains have shapes \(2, 0\) and \(2, 0\)"):
+        paired_gain_test([], good[:, :0], good[:, :0], metric="recall@20")
+    bad = good.copy()
+    bad[1, 2] = np.nan
+    with pytest.raises(DataError, match=r"gains: seed 1, row 2 is 0\.0 and nan; accepted: finite numbers"):
+        paired_gain_test(np.arange(4), good, bad, metric="recall@20")
 
 
 def test_bad_ranks_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,11 @@ def test_cells_are_made_once_and_summed_up_with_what_is_missing(shop: Workshop, 
         assert not make_cell(PLAIN, 1, shop)
     cell = read_json(shop.cell_path(DISCO, 1), RunError)
     assert cell["knowledge"] == "tfidf"
-    assert cell["test"]["all"][0] == len(small_runs.dataset().split["test"])
+    assert cell["test"]["all"]["rows"] == len(small_runs.dataset().split["test"])
+    assert [phase["name"] for phase in cell["phases"]] == ["rank"]
     assert {"prediction", "disentanglement", "norm TT"} <= cell["monitors"].keys()
 
-    found = summary([PLAIN, DISCO, LATE], shop)
+    found = summary([PLAIN, DISCO, LATE], shop, reference={"din-disco": "din"})
     assert found["not_run"] == ["din-disco s2", "din-disco-late s1", "din-disco-late s2"]
     plain, enhanced = found["rows"]
     assert plain["seeds"] == [1, 2]
@@ -50,12 +52,23 @@ def test_cells_are_made_once_and_summed_up_with_what_is_missing(shop: Workshop, 
     assert plain["test_auc"]["mean"] == pytest.approx(sum(plain["test_auc_by_seed"]) / 2)
     assert plain["test_auc"]["sd"] > 0
     assert "against" not in plain
-    assert enhanced["against"]["row"] == "din"
-    assert enhanced["against"]["seeds"] == [1]
-    assert enhanced["against"]["difference"] == pytest.approx(
-        enhanced["test_auc_by_seed"][0] - plain["test_auc_by_seed"][0], abs=1e-6
-    )
-    assert enhanced["against"]["p_holm"] >= enhanced["against"]["p_value"]
+    [test] = paired_tests(enhanced)
+    assert (test["row"], test["metric"], test["seeds"]) == ("din", "auc", [1])
+    assert test["difference"] == pytest.approx(enhanced["test_auc_by_seed"][0] - plain["test_auc_by_seed"][0], abs=1e-6)
+    assert test["p_holm"] >= test["p_value"]
+    assert enhanced["gain"] == {
+        "over": "din",
+        "seeds": [1],
+        **{
+            metric: {
+                "published": 0.0,  # the same is printed for both here
+                "measured": pytest.approx(
+                    enhanced[f"test_{metric}_by_seed"][0] - plain[f"test_{metric}_by_seed"][0], abs=1e-12
+                ),  # a difference, where next items have a share
+            }
+            for metric in ("auc", "log_loss")
+        },
+    }
     assert found["environment"]["versions"]["torch"]
 
 
@@ -96,7 +109,7 @@ def test_tests_outlive_the_runs_they_were_made_from(shop: Workshop) -> None:
 
     file = shop.cell_path(PLAIN, 1)  # the reference is made again, with another result: the test is no longer of these cells
     cell = read_json(file, RunError)
-    cell["test"]["all"][1] += 1e-9
+    cell["test"]["all"]["auc"] += 1e-9
     write_json(file, cell)
     assert "against" not in summary(rows, gone, earlier=[before])["rows"][1]
     assert "against" in summary(rows, shop, earlier=[before])["rows"][1]
@@ -108,8 +121,17 @@ def test_the_committed_table_is_what_its_cells_and_its_own_tests_say(tmp_path: P
     nowhere = {row.data: tmp_path / "none" for row in disco.all_rows()}
     shop = Workshop(nowhere, nowhere, tmp_path / "none", results / "disco-ml-1m")
     found = json.loads(json.dumps(summary(disco.all_rows(), shop, earlier=[committed])))
-    assert found["rows"] == committed["rows"]
+    assert [former(entry, old) for entry, old in zip(found["rows"], committed["rows"], strict=True)] == committed["rows"]
     assert found["not_run"] == committed["not_run"]
+
+
+def former(entry: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry says of what was kept of rankings before: AUC of slices without their rows, one test that is no list."""
+    kept = {key: value for key, value in entry.items() if key in old}
+    kept["slices"] = {name: part["auc"] for name, part in kept["slices"].items()}
+    if "against" in kept:
+        [kept["against"]] = kept["against"]
+    return kept
 
 
 # -- next items -------------------------------------------------------------------------------------------------------------
@@ -239,7 +261,7 @@ def test_a_run_that_gives_a_stage_is_trained_again_where_only_its_cell_is_left(m
 
 def test_a_killed_cell_leaves_no_file_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop, row = toy_tables.shop(tmp_path), small("sasrec-smem", starts={})
-    real = SequentialEvaluation(monkeypatch)
+    real = Interrupted(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         make_cell(row, 1, shop)
     assert not shop.cell_path(row, 1).exists()
@@ -252,13 +274,13 @@ def test_a_killed_cell_leaves_no_file_and_goes_on_where_it_was(tmp_path: Path, m
     assert cell["test"] == read_json(whole.cell_path(row, 1), RunError)["test"]
 
 
-class SequentialEvaluation:
+class Interrupted:
     """Stops training, as Ctrl-C would, at the fourth validation: in the middle of phase 1."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        from braidrec.runs import next_item
+        from braidrec.sequential import scoring
 
-        self._monkeypatch, self._checks, ranked = monkeypatch, 0, next_item.rank_targets
+        self._monkeypatch, self._checks, ranked = monkeypatch, 0, scoring.rank_targets
 
         def interrupted(*arguments: Any, **options: Any) -> Any:
             self._checks += 1
@@ -266,7 +288,7 @@ class SequentialEvaluation:
                 raise KeyboardInterrupt
             return ranked(*arguments, **options)
 
-        monkeypatch.setattr(next_item, "rank_targets", interrupted)
+        monkeypatch.setattr(scoring, "rank_targets", interrupted)
 
     def restore(self) -> None:
         self._monkeypatch.undo()

@@ -16,15 +16,15 @@ from rich.console import Console
 
 import small_runs
 from braidrec.data.dataset import Dataset
-from braidrec.data.sources import DATASETS
-from braidrec.data.sources.public import PublicDataset
+from braidrec.data.intake.sources import DATA_SETS
+from braidrec.data.intake.sources.public import PublicDataset
+from braidrec.data.popularity import training_counts
 from braidrec.errors import ConfigError, RunError
 from braidrec.experiments import cells, material, reproduce
 from braidrec.experiments.experiment import Experiment
 from braidrec.experiments.pad_figures import validation_pairs
 from braidrec.files import read_json
 from braidrec.runs.run import load
-from braidrec.runs.sequential import as_sequential, part_counts
 
 TINY = "pad/tiny"  # a small table 2 with numbers printed for the toy data
 NAMES = ("sasrec", "sasrec-smem", "sasrec-pad", "markov", "sasrec-pad-no-text")
@@ -173,14 +173,16 @@ def test_the_listing_counts_cells(place: dict[str, Path]) -> None:
     assert "disco/table2" in text
 
 
+SMALL = PublicDataset(
+    name="small", title="", files=("log",), read=lambda folder: small_runs.world_tables(), license="", homepage=""
+)
+
+
 def test_what_is_missing_is_prepared_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    public = PublicDataset(
-        name="small", title="", files=("log",), read=lambda folder: small_runs.world_tables(), license="", homepage=""
-    )
     (tmp_path / "source" / "small").mkdir(parents=True)
     (tmp_path / "source" / "small" / "log").write_text("")
     monkeypatch.setenv("BRAIDREC_DATA", str(tmp_path / "source"))
-    monkeypatch.setitem(DATASETS, "small", public)  # type: ignore[arg-type]
+    monkeypatch.setitem(DATA_SETS._own, "small", f"{__name__}:SMALL")  # type: ignore[arg-type]
     variant = material.Variant("small", {"split": {"kind": "leave_last_two", "min_history": 1}})
     monkeypatch.setattr(material, "VARIANTS", {"small-last": variant})
     row = replace(toy_tables.pool()["sasrec-morec"], data="small-last", encoder="tfidf", seeds=(1,), against=None)
@@ -269,8 +271,8 @@ def test_figure_6_is_kendall_s_tau_of_what_moved(place: dict[str, Path]) -> None
 
 
 def test_the_pairs_are_of_items_that_training_met(place: dict[str, Path]) -> None:
-    run = as_sequential(load(place["runs"] / "toy" / "sasrec-pad-s1"))
-    pairs, counts = validation_pairs(run), part_counts(run.dataset)
+    run = load(place["runs"] / "toy" / "sasrec-pad-s1")
+    pairs, counts = validation_pairs(run), training_counts(run.dataset)
     assert len(pairs) > 1_000
     assert (counts[pairs.item] > 0).all()
     assert (counts[pairs.behaviour] > 0).all()

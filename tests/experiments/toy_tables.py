@@ -8,7 +8,7 @@ from pathlib import Path
 
 import small_runs
 from braidrec.data.dataset import Dataset, PrepareSettings
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.experiments import reproduce
 from braidrec.experiments.cells import Row, Workshop
 from braidrec.experiments.experiment import Experiment

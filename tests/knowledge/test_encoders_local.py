@@ -9,23 +9,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
-from braidrec.errors import KnowledgeError
-from braidrec.knowledge.encoders import (
-    CausalLMConfig,
-    CausalLMEncoder,
-    EncoderConfig,
-    HashedTfidfEncoder,
-    LLM2VecConfig,
-    LLM2VecEncoder,
-    SentenceTransformerConfig,
-    SentenceTransformerEncoder,
-    TfidfConfig,
-    make_encoder,
-)
+from braidrec.errors import ConfigError, KnowledgeError
+from braidrec.knowledge.encoders import encoder_config, make_encoder
 from braidrec.knowledge.encoders.buckets import buckets
+from braidrec.knowledge.encoders.causal import CausalLMConfig, CausalLMEncoder
+from braidrec.knowledge.encoders.llm2vec import LLM2VecConfig, LLM2VecEncoder
+from braidrec.knowledge.encoders.sentence import SentenceTransformerConfig, SentenceTransformerEncoder
+from braidrec.knowledge.encoders.tfidf import HashedTfidfEncoder, TfidfConfig
 from braidrec.knowledge.encoders.weights import choose_precision, cpu_has_bfloat16, resolve
 from braidrec.knowledge.speed import measure
 
@@ -308,10 +300,10 @@ def test_tfidf_small_corpora_and_unknown_words() -> None:
 
 def test_a_config_makes_its_encoder(llama: Path) -> None:
     def made(values: dict[str, object]) -> object:
-        return make_encoder(TypeAdapter(EncoderConfig).validate_python(values))
+        return make_encoder(encoder_config(values))
 
     assert isinstance(made({"kind": "tfidf", "width": 8}), HashedTfidfEncoder)
     assert type(made({"kind": "causal-lm", "model": str(llama), "device": "cpu"})) is CausalLMEncoder
     assert type(made({"kind": "llm2vec", "model": str(llama), "device": "cpu"})) is LLM2VecEncoder
-    with pytest.raises(ValueError, match="sentence-transformers"):
+    with pytest.raises(ConfigError, match=r"unknown text encoder 'bag-of-words' .*sentence-transformers"):
         made({"kind": "bag-of-words"})

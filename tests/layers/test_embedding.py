@@ -160,3 +160,39 @@ def test_sparse_tables_give_sparse_gradients_of_the_same_value() -> None:
         assert all(grad is not None and grad.is_sparse == sparse for grad in gradients[-1])
     for dense, sparse_one in zip(*gradients, strict=True):
         torch.testing.assert_close(dense, sparse_one.to_dense())
+
+
+def test_field_aware_vectors_one_per_other_field() -> None:
+    """Two extras: each of the six fields holds vectors of width 3 for seven others."""
+    embed = embedding(field_aware=3, num_extras=2).eval()
+    assert embed.aware is not None
+    assert embed.number_aware is not None
+    assert embed.aware.weight.shape == (28, 7 * 3)
+    assert not embed.aware.weight[0].any()
+    found = embed.field_aware(IDS, BAGS, NUMBERS)
+    assert found.shape == (3, 6, 7, 3)
+    for row in range(3):
+        for column in range(3):
+            assert torch.equal(found[row, column].flatten(), embed.aware.weight[IDS[row, column]])
+    torch.testing.assert_close(found[0, 3].flatten(), (embed.aware.weight[23] + embed.aware.weight[25]) / 2)
+    torch.testing.assert_close(found[0, 5].flatten(), embed.number_aware[1](torch.tensor([1.0, 2.0, 3.0])))
+    first, second = embedding(), embedding(field_aware=3)
+    assert torch.equal(first.table.weight, second.table.weight)  # type: ignore[union-attr]
+
+
+def test_what_nobody_reads_is_not_there() -> None:
+    alone = embedding(fields=False, items=False, linear=True)
+    assert set(alone.tables) == {"linear"}
+    assert {name.split(".")[0] for name, _ in alone.named_parameters()} == {"linear", "number_linear"}
+    assert alone(IDS, BAGS, NUMBERS).shape == (3, 0, 4)
+    items = embedding(fields=False)
+    assert {name.split(".")[0] for name, _ in items.named_parameters()} == {"table", "signals"}
+    assert items.items(torch.tensor([3]), torch.tensor([[1, 0]])).fields.shape == (3, 2, 4)
+
+
+def test_items_are_added_behind_the_catalogue_without_writing() -> None:
+    embed = embedding()
+    before = embed.item_fields
+    embed.add(torch.tensor([[18, 20]], dtype=torch.int32))
+    assert embed.item_fields.tolist() == [*ITEM_FIELDS.tolist(), [18, 20]]
+    assert len(before) == 11

@@ -30,6 +30,7 @@ from braidrec.errors import ConfigError
 from braidrec.ranking.contracts import Patterns
 from braidrec.ranking.methods.disco import Block, DisCo, DisCoConfig, PatternAttention, SemanticItems
 from braidrec.ranking.ranker import Ranker
+from braidrec.training.seeding import spawn
 
 ALL: tuple[Block, ...] = ("TT", "SS", "TS", "ST")
 HALF = DIM // 2
@@ -39,6 +40,10 @@ READS = {"TT": (0, 0), "SS": (2, 2), "TS": (1, 3), "ST": (3, 1)}
 
 def config(**changes: Any) -> DisCoConfig:
     return SMALL_DISCO.model_copy(update=changes)
+
+
+def estimators_of(model: Ranker) -> list[Tensor]:
+    return [weight for group in model.groups()[1:] for weight in group.parameters]
 
 
 def disco_of(model: Ranker) -> DisCo:
@@ -229,7 +234,7 @@ def test_constraint_switches(changes: dict[str, Any], discriminators: set[str], 
     expected = {"prediction"} | ({"sufficiency"} if discriminators else set()) | ({"disentanglement"} if estimators else set())
     assert set(step.losses()) == expected
     assert bool(step.first) == bool(estimators)
-    assert bool(model.estimator_parameters()) == bool(estimators)
+    assert bool(estimators_of(model)) == bool(estimators)
 
 
 @pytest.mark.parametrize("estimator", ["gaussian", "bilinear", "sampled"])
@@ -304,19 +309,19 @@ def test_disentanglement_is_the_sum_of_the_pairs() -> None:
 
 
 def test_each_optimiser_leaves_the_other_half_as_it_was() -> None:
-    model = ranker("din bilinear")
+    model = ranker("din")
     trainer = Trainer(model, lr=0.01, weight_decay=0.01)
-    assert trainer.estimators is not None
-    apart = {id(weight) for weight in model.estimator_parameters()}
+    (optimiser,) = trainer.estimators.values()
+    apart = {id(weight) for weight in estimators_of(model)}
 
     def snapshot() -> dict[str, Tensor]:
         return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
     for at in range(3):
         step, start = model.step(batch(16, seed=at)), snapshot()
-        trainer.estimators.zero_grad()
+        optimiser.zero_grad()
         step.first["estimators"]().backward()
-        trainer.estimators.step()
+        optimiser.step()
         between = snapshot()
         trainer.main.zero_grad()
         torch.stack(list(step.losses().values())).sum().backward()
@@ -355,7 +360,7 @@ def test_pairs_come_from_a_private_generator() -> None:
     first = model.step(one).losses()["sufficiency"].item()
     assert torch.equal(torch.get_rng_state(), state)
     assert model.step(one).losses()["sufficiency"].item() != first  # other pairs, next time
-    model.generators()["0.pairs"].manual_seed(0)
+    disco_of(model).generators()["pairs"].manual_seed(spawn(0, "pairs"))
     assert model.step(one).losses()["sufficiency"].item() == first
 
 
@@ -375,7 +380,7 @@ def test_export_keeps_the_logits_and_drops_what_only_training_needs(backbone: st
     assert source.semantic.reduced is not None
     assert source.semantic.reduced.shape == (ITEMS + 1, DIM)
     assert not any("discriminators" in name or "estimators" in name for name in model.state_dict())
-    assert model.estimator_parameters() == []
+    assert estimators_of(model) == []
     source.export()  # twice is once
     assert (model(one) - before).abs().max().item() < 1e-5
 
@@ -414,7 +419,7 @@ def test_items_added_after_export_are_read_by_their_text() -> None:
 
 
 def test_added_items_score_as_candidates_and_as_behaviours() -> None:
-    model = ranker("din bilinear").eval()
+    model = ranker("din").eval()
     source, one = disco_of(model), batch(4, lengths=torch.full((4,), LENGTH))
     source.export()
     source.semantic.add(knowledge(seed=1)[1:3])

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from braidrec.config import RunRequest, resolve
 from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.history import RecentHistory
 from braidrec.data.planted import PlantedConfig, PlantedWorld, planted_world
-from braidrec.ranking.build import build_ranker, item_fields_of, table_layout
-from braidrec.ranking.config import ranking_config
+from braidrec.layers.text import TextTable
+from braidrec.ranking.build import build_ranker, material_of, table_layout
 
 WORLD = PlantedConfig(users=200, items=800, interactions=40_000, text_strength=2.5)
 EPOCHS, BATCH, WIDTH = 7, 512, 48
@@ -31,28 +32,22 @@ class Planted:
         """Train DIN, with DisCo where there is ``knowledge``; AUC on the test rows of late items."""
         torch.manual_seed(0)
         dataset, history = self.dataset, RecentHistory(self.dataset.log, 20)
-        enhance = None if knowledge is None else "disco"
-        config = ranking_config("ours", "din", enhance, {"dim": 16, "unknown_rate": 0.05}, "test")
-        table = None if knowledge is None else torch.from_numpy(knowledge)
-        model = build_ranker(config, table_layout(dataset), item_fields_of(dataset), knowledge=table)
-        weights = {"prediction": 1.0}
-        if config.enhance is not None:
-            weights["sufficiency"] = config.enhance.sufficiency_weight
-            weights["disentanglement"] = config.enhance.disentangle_weight
-        main = torch.optim.Adam(model.main_parameters(), lr=2e-3, weight_decay=1e-5)
-        apart = model.estimator_parameters()
-        estimators = torch.optim.Adam(apart, lr=1e-3) if apart else None
+        values = {"data": "-", "backbone": "din", "enhance": None if knowledge is None else "disco"}
+        config = resolve(RunRequest.model_validate({**values, "model": {"dim": 16, "unknown_rate": 0.05}}), "test")
+        model = build_ranker(config, material_of(dataset, None if knowledge is None else TextTable(knowledge)))
+        group, *apart = model.groups()
+        main = torch.optim.Adam(group.parameters, lr=2e-3, weight_decay=1e-5)
+        estimators = {each.name: torch.optim.Adam(each.parameters, lr=1e-3) for each in apart}
         train = RankingBatches(dataset, dataset.split["train"], BATCH, history, shuffle=True, seed=0)
         for _ in range(EPOCHS):
             for batch in train:
                 step = model.step(batch)
-                for learn in step.first.values():
-                    assert estimators is not None
-                    estimators.zero_grad()
+                for name, learn in step.first.items():
+                    estimators[name].zero_grad()
                     learn().backward()
-                    estimators.step()
+                    estimators[name].step()
                 main.zero_grad()
-                torch.stack([weights[name] * loss for name, loss in step.losses().items()]).sum().backward()
+                torch.stack([model.weights[name] * loss for name, loss in step.losses().items()]).sum().backward()
                 main.step()
         rows = self.late_rows
         scores: list[Tensor] = []

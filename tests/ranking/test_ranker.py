@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_ranking import BACKBONES, ITEMS, LAYOUT, LENGTH, PLAIN, USERS, Trainer, batch, ranker, rows, with_history
+from tiny_ranking import (
+    BACKBONES,
+    DIM,
+    ITEMS,
+    LAYOUT,
+    LENGTH,
+    PLAIN,
+    SOURCES,
+    USERS,
+    Trainer,
+    batch,
+    ranker,
+    rows,
+    with_history,
+)
+from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
-from braidrec.errors import RunError
+from braidrec.errors import ConfigError, RunError
 from braidrec.files import load_tensors, save_tensors
+from braidrec.layers.attention import masked_softmax
+from braidrec.layers.embedding import FieldEmbedding, ItemTable
+from braidrec.ranking.contracts import (
+    BehaviourInput,
+    Earlier,
+    MeanHistory,
+    Needs,
+    Patterns,
+    PatternSource,
+    RankingInput,
+    Scored,
+    Sizes,
+)
 from braidrec.ranking.ranker import Ranker
+from braidrec.training.stages import Group, Stage
 
-SOURCES = ["plain", "mean", "disco"]
 LOSSES = {"plain": {"prediction"}, "mean": {"prediction"}, "disco": {"prediction", "sufficiency", "disentanglement"}}
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 every_source = pytest.mark.parametrize("source", SOURCES)
@@ -33,9 +62,10 @@ def test_shapes(backbone: str, source: str) -> None:
     assert model(one).dtype == torch.float32
     step = model.step(one)
     losses = step.losses()
-    assert set(losses) == LOSSES[source]
+    assert set(losses) == LOSSES.get(source, set(model.weights)) == set(model.weights)
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
-    assert set(step.first) == ({"estimators"} if source == "disco" else set())
+    assert set(step.first) == {group.name for group in model.groups()[1:]}
+    assert (source != "disco") or set(step.first) == {"estimators"}
     assert all(value.shape == () and not value.requires_grad for value in step.monitors.values())
 
 
@@ -111,7 +141,7 @@ def test_history_matters_where_it_is_read(backbone: str, source: str) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(3.0)
-    reads = source != "plain" or (backbone.startswith("din") and backbone != "din none")
+    reads = source != "plain" or model.backbone.needs.history
     for part, highest in (("items", ITEMS), ("signals", 5)):
         other = with_history(one, **{part: (getattr(one.history, part) % highest + 1).int()})
         assert torch.allclose(model(other), model(one), atol=1e-6) != reads
@@ -123,9 +153,9 @@ def test_gradients_reach_what_trains_and_nothing_else(backbone: str, source: str
     model, one = ranker(backbone, source), batch(40, seed=3)
     step = model.step(one)
     torch.stack(list(step.losses().values())).sum().backward()
-    estimators = {id(weight) for weight in model.estimator_parameters()}
+    estimators = {id(weight) for group in model.groups()[1:] for weight in group.parameters}
     assert bool(estimators) == (source == "disco")
-    reads_labels = source != "plain" or (backbone.startswith("din") and backbone != "din none")
+    reads_labels = source != "plain" or model.backbone.needs.history
     for name, weight in model.named_parameters():
         if id(weight) in estimators or (name == "embed.signals.weight" and not reads_labels):
             assert weight.grad is None, name
@@ -133,7 +163,7 @@ def test_gradients_reach_what_trains_and_nothing_else(backbone: str, source: str
             assert weight.grad is not None, name
             # a shift of all scores is nothing to a softmax
             assert weight.grad.any() or (backbone == "din paper softmax" and name.endswith("attention.last.bias")), name
-    for table in (model.embed.table, model.embed.signals):
+    for table in (*model.embed.tables.values(), *filter(None, [model.embed.signals])):
         assert table.weight.grad is None or not table.weight.grad[0].any()
     model.zero_grad()
     for learn in step.first.values():
@@ -176,6 +206,9 @@ def test_same_seed_same_numbers(backbone: str, source: str) -> None:
 def test_a_source_of_no_fields_is_the_plain_model(backbone: str) -> None:
     plain, nothing, one = ranker(backbone, "plain"), ranker(backbone, "nothing"), batch(12)
     shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (plain, nothing)]
+    if not plain.backbone.needs.fields:  # the source alone has them read
+        assert {shapes[1].pop(f"embed.{name}.weight") for name in ("table", "signals")}
+        nothing.load_state_dict(plain.state_dict(), strict=False)  # drawn after a table that is one more
     assert shapes[0] == shapes[1]
     assert torch.equal(plain(one), nothing(one))
     losses = [[trainer.step(batch(12, seed=at)) for at in range(5)] for trainer in (Trainer(plain), Trainer(nothing))]
@@ -190,7 +223,8 @@ def test_padding_rows_stay_zero(backbone: str, source: str) -> None:
     for at in range(10):
         trainer.step(batch(16, seed=at))
     embed = model.embed
-    for table in (embed.table, embed.signals, *([embed.linear] if embed.linear is not None else [])):
+    assert embed.tables
+    for table in (*embed.tables.values(), *filter(None, [embed.signals])):
         assert not table.weight[0].any()
         assert table.weight[1:].any()
 
@@ -200,12 +234,14 @@ def test_padding_rows_stay_zero(backbone: str, source: str) -> None:
 def test_unknown_ids(backbone: str, source: str) -> None:
     """Values never seen in training score, and the rows they take were trained."""
     model = ranker(backbone, source, unknown_rate=0.5)
-    before = model.embed.table.weight.detach().clone()
+    table = model.embed.table if model.backbone.needs.fields else model.embed.linear
+    assert table is not None
+    before = table.weight.detach().clone()
     trainer = Trainer(model, lr=0.01)
     for at in range(5):
         trainer.step(batch(16, seed=at))
     rows_of_unknown = [*LAYOUT.unknown, *(row for _, row in LAYOUT.bags)]
-    moved = (model.embed.table.weight.detach() - before).abs().amax(dim=1)
+    moved = (table.weight.detach() - before).abs().amax(dim=1)
     assert (moved[rows_of_unknown] > 1e-3).all()
     model.eval()
     one = batch(12)
@@ -230,7 +266,8 @@ def test_only_ids(backbone: str, source: str) -> None:
 def test_finite_at_large_embeddings(backbone: str, source: str) -> None:
     model = ranker(backbone, source)
     with torch.no_grad():
-        model.embed.table.weight.normal_(std=10.0)
+        for table in model.embed.tables.values():
+            table.weight.normal_(std=10.0)
     logits = model(batch(12))
     assert logits.isfinite().all()
     assert loss_of(model, batch(12)).isfinite()
@@ -266,12 +303,166 @@ def test_prediction_is_weighted_binary_cross_entropy() -> None:
 
 def test_main_and_estimator_parameters_are_a_partition() -> None:
     model = ranker("dcn v1", "disco")
-    main, apart = ({id(weight) for weight in part} for part in (model.main_parameters(), model.estimator_parameters()))
+    main, apart = ({id(weight) for weight in group.parameters} for group in model.groups())
     assert not main & apart
     assert main | apart == {id(weight) for weight in model.parameters()}
-    assert set(model.generators()) == {"0.pairs"}
-    assert ranker("dcn v1", "mean").estimator_parameters() == []
-    assert ranker("dcn v1", "mean").generators() == {}
+    assert [group.name for group in ranker("dcn v1", "mean").groups()] == ["main"]
+
+
+# Backbones with losses of their own, several sources, field-aware vectors -------------------------------------------------
+
+
+class Wary(nn.Module):
+    """Logits and a loss of its own."""
+
+    needs = Needs(history=True)
+
+    def __init__(self, sizes: Sizes, weights: Mapping[str, float]):
+        super().__init__()
+        self.weights = weights
+        self.head = nn.Linear(sizes.num_item_fields * sizes.dim, 1)
+
+    def forward(self, inputs: RankingInput) -> Scored:
+        assert inputs.history is not None
+        rows = self.head(inputs.history.gathered()).squeeze(2)
+        return Scored(rows.sum(dim=1), lambda: {name: rows.square().mean() for name in self.weights})
+
+
+def test_a_backbone_may_have_losses_of_its_own() -> None:
+    model, one = ranker(source="plain", build=lambda sizes: Wary(sizes, {"auxiliary": 0.3})), batch(12)
+    assert model(one).shape == (12,)
+    assert model.weights == {"prediction": 1.0, "auxiliary": 0.3}
+    losses = model.step(one).losses()
+    assert list(losses) == ["prediction", "auxiliary"]
+    Trainer(model).step(one)
+    assert model.backbone.head.weight.grad.any()  # type: ignore[union-attr, operator]
+    with pytest.raises(ConfigError, match="two parts of this model have a loss called 'sufficiency'"):
+        ranker(build=lambda sizes: Wary(sizes, {"sufficiency": 1.0}))
+
+
+class Echo(nn.Module, PatternSource):
+    """Its own vector for everybody, kept small, learned by an optimiser of its own, after a stage of its own."""
+
+    num_extras = 1
+
+    def __init__(self, name: str, own_rate: float | None = None):
+        super().__init__()
+        self.name, self.own_rate = name, own_rate
+        self.vector, self.apart = nn.Parameter(torch.ones(DIM)), nn.Parameter(torch.ones(()))
+
+    def forward(self, one: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
+        return Patterns(
+            self.vector.expand(len(one), 1, -1),
+            lambda: {"size": self.vector.square().sum()},
+            {f"estimators.{self.name}": lambda: self.apart.square()},
+            {"norm": self.vector.detach().norm()},
+        )
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"size": 0.1}
+
+    def groups(self) -> list[Group]:
+        return [Group(f"estimators.{self.name}", [self.apart], self.own_rate)]
+
+    def earlier(self) -> list[Earlier]:
+        stage = Stage(f"{self.name}-first", self, {"size": 1.0}, [Group("main", [self.vector])], train="train", valid="valid")
+        return [Earlier(stage, {"": ""})]
+
+
+def test_several_sources_keep_their_names_apart() -> None:
+    model, one = ranker("dcn", sources=[Echo("one", 0.5), MeanHistory(), Echo("two")]), batch(12)
+    assert model.weights == {"prediction": 1.0, "one.size": 0.1, "two.size": 0.1}
+    step = model.step(one)
+    assert set(step.losses()) == set(model.weights)
+    assert set(step.monitors) == {"one.norm", "two.norm"}
+    assert [group.name for group in model.groups()] == ["main", "estimators.one", "estimators.two"]
+    assert [group.lr for group in model.groups()] == [None, 0.5, None]
+    assert set(step.first) == {"estimators.one", "estimators.two"}
+    assert not {id(model.sources[at].apart) for at in (0, 2)} & {id(each) for each in model.groups()[0].parameters}
+    assert [(each.stage.name, each.names) for each in model.earlier()] == [
+        ("one-first", {"": "sources.0."}),
+        ("two-first", {"": "sources.2."}),
+    ]
+    alone = ranker("dcn", sources=[Echo("one"), MeanHistory()])
+    assert set(alone.weights) == {"prediction", "size"}
+    assert set(alone.step(one).monitors) == {"norm"}
+
+
+class FieldAware(nn.Module):
+    """y = sum_{i<j} <v_ij, v_ji> over the fields; an extra has its vectors by a projection."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        self.needs = Needs(fields=False, field_aware=2)
+        self.count = sizes.num_fields
+        self.extras = nn.Linear(sizes.dim, sizes.num_fields * 2) if sizes.num_extras else None
+
+    def forward(self, inputs: RankingInput) -> Tensor:
+        own = inputs.field_aware
+        assert own is not None
+        pairs = [(own[:, i, j - 1] * own[:, j, i]).sum(dim=1) for j in range(self.count) for i in range(j)]
+        if self.extras is not None:
+            theirs = self.extras(inputs.extras).unflatten(2, (self.count, 2))  # (B, E, F, 2)
+            pairs.append((own[:, :, self.count - 1 :].transpose(1, 2) * theirs).sum(dim=(1, 2, 3)))
+        return torch.stack(pairs).sum(dim=0)
+
+
+@every_source
+def test_field_aware_vectors_reach_a_backbone(source: str) -> None:
+    model, one = ranker(source=source, build=FieldAware), batch(40, seed=3)
+    extras = sum(each.num_extras for each in model.sources)
+    assert model.embed.aware is not None
+    assert model.embed.aware.weight.shape == (LAYOUT.rows, (LAYOUT.num_fields + extras - 1) * 2)
+    assert (model.embed.table is None) == (source == "plain")
+    Trainer(model).step(one)
+    for group in model.groups()[:1]:
+        for weight in group.parameters:
+            assert weight.grad is not None
+            assert weight.grad.any()
+    sparse = ranker(source=source, build=FieldAware, sparse=True)
+    assert "embed.aware.weight" in sparse.lazy_rows(one)
+    loss_of(sparse, one).backward()
+    assert sparse.embed.aware is not None
+    assert sparse.embed.aware.weight.grad is not None
+    assert sparse.embed.aware.weight.grad.is_sparse
+
+
+def test_a_history_is_pooled_by_queries_or_taken_whole() -> None:
+    met: list[BehaviourInput] = []
+
+    class Listening(Wary):
+        def forward(self, inputs: RankingInput) -> Scored:
+            assert inputs.history is not None
+            met.append(inputs.history)
+            return super().forward(inputs)
+
+    one = batch(5, lengths=torch.tensor([6, 3, 1, 0, 5]))
+    noisy = with_history(one, items=torch.where(one.history.mask, one.history.items, 7))
+    ranker(source="plain", build=lambda sizes: Listening(sizes, {}))(noisy)
+    (history,) = met
+    whole = history.gathered()
+    assert whole.shape == (5, 6, 2 * DIM)
+    assert not whole[~one.history.mask].any()
+    torch.testing.assert_close(whole[0], history.items.flatten(1)[history.index[0]])
+    for width in (DIM, 2 * DIM):
+        queries = torch.randn(5, 3, width)
+        pooled, weights = history.pool(queries)
+        found = masked_softmax(queries @ whole[:, :, :width].transpose(1, 2), one.history.mask[:, None], dim=2)
+        torch.testing.assert_close(weights, found)
+        torch.testing.assert_close(pooled, found @ whole[:, :, :width])
+        assert not pooled[3].any()
+
+
+def test_spaces_of_the_catalogue() -> None:
+    model = ranker().eval()
+    found = model.spaces()
+    assert {name: vectors.shape for name, vectors in found.items()} == dict.fromkeys(
+        ("id", "tabular", "text"), (ITEMS + 1, DIM)
+    )
+    assert torch.equal(found["id"], model.embed.table.weight[model.embed.item_fields[:, 0].long()])  # type: ignore[union-attr]
+    assert set(ranker("dcn", "mean").spaces()) == {"id"}
+    assert ranker("lr", "plain").spaces() == {}
 
 
 # Learning -------------------------------------------------------------------------------------------------------------

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.errors import ConfigError
-from braidrec.ranking.config import BACKBONES, HistoryConfig, Preset, RankingConfig, ranking_config
+from braidrec.ranking import TASK
+from braidrec.ranking.config import HistoryConfig, settings_of
 from braidrec.ranking.methods.disco import DisCoConfig
 from braidrec.strict import parse
 
-PRESETS: tuple[Preset, ...] = get_args(Preset)
+BACKBONES = tuple(TASK.backbones)
+
+
+def resolved(preset: str, backbone: str, enhance: str | None, changes: Mapping[str, Any], where: str) -> RunConfig:
+    values = {"data": "-", "task": "ranking", "preset": preset, "backbone": backbone, "enhance": enhance, "model": changes}
+    return resolve(parse(RunRequest, values, where), where)
+
+
+def ranking_config(preset: str, backbone: str, enhance: str | None, changes: Mapping[str, Any], where: str) -> Any:
+    """The [model] table."""
+    return settings_of(resolved(preset, backbone, enhance, changes, where))
 
 
 def keys(model: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -37,7 +49,7 @@ ALL_KEYS = [
 
 
 def test_every_level_is_walked() -> None:
-    assert {path[:-1] for _, path in ALL_KEYS} == {(), ("backbone",), ("enhance",), ("history",)}
+    assert {path[:-1] for _, path in ALL_KEYS} == {(), ("backbone",), ("disco",), ("history",)}
     assert len(ALL_KEYS) > 80
 
 
@@ -45,7 +57,7 @@ def test_every_level_is_walked() -> None:
 def test_a_misspelt_key_is_refused_with_the_nearest_one(backbone: str, path: tuple[str, ...]) -> None:
     for wrong in (path[-1] + "x", path[-1][:-1] + "__"):
         with pytest.raises(ConfigError) as caught:
-            ranking_config("ours", backbone, "disco", nested((*path[:-1], wrong), 1), "run.toml: model")
+            ranking_config("ours", backbone, "disco", nested((*path[:-1], wrong), 1), "run.toml")
         message = str(caught.value)
         assert message.startswith("run.toml: model: ")
         assert f"unknown key '{'.'.join((*path[:-1], wrong))}'" in message
@@ -63,23 +75,22 @@ def test_suggestions_are_keys_of_the_chosen_backbone() -> None:
 
 @pytest.mark.parametrize("enhance", [None, "disco"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_resolve(preset: Preset, backbone: str, enhance: str | None) -> None:
+@pytest.mark.parametrize("preset", TASK.presets)
+def test_presets_resolve(preset: str, backbone: str, enhance: str | None) -> None:
     if enhance and preset == "textbook":
         with pytest.raises(ConfigError, match=r"'textbook' is for backbones alone.*ours, paper, authors"):
             ranking_config(preset, backbone, enhance, {}, "x")
         return
-    config = ranking_config(preset, backbone, enhance, {}, "x")
-    assert config.backbone.name == backbone
-    assert (config.enhance is not None) == bool(enhance)
-    assert config.title == BACKBONES[backbone] + (" + DisCo" if enhance else "")
-    assert parse(RankingConfig, config.model_dump(), "saved") == config
+    run = resolved(preset, backbone, enhance, {}, "x")
+    assert run.backbone == backbone
+    assert run.enhance == ((enhance,) if enhance else ())
+    assert run.title == TASK.backbones[backbone].title + (" + DisCo" if enhance else "")
+    assert parse(run.chosen.config, run.model.model_dump(), "saved") == run.model
 
 
 def test_what_the_presets_say() -> None:
-    def disco(preset: Preset) -> DisCoConfig:
-        found = ranking_config(preset, "dcn", "disco", {}, "x").enhance
-        assert found is not None
+    def disco(preset: str) -> DisCoConfig:
+        found: DisCoConfig = ranking_config(preset, "dcn", "disco", {}, "x").disco
         return found
 
     assert disco("ours") == DisCoConfig(sufficiency_weight=0.0)
@@ -96,7 +107,19 @@ def test_what_the_presets_say() -> None:
     textbook = ranking_config("textbook", "din", None, {}, "x")
     assert textbook.initial == "normal"
     assert not textbook.history.mean
-    assert textbook.backbone.variant == "paper"  # type: ignore[union-attr]
+    assert textbook.backbone.variant == "paper"
+    assert textbook.backbone.history_fields == "all"
+    for backbone, variants in (("dcn", ("mix", "mix", "mix", "v1")), ("din", ("bilinear", "bilinear", "bilinear", "paper"))):
+        presets = [ranking_config(preset, backbone, None, {}, "x").backbone for preset in TASK.presets]
+        assert tuple(each.variant for each in presets) == variants
+    for backbone in ("deepfm", "dcn", "din"):
+        norms = [ranking_config(preset, backbone, None, {}, "x").backbone.norm for preset in TASK.presets]
+        assert norms == ["none", "none", "ln_post", "none"]
+    joined = [
+        ranking_config(preset, "deepfm", "disco", {}, "x").backbone.extras_in_fm for preset in ("ours", "paper", "authors")
+    ]
+    assert joined == [False, True, True]
+    assert ranking_config("ours", "deepfm", None, {}, "x").backbone.extras_in_fm
 
 
 def test_changes_win_over_the_preset_table_by_table() -> None:
@@ -113,21 +136,20 @@ def test_changes_win_over_the_preset_table_by_table() -> None:
     )
     config = ranking_config("authors", "dcn", "disco", changes, "x")
     assert config.dim == 16
-    assert config.backbone.rank == 4  # type: ignore[union-attr]
+    assert config.backbone.rank == 4
     assert config.backbone.norm == "ln_post"  # the preset's
-    assert config.enhance is not None
-    assert config.enhance.semantic_hidden == 64
-    assert config.enhance.sufficiency_weight == 0.2
+    assert config.disco.semantic_hidden == 64
+    assert config.disco.sufficiency_weight == 0.2
     assert config.history == HistoryConfig(kind="semantic_topk", length=5)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ours", "dim", None), r"run\.toml: unknown backbone 'dim' \(did you mean 'din'\?\)"),
-        (("ours", "xyz", None), r"unknown backbone 'xyz' \(accepted: dcn, deepfm, din\)"),
-        (("ours", "din", "disko"), r"unknown enhancer 'disko' \(did you mean 'disco'\?\)"),
-        (("papers", "din", None), r"unknown preset 'papers' \(did you mean 'paper'\?\)"),
+        (("ours", "dim", None), r"run\.toml: the task 'ranking' has no backbone 'dim' \(did you mean 'din'\?\)"),
+        (("ours", "xyz", None), r"no backbone 'xyz' \(accepted: dcn, deepfm, din, lr\)"),
+        (("ours", "din", "disko"), r"'enhance' = 'disko': .* enhanced by disco \(did you mean 'disco'\?\)"),
+        (("papers", "din", None), r"'preset' = 'papers' \(did you mean 'paper'\?\)"),
     ],
 )
 def test_unknown_names(arguments: tuple[Any, str, str | None], message: str) -> None:
@@ -149,10 +171,10 @@ def test_unknown_names(arguments: tuple[Any, str, str | None], message: str) -> 
         ({"backbone": {"mlp": [64, 0]}}, "'backbone.mlp.1' = 0"),
         ({"backbone": {"dropout": 1.0}}, "'backbone.dropout' = 1.0: input should be less than 1"),
         ({"backbone": {"variant": "v3"}}, "'backbone.variant' = 'v3': input should be 'v1', 'v2' or 'mix'"),
-        ({"enhance": {"sufficiency_weight": -0.1}}, "'enhance.sufficiency_weight' = -0.1"),
-        ({"enhance": {"disentangle_weight": float("nan")}}, "'enhance.disentangle_weight' = nan"),
-        ({"enhance": {"estimator_steps": 0}}, "'enhance.estimator_steps' = 0"),
-        ({"enhance": {"estimator": "mine"}}, "'enhance.estimator' = 'mine'"),
+        ({"enhance": {"sufficiency_weight": -0.1}}, "'disco.sufficiency_weight' = -0.1"),
+        ({"enhance": {"disentangle_weight": float("nan")}}, "'disco.disentangle_weight' = nan"),
+        ({"enhance": {"estimator_steps": 0}}, "'disco.estimator_steps' = 0"),
+        ({"enhance": {"estimator": "mine"}}, "'disco.estimator' = 'mine'"),
     ],
 )
 def test_bad_values_are_named(changes: Mapping[str, Any], message: str) -> None:
@@ -176,7 +198,7 @@ def test_settings_of_an_enhancer_that_is_not_chosen() -> None:
 def test_another_backbone_cannot_come_in_by_its_settings() -> None:
     with pytest.raises(ConfigError, match=r"'backbone\.name' = 'dcn', but the backbone is 'deepfm'"):
         ranking_config("ours", "deepfm", None, {"backbone": {"name": "dcn"}}, "x")
-    assert ranking_config("ours", "deepfm", None, {"backbone": {"name": "deepfm"}}, "x").backbone.name == "deepfm"
+    assert resolved("ours", "deepfm", None, {"backbone": {"name": "deepfm"}}, "x").backbone == "deepfm"
     with pytest.raises(ConfigError, match="'backbone' = 'dcn'"):
         ranking_config("ours", "deepfm", None, {"backbone": "dcn"}, "x")
 

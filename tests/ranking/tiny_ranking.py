@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from braidrec.data.batches import RankingBatch
 from braidrec.data.history import History
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
-from braidrec.ranking.backbones.dcn import DCN, DCNConfig
-from braidrec.ranking.backbones.deepfm import DeepFM, DeepFMConfig
-from braidrec.ranking.backbones.din import DIN, DINConfig
-from braidrec.ranking.contracts import MeanHistory, Patterns, PatternSource
-from braidrec.ranking.methods.disco import DisCo, DisCoConfig
+from braidrec.layers.text import TextTable
+from braidrec.ranking import TASK
+from braidrec.ranking.config import RankingConfig
+from braidrec.ranking.contracts import Backbone, Material, MeanHistory, Patterns, PatternSource, Sizes, SourceContext
+from braidrec.ranking.methods.disco import DisCoConfig
 from braidrec.ranking.ranker import Ranker
+from braidrec.registry import Spec
+from braidrec.strict import parse
 
 # user 1..20 (unknown 21)  item 22..61 (62)  genre 63..67 (68)  hour 69..76 (77)  tags 78..85 (86)
 USERS, ITEMS, DIM, WIDTH, LENGTH = 20, 40, 8, 12, 6
@@ -88,44 +91,54 @@ def with_history(whole: RankingBatch, **parts: Tensor) -> RankingBatch:
     return replace(whole, history=replace(whole.history, **parts))
 
 
-BackboneConfig = DeepFMConfig | DCNConfig | DINConfig
-_MLP: Mapping[str, Any] = {"mlp": (16, 8)}
-BACKBONES: Mapping[str, BackboneConfig] = {
-    "deepfm": DeepFMConfig(**_MLP),
-    "dcn v1": DCNConfig(variant="v1", **_MLP),
-    "dcn v2": DCNConfig(variant="v2", **_MLP),
-    "dcn mix": DCNConfig(variant="mix", rank=4, **_MLP),
-    "din bilinear": DINConfig(variant="bilinear", **_MLP),
-    "din bilinear all": DINConfig(variant="bilinear", history_fields="all", **_MLP),
-    "din paper": DINConfig(variant="paper", **_MLP),
-    "din paper softmax": DINConfig(variant="paper", softmax=True, history_fields="all", **_MLP),
-    "din none": DINConfig(variant="none", **_MLP),
+# Every registered backbone, small, and of some of them other forms by their settings.
+_SMALL: Mapping[str, Any] = {"mlp": (16, 8), "rank": 4}
+_FORMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "deepfm": {"in fm": {"extras_in_fm": True}},
+    "dcn": {"v1": {"variant": "v1"}, "v2": {"variant": "v2"}},
+    "din": {
+        "bilinear all": {"variant": "bilinear", "history_fields": "all"},
+        "paper": {"variant": "paper"},
+        "paper softmax": {"variant": "paper", "softmax": True, "history_fields": "all"},
+        "none": {"variant": "none"},
+    },
 }
-_CLASSES: Mapping[type, Callable[..., Any]] = {DeepFMConfig: DeepFM, DCNConfig: DCN, DINConfig: DIN}
+BACKBONES: Mapping[str, Mapping[str, Any]] = {
+    f"{name} {form}".strip(): settings for name in TASK.backbones for form, settings in {"": {}, **_FORMS.get(name, {})}.items()
+}
 SMALL_DISCO = DisCoConfig(semantic_hidden=16)
 
 
-class NoPatterns(nn.Module):
+def small(spec: Spec, **settings: Any) -> Any:
+    """Its settings, as small as it can be set."""
+    own = {key: value for key, value in _SMALL.items() if key in spec.config.model_fields}
+    return parse(spec.config, {**own, **settings}, spec.name)
+
+
+class NoPatterns(nn.Module, PatternSource):
     """A source that adds nothing."""
 
+    name = "nothing"
     num_extras = 0
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
         return Patterns(torch.zeros(len(batch), 0, embed.dim))
 
 
-SOURCES: Mapping[str, Callable[[DisCoConfig, TableLayout], list[PatternSource]]] = {
-    "plain": lambda config, layout: [],
-    "nothing": lambda config, layout: [NoPatterns()],
-    "mean": lambda config, layout: [MeanHistory()],
-    "disco": lambda config, layout: [
-        DisCo(config, dim=DIM, num_item_fields=layout.num_item_fields, semantic_width=WIDTH, knowledge=knowledge())
-    ],
-}
+SOURCES = ["plain", "mean", *TASK.methods]
+
+
+def sources_of(name: str, layout: TableLayout, disco: DisCoConfig) -> list[PatternSource]:
+    plain: Mapping[str, list[PatternSource]] = {"plain": [], "nothing": [NoPatterns()], "mean": [MeanHistory()]}
+    if name in plain:
+        return plain[name]
+    spec = TASK.methods[name]
+    material = Material(layout, item_fields(), TextTable(knowledge()), WIDTH)
+    return [spec.build(disco if name == "disco" else small(spec), SourceContext(RankingConfig(dim=DIM), material))]
 
 
 def ranker(
-    backbone: str | BackboneConfig = "din bilinear",
+    backbone: str = "din",
     source: str = "disco",
     *,
     disco: DisCoConfig = SMALL_DISCO,
@@ -133,15 +146,34 @@ def ranker(
     layout: TableLayout = LAYOUT,
     unknown_rate: float = 0.0,
     sparse: bool = False,
+    sources: Sequence[PatternSource] | None = None,
+    build: Callable[[Sizes], Backbone] | None = None,
+    **settings: Any,
 ) -> Ranker:
+    """One of `BACKBONES` (with ``settings``), or what ``build`` makes, behind one of `SOURCES`, or behind ``sources``."""
     torch.manual_seed(seed)
-    config = BACKBONES[backbone] if isinstance(backbone, str) else backbone
-    sources = SOURCES[source](disco, layout)
-    extras = sum(each.num_extras for each in sources)
-    sizes = {"num_fields": layout.num_fields, "num_extras": extras, "num_item_fields": layout.num_item_fields, "dim": DIM}
-    model = _CLASSES[type(config)](config, **sizes)
-    embed = FieldEmbedding(layout, item_fields(), DIM, unknown_rate=unknown_rate, linear=model.needs.linear, sparse=sparse)
-    return Ranker(embed, sources, model)
+    before = sources_of(source, layout, disco) if sources is None else list(sources)
+    extras = sum(each.num_extras for each in before)
+    sizes = Sizes(layout.num_fields, extras, layout.num_item_fields, DIM)
+    if build is None:
+        spec = TASK.backbones[backbone.split()[0]]
+        joined = spec.joined.get("ours", {}) if extras else {}
+        config = small(spec, **{**joined, **BACKBONES.get(backbone, {}), **settings})
+        build = partial(spec.build, config)
+    made = build(sizes)
+    embed = FieldEmbedding(
+        layout,
+        item_fields(),
+        DIM,
+        unknown_rate=unknown_rate,
+        fields=made.needs.fields,
+        items=made.needs.history or bool(before),
+        linear=made.needs.linear,
+        field_aware=made.needs.field_aware,
+        num_extras=extras,
+        sparse=sparse,
+    )
+    return Ranker(embed, before, made)
 
 
 class Trainer:
@@ -151,19 +183,18 @@ class Trainer:
         self, model: Ranker, weights: Mapping[str, float] | None = None, *, lr: float = 1e-3, weight_decay: float = 0.0
     ):
         self.model = model
-        self.weights = weights or {"prediction": 1.0, "sufficiency": 0.02, "disentanglement": 0.01}
-        self.main = torch.optim.Adam(model.main_parameters(), lr=lr, weight_decay=weight_decay)
-        estimators = model.estimator_parameters()
-        self.estimators = torch.optim.Adam(estimators, lr=1e-3) if estimators else None
+        self.weights = weights or model.weights
+        main, *others = model.groups()
+        self.main = torch.optim.Adam(main.parameters, lr=lr, weight_decay=weight_decay)
+        self.estimators = {each.name: torch.optim.Adam(each.parameters, lr=each.lr or lr) for each in others}
 
     def step(self, one: RankingBatch) -> float:
         """The prediction loss before the step."""
         step = self.model.step(one)
-        for learn in step.first.values():
-            assert self.estimators is not None
-            self.estimators.zero_grad()
+        for name, learn in step.first.items():
+            self.estimators[name].zero_grad()
             learn().backward()
-            self.estimators.step()
+            self.estimators[name].step()
         losses = step.losses()
         self.main.zero_grad()
         torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum().backward()

@@ -13,17 +13,16 @@ import polars as pl
 import small_runs
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.schema import Field, Schema
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
-from braidrec.runs.run import load
-from braidrec.runs.sequential import SequentialRun, as_sequential
+from braidrec.runs.run import Run, load
 from braidrec.strict import merge
 
 LENGTH = 5
 MODEL = {"dim": 8, "length": LENGTH, "buckets": 4, "loss": "full_ce", "trained_softmax": True}
-BACKBONES = {"sasrec": {"blocks": 1, "dropout": 0.0}, "gru4rec": {"dropout": 0.0}}
+BACKBONES: dict[str, dict[str, Any]] = {"sasrec": {"blocks": 1, "dropout": 0.0}, "gru4rec": {"dropout": 0.0}}
 TRAINING = {"max_epochs": 4, "batch_size": 128, "lr": 0.01}
 PHASES = {"pad": ("align", "experts"), "smem": ("experts",)}  # that a preset may have a rate for
 
@@ -91,12 +90,12 @@ def train(
     training: dict[str, Any] | None = None,
     enhance: str | None = None,
     **changes: Any,
-) -> SequentialRun:
+) -> Run:
     """Four short epochs; ``changes`` as `fit` takes them, model and training settings on top of small ones."""
-    model = {**MODEL, "backbone": BACKBONES[backbone], **(model or {})}
+    model = {**MODEL, "backbone": BACKBONES.get(backbone, {}), **(model or {})}
     settings = merge(training_settings(enhance), training or {})
     chosen = {"backbone": backbone, "enhance": enhance, "model": model, "training": settings, "seed": 1, **changes}
-    return as_sequential(fit(data or dataset(), path=path, show_progress=False, **chosen))
+    return fit(data or dataset(), path=path, show_progress=False, **chosen)
 
 
 def training_settings(enhance: str | None) -> dict[str, Any]:
@@ -105,26 +104,26 @@ def training_settings(enhance: str | None) -> dict[str, Any]:
 
 
 @cache
-def sasrec(seed: int = 1) -> SequentialRun:
+def sasrec(seed: int = 1) -> Run:
     return train(small_runs.root() / f"sasrec-s{seed}", seed=seed)
 
 
 @cache
-def pad(seed: int = 1) -> SequentialRun:
+def pad(seed: int = 1) -> Run:
     return train(small_runs.root() / f"sasrec-pad-s{seed}", seed=seed, enhance="pad", knowledge=knowledge())
 
 
 @cache
-def smem() -> SequentialRun:
+def smem() -> Run:
     return train(small_runs.root() / "gru4rec-smem", backbone="gru4rec", enhance="smem", knowledge=knowledge())
 
 
 @cache
-def morec() -> SequentialRun:
+def morec() -> Run:
     return train(small_runs.root() / "sasrec-morec", enhance="morec", knowledge=knowledge())
 
 
-def copy_of(run: SequentialRun, path: Path) -> SequentialRun:
+def copy_of(run: Run, path: Path) -> Run:
     """The same run in a folder that a test may change, without what evaluations left there."""
-    shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("ranking.*", "evaluation.*", "added"))
-    return as_sequential(load(path))
+    shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("outcome.*", "evaluation.*", "added"))
+    return load(path)

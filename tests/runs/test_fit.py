@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sequence_runs
 import torch
 
 import small_runs
@@ -21,7 +22,7 @@ from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import load_tensors, read_json
 from braidrec.knowledge.lock import writer_lock
-from braidrec.runs.run import load
+from braidrec.runs.run import Run, load
 from small_runs import copy_of, disco, knowledge, other_dataset, plain, train
 
 WORKER = Path(__file__).with_name("fit_worker.py")
@@ -32,14 +33,20 @@ def weights(path: Path) -> bytes:
     return (path / "model.safetensors").read_bytes()
 
 
+def scores(run: Run, part: str = "test") -> np.ndarray:
+    return run.outcome(part, show_progress=False).values["scores"]
+
+
 def test_a_run_holds_everything_that_loading_needs_and_nothing_of_training() -> None:
     run = plain()
-    names = {each.name for each in run.path.iterdir() if not each.name.startswith(("scores", "evaluation"))}
+    names = {each.name for each in run.path.iterdir() if not each.name.startswith(("outcome", "evaluation"))}
     assert names == {
-        *("config.toml", "run.json", "model.safetensors", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json")
+        *("config.toml", "run.json", "model.safetensors", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json"),
+        *("catalogue.parquet", "weights"),
     }
+    assert [each.name for each in (run.path / "weights").iterdir()] == ["rank"]
     assert run.record["title"] == "DIN"
-    assert run.record["knowledge"] is None
+    assert run.record["knowledge"] == []
     assert 0.4 < run.record["best"]["metrics"]["auc"] < 0.8
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["check"] for line in lines] == [1, 2]
@@ -49,9 +56,9 @@ def test_a_run_holds_everything_that_loading_needs_and_nothing_of_training() -> 
 def test_a_loaded_run_scores_as_the_model_did_when_it_was_trained(made: object) -> None:
     run = made()  # type: ignore[operator]
     again = load(run.path)
-    np.testing.assert_array_equal(again.scores("valid"), run.scores("valid"))
-    assert run.evaluate("valid")["all"].auc == pytest.approx(run.record["best"]["metrics"]["auc"], abs=1e-12)
-    assert run.evaluate("valid")["all"].log_loss == pytest.approx(run.record["best"]["metrics"]["log_loss"], abs=1e-9)
+    np.testing.assert_array_equal(scores(again, "valid"), scores(run, "valid"))
+    assert run.evaluate("valid")["all"]["auc"] == pytest.approx(run.record["best"]["metrics"]["auc"], abs=1e-12)
+    assert run.evaluate("valid")["all"]["log_loss"] == pytest.approx(run.record["best"]["metrics"]["log_loss"], abs=1e-9)
 
 
 def test_disco_is_saved_without_the_knowledge_base_and_keeps_the_small_mlp() -> None:
@@ -60,7 +67,7 @@ def test_disco_is_saved_without_the_knowledge_base_and_keeps_the_small_mlp() -> 
     assert tensors["sources.0.semantic.reduced"].shape == (121, 8)
     assert tensors["sources.0.semantic.mlp.0.weight"].shape == (128, 256)
     assert not any("estimators" in name or "discriminators" in name or "knowledge" in name for name in tensors)
-    assert run.record["knowledge"]["encoder"] == "tfidf"
+    assert [base["encoder"] for base in run.record["knowledge"]] == ["tfidf"]
 
 
 def test_same_settings_and_seed_give_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -71,15 +78,62 @@ def test_same_settings_and_seed_give_the_same_bytes_and_another_seed_others(tmp_
 
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = copy_of(plain(), tmp_path / "run")
-    monkeypatch.setattr("braidrec.runs.ranking.train", None)  # calling it would fail
+    monkeypatch.setattr("braidrec.runs.fit.train", None)  # calling it would fail
     assert train(run.path, seed=1).record == run.record
+
+
+@pytest.mark.parametrize("case", ["plain", "disco", "sasrec", "pad"])
+def test_what_fit_returns_is_the_run_that_it_trained_and_says_what_the_loaded_one_says(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_runs if case in ("plain", "disco") else sequence_runs
+    read = {"enhance": case, "knowledge": small.knowledge()} if case in ("disco", "pad") else {}
+
+    def opened(path: Path, **options: object) -> Run:
+        raise AssertionError("a run is not read back from disk to be returned")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("braidrec.runs.fit.load", opened)
+        run = small.train(tmp_path / "run", seed=1, **read)
+        with pytest.raises(AssertionError, match="not read back"):  # finished: loaded
+            small.train(tmp_path / "run", seed=1, **read)
+    again = small.train(tmp_path / "run", seed=1, **read)
+    assert (again.record, again.config, again.title, again.headline) == (run.record, run.config, run.title, run.headline)
+    assert (again.catalogue.all_ids, again.catalogue.titles) == (run.catalogue.all_ids, list(run.catalogue.titles))
+    user, liked = run.dataset.user_ids[3], run.catalogue.ids[2:5]
+    assert again.recommend(user, k=10**6) == run.recommend(user, k=10**6)
+    assert again.recommend(items=liked) == run.recommend(items=liked)
+    first, second = (each.model.saved() for each in (run, again))
+    assert first.about == second.about
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    if read:
+        assert run.add_items({"late": "ghosts"}) == 1
+        assert load(run.path).score_items(user, ["late"]).tolist() == run.score_items(user, ["late"]).tolist()
+
+
+def test_where_a_run_is_trained_is_checked_first_and_makes_it_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for word, said in (("cuda", "sees no such device here; use auto or cpu"), ("gpu", "accepted are auto, cpu, cuda, mps")):
+        with pytest.raises(ConfigError, match=f"accelerator = '{word}'.*{said}"):
+            train(tmp_path / "run", training={"accelerator": word})
+        with pytest.raises(ConfigError, match=f"accelerator = '{word}'.*{said}"):
+            load(plain().path, accelerator=word)
+    assert not (tmp_path / "run").exists()
+    elsewhere = copy_of(plain(), tmp_path / "elsewhere")
+    assert plain().config.training.accelerator == "auto"
+    assert train(elsewhere.path, seed=1, training={"accelerator": "cpu"}).record == plain().record
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path: Path) -> None:
     run = copy_of(plain(), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"other settings \(model\.dim was 8 and is now 16\); choose another folder"):
         train(run.path, seed=1, model={"dim": 16})
-    with pytest.raises(ConfigError, match=r"knowledge was None and is now"):
+    with pytest.raises(ConfigError, match=r"knowledge was \[\] and is now"):
+        train(run.path, seed=1, knowledge=knowledge())
+    with pytest.raises(ConfigError, match=r"enhance was \[\] and is now \['disco'\]"):
         train(run.path, seed=1, enhance="disco", knowledge=knowledge())
 
 
@@ -123,10 +177,12 @@ def test_logs_of_positives_need_a_number_of_negatives(tmp_path: Path) -> None:
     run = train(tmp_path / "run", data, negatives=2, training={"batch_size": 256})
     report = run.evaluate(show_progress=False)
     assert report["all"].rows == 3 * len(data.split["test"])
-    assert report["all"].positives == len(data.split["test"])
+    assert report["all"].counts["positives"] == len(data.split["test"])
     assert len(run.recommend("u3", k=5)) == 5
     other = train(tmp_path / "other", data, negatives=2, seed=7, training={"batch_size": 256})
-    warm = [[(part.rows, part.positives) for part in each.evaluate(show_progress=False).slices] for each in (run, other)]
+    warm = [
+        [(part.rows, part.counts["positives"]) for part in each.evaluate(show_progress=False).slices] for each in (run, other)
+    ]
     assert warm[0] == warm[1], "seeds must rank the same held-out rows"
 
 
@@ -160,13 +216,13 @@ def test_lazy_tables_train_like_dense_ones(tmp_path: Path) -> None:
     dense = train(tmp_path / "dense", seed=1, training=settings)
     lazy = train(tmp_path / "lazy", seed=1, training={**settings, "tables": "lazy"})
     assert (dense.record["choices"]["tables"], lazy.record["choices"]["tables"]) == ("dense", "lazy")
-    np.testing.assert_allclose(lazy.scores(), dense.scores(), atol=2e-3)
+    np.testing.assert_allclose(scores(lazy), scores(dense), atol=2e-3)
 
 
 def test_lazy_tables_and_averaging_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"set average_epochs = 0, or tables = 'dense'"):
         train(tmp_path / "run", training={"tables": "lazy"})
-    monkeypatch.setattr("braidrec.runs.ranking.choose_table_update", lambda rows, dim: "lazy")
+    monkeypatch.setattr("braidrec.ranking.task.choose_table_update", lambda rows, dim: "lazy")
     run = train(tmp_path / "run", seed=1)
     assert run.record["choices"] == {"tables": "lazy", "table_rows": 277, "average_epochs": 0.0}
 
@@ -299,7 +355,10 @@ def test_an_interrupted_fit_does_not_go_on_with_other_data(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "model.json", "run.json", "config.toml", "vocabulary.json", "metrics.jsonl", "environment.json"],
+    [
+        *("model.safetensors", "model.json", "run.json", "config.toml", "vocabulary.json", "metrics.jsonl", "environment.json"),
+        "catalogue.parquet",
+    ],
 )
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_damaged_files_are_refused_by_name(name: str, damage: str, tmp_path: Path) -> None:
@@ -332,11 +391,11 @@ def test_random_damage_to_any_byte_is_never_silent(tmp_path: Path) -> None:
     load(path)
 
 
-@pytest.mark.parametrize("damage", ["scores", "note", "shape", "gone"])
+@pytest.mark.parametrize("damage", ["scores", "note", "shape", "half", "gone"])
 def test_damaged_scores_are_computed_again(damage: str, tmp_path: Path) -> None:
     run = copy_of(plain(), tmp_path / "run")
-    before = run.scores(show_progress=False)
-    file, note = run.path / "scores.test.npy", run.path / "scores.test.json"
+    before = scores(run)
+    file, note = run.path / "outcome.test.safetensors", run.path / "outcome.test.json"
     if damage == "scores":
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
@@ -344,8 +403,9 @@ def test_damaged_scores_are_computed_again(damage: str, tmp_path: Path) -> None:
     elif damage == "gone":
         file.unlink()
     else:
-        note.write_text("{" if damage == "note" else "[1]")
-    np.testing.assert_array_equal(load(run.path).scores(show_progress=False), before)
+        half = json.dumps({name: json.loads(note.read_text())[name] for name in ("data", "model")})
+        note.write_text({"note": "{", "shape": "[1]", "half": half}[damage])
+    np.testing.assert_array_equal(scores(load(run.path)), before)
     assert read_json(note, RunError)["data"] == run.dataset.fingerprint
 
 

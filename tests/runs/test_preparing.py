@@ -11,18 +11,24 @@ import pytest
 import small_runs
 from braidrec.errors import BraidError, ConfigError, DataError, KnowledgeError
 from braidrec.runs.knowledge import (
+    Floats,
+    Folders,
+    KnowledgeBases,
     build,
-    encode_texts,
-    item_matrix,
     nearest,
     read_settings,
-    render_items,
     sync,
     verify,
     versions,
 )
 from braidrec.runs.preparing import prepare
 from small_runs import dataset, knowledge
+
+
+def encoded(folders: Folders, texts: list[str]) -> Floats:
+    """Vectors of texts that every knowledge base reads."""
+    bases = KnowledgeBases.open(folders)
+    return bases.encode([texts] * len(bases.folders))
 
 
 def test_a_description_becomes_the_data_set_that_was_described(tmp_path: Path) -> None:
@@ -52,17 +58,17 @@ def test_unknown_names_and_misplaced_sources_are_refused(tmp_path: Path) -> None
 
 
 def test_text_to_vectors_in_catalogue_order() -> None:
-    vectors = item_matrix(knowledge(), dataset())
+    vectors = KnowledgeBases.open(knowledge()).matrix(dataset())
     assert vectors.shape == (121, 256)
     assert vectors.dtype == np.float32
     assert not vectors[0].any()
-    texts = [text or "" for text in render_items(knowledge(), dataset().schema, dataset().items)]
-    np.testing.assert_allclose(encode_texts(knowledge(), texts[:5]), vectors[1:6], atol=1e-6)
+    texts = [text or "" for text in KnowledgeBases.open(knowledge()).render(dataset().schema, dataset().items)[0]]
+    np.testing.assert_allclose(encoded(knowledge(), texts[:5]), vectors[1:6], atol=1e-6)
     assert texts[0].startswith("Here is a book, title is ")
 
 
 def test_multi_valued_columns_are_read_as_words() -> None:
-    texts = render_items(small_runs.rich_knowledge(), small_runs.rich().schema, small_runs.rich().items)
+    texts = KnowledgeBases.open(small_runs.rich_knowledge()).render(small_runs.rich().schema, small_runs.rich().items)[0]
     assert texts[3] == "Here is an item, title is Film number 3 [rec], and genres is Drama, Comedy, War."
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from braidrec.errors import ConfigError
-from braidrec.runs.ranking import RankingRun, as_ranking
+from braidrec.runs.run import Run
 from small_runs import TRAINING, plain, train
-from toy_run import install, toy
 
 
-def weights(run: RankingRun) -> bytes:
+def weights(run: Run) -> bytes:
     return (run.path / "model.safetensors").read_bytes()
 
 
@@ -30,10 +29,3 @@ def test_decay_may_be_decoupled(tmp_path: Path) -> None:
     assert weights(train(tmp_path / "l2", training=decay)) != weights(
         train(tmp_path / "decoupled", training={**decay, "decoupled": True})
     )
-
-
-def test_a_run_of_another_task_is_not_taken_for_a_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
-    assert as_ranking(plain()) is plain()
-    with pytest.raises(ConfigError, match="a sequential run, where one of a ranking model is needed"):
-        as_ranking(toy(tmp_path / "run"))

@@ -13,6 +13,8 @@ import torch
 import small_runs
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import write_json
+from braidrec.ranking.config import settings_of
+from braidrec.ranking.history import history_source
 from braidrec.runs.run import Run, load
 from small_runs import copy_of, disco, plain
 
@@ -22,6 +24,10 @@ USER = "10001"
 @pytest.fixture(params=[plain, disco], ids=["plain", "disco"])
 def run(request: pytest.FixtureRequest) -> Run:
     return request.param()
+
+
+def logits(run: Run, part: str = "test") -> np.ndarray:
+    return run.outcome(part, show_progress=False).values["scores"]
 
 
 def seen_by(run: Run, user: str) -> set[str]:
@@ -97,7 +103,7 @@ def test_allow_and_deny(run: Run) -> None:
 
 def test_ties_go_to_the_earlier_catalogue_row() -> None:
     run = load(plain().path)
-    run.model.forward = lambda batch: torch.zeros(len(batch))  # type: ignore[method-assign, assignment]
+    run.model.module.forward = lambda batch: torch.zeros(len(batch))  # type: ignore[method-assign, assignment]
     found = run.recommend(USER, k=7, exclude_seen=False)
     assert [each.item for each in found] == run.dataset.item_ids[:7]
     assert {each.probability for each in found} == {0.5}
@@ -146,7 +152,7 @@ NEW = {"late-1": "A story of ghosts, vampires and demons.", "late-2": "A tale of
 
 def test_added_items_are_scored_recommended_and_stay(tmp_path: Path) -> None:
     run = copy_of(disco(), tmp_path / "run")
-    before = run.scores(show_progress=False)
+    before = logits(run)
     assert run.add_items(NEW) == 2
     assert run.num_items == run.dataset.num_items + 2
     scores = run.score_items(USER, ["late-1", "late-2", "B00001"])
@@ -157,7 +163,7 @@ def test_added_items_are_scored_recommended_and_stay(tmp_path: Path) -> None:
     assert run.recommend(items=["late-1"], k=3)
     again = load(run.path)
     np.testing.assert_array_equal(again.score_items(USER, ["late-1", "late-2", "B00001"]), scores)
-    np.testing.assert_array_equal(again.scores(show_progress=False), before)
+    np.testing.assert_array_equal(logits(again), before)
     assert again.add_items({"late-3": "wizards"}) == 1
     assert load(run.path).num_items == run.dataset.num_items + 3
     assert len(list((run.path / "added").iterdir())) == 2
@@ -168,11 +174,11 @@ def test_an_item_added_with_a_known_item_s_text_and_fields_reads_as_the_same_tex
     run = copy_of(disco(), tmp_path / "run")
     twin = run.dataset.items.head(1).with_columns(item_id=pl.lit("twin"))
     assert run.add_items(twin) == 1
-    source = run.model.sources[0]
+    source = run.model.module.sources[0]
     torch.testing.assert_close(source.semantic.reduced[-1], source.semantic.reduced[1], atol=2e-3, rtol=0)
-    fields = run.model.embed.item_fields
+    fields = run.model.module.embed.item_fields
     assert fields[-1, 1:].tolist() == fields[1, 1:].tolist()  # all but the id, which takes its unknown row
-    assert fields[-1, 0] == run.model.embed.layout.unknown[run.model.embed.layout.names.index("item_id")]
+    assert fields[-1, 0] == run.model.module.embed.layout.unknown[run.model.module.embed.layout.names.index("item_id")]
     assert run.recommend(USER, allow=["twin"])[0].title == run.dataset.items["title"][0]
 
 
@@ -204,13 +210,15 @@ def test_adding_nothing_or_the_same_twice(tmp_path: Path) -> None:
 
 
 def test_a_plain_model_takes_no_items() -> None:
-    with pytest.raises(RunError, match="a plain model knows items by id alone"):
+    with pytest.raises(
+        RunError, match=r"DIN knows items by id alone; add_items needs a model that reads text, such as enhance = 'disco'"
+    ):
         plain().add_items(NEW)
 
 
 def test_another_knowledge_base_in_the_old_place_is_refused(tmp_path: Path) -> None:
     run = copy_of(disco(), tmp_path / "run")
-    run.record = {**run.record, "knowledge": {**run.record["knowledge"], "encoder": "vicuna"}}
+    run.record = {**run.record, "knowledge": [{**run.record["knowledge"][0], "encoder": "vicuna"}]}
     with pytest.raises(RunError, match="trained on a knowledge base with encoder 'vicuna', which now has 'tfidf'"):
         run.add_items(NEW)
 
@@ -270,14 +278,14 @@ def test_context_bags_numbers_and_weights_end_to_end(backbone: str, enhance: str
 
 def test_weights_count_in_validation_evaluation_and_baselines(tmp_path: Path) -> None:
     from braidrec.evaluation.metrics import auc
-    from braidrec.runs.ranking import baseline_reports
-    from braidrec.runs.scoring import part_labels, part_weights
+    from braidrec.ranking.scoring import part_labels, part_weights
+    from braidrec.runs.tables import baseline_reports
 
     run = small_runs.train(tmp_path / "run", small_runs.rich(), training={"batch_size": 128})
     labels, weights = part_labels(run.dataset, "valid", None), part_weights(run.dataset, "valid", None)
     assert weights is not None
-    assert run.record["best"]["metrics"]["auc"] == pytest.approx(auc(labels, run.scores("valid", show_progress=False), weights))
-    assert len(baseline_reports(run.dataset)) == 3
+    assert run.record["best"]["metrics"]["auc"] == pytest.approx(auc(labels, logits(run, "valid"), weights))
+    assert len(baseline_reports(run.task, run.config, run.dataset, "test")) == 3
 
 
 def test_statistics_need_a_clock(tmp_path: Path) -> None:
@@ -291,19 +299,21 @@ def test_a_history_by_meaning_end_to_end(tmp_path: Path) -> None:
         small_runs.train(tmp_path / "none", model=settings)
     run = small_runs.train(tmp_path / "run", enhance="disco", knowledge=small_runs.knowledge(), model=settings)
     slots = next(small_runs.root().glob("planted.semantic-6-*.npy"))
-    np.testing.assert_array_equal(load(run.path).scores("valid", show_progress=False), run.scores("valid", show_progress=False))
+    np.testing.assert_array_equal(logits(load(run.path), "valid"), logits(run, "valid"))
 
     # the history cut for a candidate today is the one that was prepared for the same event at its time
     log = run.dataset.log
     event = int(log.slot_event[log.start[run.dataset.user_rows[USER] + 1] - 1])
-    prepared = run.history.before(torch.tensor([event]))
-    past = run._known(USER)
-    today = run._window(replace(past, items=past.items[:-1], signals=past.signals[:-1]), past.items[-1:])
+    model = run.model
+    source = history_source(run.dataset, settings_of(run.config).history, model.directions, show_progress=False)
+    prepared = source.before(torch.tensor([event]))
+    past = model.past(run.dataset.user_rows[USER])
+    today = model.window(replace(past, items=past.items[:-1], signals=past.signals[:-1]), past.items[-1:])
     assert torch.equal(today.items, prepared.items)
     assert torch.equal(today.signals, prepared.signals)
     assert torch.equal(today.mask, prepared.mask)
 
-    assert run._window(past, torch.arange(1, 9, dtype=torch.int32)).items.shape == (8, 6)
+    assert run.model.window(past, torch.arange(1, 9, dtype=torch.int32)).items.shape == (8, 6)
     assert len(run.recommend(USER, k=5)) == 5
     assert len(run.recommend(items=[], k=5)) == 5
     assert len(run.recommend(items=["B00001"], k=5)) == 5
@@ -316,18 +326,18 @@ def test_a_history_by_meaning_end_to_end(tmp_path: Path) -> None:
     data = bytearray(slots.read_bytes())
     data[-1] ^= 1
     slots.write_bytes(data)  # damaged: made again
-    (run.path / "scores.valid.npy").unlink()
-    np.testing.assert_array_equal(load(run.path).scores("valid", show_progress=False), run.scores("valid", show_progress=False))
+    (run.path / "outcome.valid.safetensors").unlink()
+    np.testing.assert_array_equal(logits(load(run.path), "valid"), logits(run, "valid"))
 
 
 def test_directions_of_added_items_are_those_they_would_have_had() -> None:
     from braidrec.data.history import principal_directions
-    from braidrec.runs.scoring import SimilarPast
+    from braidrec.ranking.history import Directions
 
     rng = np.random.default_rng(0)
     for width in (40, 600):
         vectors = np.concatenate([np.zeros((1, width)), rng.standard_normal((700, width))]).astype(np.float32)
-        found = SimilarPast.of(vectors, vectors[5:8], 3).directions.numpy()
+        found = Directions.of(vectors).with_items(torch.from_numpy(vectors[5:8])).rows.numpy()
         np.testing.assert_array_equal(found[: len(vectors)], principal_directions(vectors))
         np.testing.assert_allclose(found[-3:], found[5:8], atol=1e-4)
 
@@ -335,8 +345,8 @@ def test_directions_of_added_items_are_those_they_would_have_had() -> None:
 def test_everything_known_of_a_vocabulary_over_training_rows_only() -> None:
     """Items first met after training have no row of their own: they take the unknown row, and are still ranked."""
     run = disco()
-    ids = run.model.embed.item_fields[1:, 0]
-    unknown = run.model.embed.layout.unknown[run.model.embed.layout.names.index("item_id")]
+    ids = run.model.module.embed.item_fields[1:, 0]
+    unknown = run.model.module.embed.layout.unknown[run.model.module.embed.layout.names.index("item_id")]
     trained = set(run.dataset.log.item[run.dataset.split["train"]].tolist())
     late = [row for row in range(1, 121) if ids[row - 1] == unknown]
     assert late

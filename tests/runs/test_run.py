@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +10,34 @@ import polars as pl
 import pytest
 
 import small_runs
+import toy_run
+from braidrec.data.popularity import training_counts
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import read_json
 from braidrec.runs.run import Run, load
 from braidrec.runs.tables import comparison_tables, evaluation_table
 from small_runs import copy_of, knowledge, plain
-from toy_run import BatchedRun, ToyRun, install, toy
+from toy_run import Toy, toy
 
 USER = "10001"
 NEW = {"late-1": "ghosts and demons", "late-2": "violins"}
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    install(monkeypatch)
-    return toy(tmp_path / "run", knowledge=knowledge())
+def run(tmp_path: Path) -> Iterator[Run]:
+    with toy_run.held():
+        yield toy(tmp_path / "run", knowledge=knowledge())
 
 
 def test_a_task_of_its_own_is_trained_saved_and_loaded_through_the_same_door(run: Run, tmp_path: Path) -> None:
-    assert isinstance(run, ToyRun)
+    best = run.record["best"]["metrics"]
+    assert isinstance(run.model, Toy)
     assert run.title == "Toy (ours)"
-    assert run.headline == "hr@10 0.5000, ndcg@10 0.2500"
+    assert run.headline == f"HR@10 {best['hr@10']:.4f}"
+    np.testing.assert_array_equal(run.model.module.scores, training_counts(run.dataset))
     again = load(run.path)
-    assert isinstance(again, ToyRun)
-    np.testing.assert_array_equal(again.counts, run.counts)
+    assert isinstance(again.model, Toy)
+    np.testing.assert_array_equal(again.model.module.scores, run.model.module.scores)
     model = (run.path / "model.safetensors").stat().st_mtime_ns
     assert toy(run.path, knowledge=knowledge()).record == run.record
     assert (run.path / "model.safetensors").stat().st_mtime_ns == model, "a finished run is loaded, not trained"
@@ -42,15 +47,20 @@ def test_a_task_of_its_own_is_trained_saved_and_loaded_through_the_same_door(run
 
 def test_the_record_holds_every_phase_and_what_the_task_adds(run: Run) -> None:
     record = read_json(run.path / "run.json", RunError)
-    assert (record["format"], record["task"], record["title"]) == (2, "sequential", "Toy")
-    assert [phase["name"] for phase in record["phases"]] == ["pretrain", "experts"]
-    assert record["best"] == record["phases"][1]["best"] == {"check": 1, "step": 7, "metrics": {"hr@10": 0.5, "ndcg@10": 0.25}}
-    assert record["training"] == {"steps": 7, "seconds": 1.0, "samples_per_second": 14.0}
-    assert (record["choices"], record["edges"]) == ({"buckets": 3}, [1, 2])
-    assert record["knowledge"]["encoder"] == "tfidf"
+    assert (record["format"], record["task"], record["title"]) == (3, "toying", "Toy")
+    assert [phase["name"] for phase in record["phases"]] == ["count", "again"]
+    assert record["best"] == record["phases"][1]["best"]
+    assert (record["best"]["check"], record["best"]["step"]) == (1, 0)
+    hits = run.evaluate("valid", show_progress=False, min_rows=1)["all"]["hr@10"]
+    assert record["best"]["metrics"] == pytest.approx({"hr@10": hits})
+    assert record["training"].keys() == {"steps", "seconds", "samples_per_second"}
+    assert (record["training"]["steps"], record["training"]["samples_per_second"]) == (0, 0.0)
+    assert (record["choices"], run.model.facts()) == ({"buckets": 3}, {"edges": [1, 2]})
+    assert [base["encoder"] for base in record["knowledge"]] == ["tfidf"]
     assert plain().record["task"] == "ranking"
     assert [phase["name"] for phase in plain().record["phases"]] == ["rank"]
-    assert plain().headline == f"AUC {plain().record['best']['metrics']['auc']:.4f}"
+    best = plain().record["best"]["metrics"]
+    assert plain().headline == f"AUC {best['auc']:.4f}, log loss {best['log_loss']:.4f}"
 
 
 def test_scores_that_are_no_probabilities_are_not_called_so(run: Run, tmp_path: Path) -> None:
@@ -69,24 +79,13 @@ def test_scores_that_are_no_probabilities_are_not_called_so(run: Run, tmp_path: 
 
 
 def test_seen_items_ties_and_strangers(run: Run) -> None:
-    assert isinstance(run, ToyRun)
     ids = run.dataset.item_ids
-    run.counts = np.zeros_like(run.counts)
+    run.model.module.scores.zero_()
     assert [each.item for each in run.recommend(items=[], k=3)] == ids[:3]
     assert [each.item for each in run.recommend(items=[ids[0], ids[2]], k=3)] == [ids[1], ids[3], ids[4]]
     assert [each.item for each in run.recommend(items=[ids[0]], k=2, exclude_seen=False)] == ids[:2]
     with pytest.raises(DataError, match="no candidate is left"):
         run.recommend(items=[ids[0]], allow=[ids[0]])
-
-
-def test_a_task_may_rank_everybody_in_its_own_way(run: Run, tmp_path: Path) -> None:
-    assert isinstance(run, ToyRun)
-    batched = BatchedRun(run.path, run.config, run.dataset, run.record, run.counts)
-    assert batched.recommend_all(tmp_path / "all.parquet", show_progress=False) == run.dataset.num_users
-    frame = pl.read_parquet(tmp_path / "all.parquet")
-    assert frame["user"].to_list() == run.dataset.user_ids
-    assert frame["score"].to_list() == list(range(run.dataset.num_users))
-    assert frame["item"].to_list()[:120] == run.dataset.item_ids
 
 
 def test_added_items_stay_with_the_run(run: Run, tmp_path: Path) -> None:
@@ -102,23 +101,28 @@ def test_added_items_stay_with_the_run(run: Run, tmp_path: Path) -> None:
     again.recommend_all(tmp_path / "all.parquet", k=1, allow=["late-3"], show_progress=False)
     assert set(pl.read_parquet(tmp_path / "all.parquet")["item"]) == {"late-3"}
     without = toy(tmp_path / "without")
-    with pytest.raises(RunError, match="reads no text"):
+    with pytest.raises(RunError, match=r"Toy knows items by id alone; add_items needs a model that reads text$"):
         without.add_items(NEW)
 
 
 def test_tables_go_to_the_task_and_never_mix_two(run: Run, tmp_path: Path) -> None:
-    other = toy(tmp_path / "other", seed=2)
-    assert evaluation_table([run.path], "valid", baselines=False).title == "['Toy (ours)'], valid, False"
-    assert [table.title for table in comparison_tables([run.path, other.path])] == ["2 compared"]
+    other, seed = toy(tmp_path / "other", model={"backbone": {"power": 0.5}}), toy(tmp_path / "seed", seed=2)
+    table = evaluation_table([run.path], "valid", baselines=False)
+    assert table.title == "planted, valid part, vocabulary train"
+    assert [str(column.header) for column in table.columns] == ["slice", "rows", "users", "Toy (ours)"]
+    both, tests = comparison_tables([run.path, other.path])
+    names = [f"Toy (ours) s42 \\[{path}]" for path in (run.path, other.path)]  # brackets are text
+    assert [str(column.header) for column in both.columns][3:] == names
+    assert [str(cell) for cell in tests.columns[1].cells] == ["HR@10"]
+    with pytest.raises(ConfigError, match="share no seed"):
+        comparison_tables([run.path, seed.path])
     for call in (comparison_tables, lambda paths: evaluation_table(paths, "test", baselines=True)):
-        with pytest.raises(ConfigError, match=r"different tasks.*: sequential, .*: ranking"):
+        with pytest.raises(ConfigError, match=r"different tasks.*: toying, .*: ranking"):
             call([run.path, plain().path])
 
 
 def test_runs_of_one_task_on_different_data_are_not_compared(run: Run, tmp_path: Path) -> None:
-    from braidrec.runs.fit import fit
-
-    other = fit(small_runs.other_dataset(), path=tmp_path / "other", backbone="sasrec", show_progress=False)
+    other = toy(tmp_path / "other", small_runs.other_dataset())
     with pytest.raises(ConfigError, match="trained on different data"):
         comparison_tables([run.path, other.path])
 

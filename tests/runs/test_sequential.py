@@ -24,10 +24,12 @@ from braidrec.data.dataset import Dataset
 from braidrec.errors import BraidError, ConfigError, DataError, RunError
 from braidrec.evaluation.retrieval import rank_targets
 from braidrec.files import load_tensors, read_json
-from braidrec.runs import sequential
-from braidrec.runs.next_item import HistoryScorer, part_rows
-from braidrec.runs.run import load
-from braidrec.runs.sequential import SequentialRun, as_sequential
+from braidrec.runs import fit
+from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.run import Run, load
+from braidrec.sequential import task
+from braidrec.sequential.scoring import HistoryScorer, part_rows
+from braidrec.task import Outcome
 from braidrec.training.checkpoint import Store, read_archive
 from test_cli import Screen
 
@@ -36,11 +38,11 @@ USER = "u3"
 
 
 @pytest.fixture(params=EVERY, ids=lambda made: made.__name__)
-def run(request: pytest.FixtureRequest) -> SequentialRun:
+def run(request: pytest.FixtureRequest) -> Run:
     return request.param()
 
 
-def weights(run: SequentialRun) -> bytes:
+def weights(run: Run) -> bytes:
     return (run.path / "model.safetensors").read_bytes()
 
 
@@ -49,9 +51,13 @@ def rows_of(user: str) -> list[int]:
     return [item + 1 for item in walks()[int(user[1:])]]
 
 
-def by_hand(run: SequentialRun, *pasts: list[int]) -> np.ndarray:
+def ranking(run: Run, part: str = "test") -> Outcome:
+    return run.outcome(part, show_progress=False)
+
+
+def by_hand(run: Run, *pasts: list[int]) -> np.ndarray:
     """The model's scores (n, I + 1) after each past, without padding: all windows of one length at a time."""
-    model: Any = run.model
+    model: Any = run.model.module
     windows = [past[-small.LENGTH :] for past in pasts]
     found = np.zeros((len(pasts), run.num_items + 1), np.float32)
     with torch.no_grad():
@@ -67,10 +73,10 @@ def by_hand(run: SequentialRun, *pasts: list[int]) -> np.ndarray:
 
 
 def test_a_run_keeps_the_weights_of_every_stage_and_nothing_of_training() -> None:
-    names = {each.name for each in pad().path.iterdir() if not each.name.startswith(("ranking", "evaluation"))}
+    names = {each.name for each in pad().path.iterdir() if not each.name.startswith(("outcome", "evaluation"))}
     assert names == {
         *("config.toml", "run.json", "model.safetensors", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json"),
-        "weights",
+        *("catalogue.parquet", "weights"),
     }
     stages = {sasrec: ["pretrain"], pad: ["pretrain", "align", "experts"], smem: ["pretrain", "experts"]}
     for made, expected in stages.items():
@@ -81,13 +87,16 @@ def test_a_run_keeps_the_weights_of_every_stage_and_nothing_of_training() -> Non
             assert read_archive(run.path / "weights" / phase["name"]).facts["metrics"] == phase["best"]["metrics"]
         assert run.record["best"] == run.record["phases"][-1]["best"]
     assert [run.title for run in (sasrec(), pad(), smem())] == ["SASRec (ours)", "SASRec + PAD (ours)", "GRU4Rec + SMEM (ours)"]
-    assert (sasrec().record["knowledge"], pad().record["knowledge"]["encoder"]) == (None, "tfidf")
-    assert pad().headline == "hr@10 {hr@10:.4f}, ndcg@10 {ndcg@10:.4f}".format_map(pad().record["best"]["metrics"])
+    assert (sasrec().record["knowledge"], [base["encoder"] for base in pad().record["knowledge"]]) == ([], ["tfidf"])
+    assert pad().headline == "HR@10 {hr@10:.4f}, nDCG@10 {ndcg@10:.4f}".format_map(pad().record["best"]["metrics"])
 
 
 def test_text_is_saved_reduced_with_the_network_that_reads_new_items() -> None:
     about = read_json(pad().path / "model.json", RunError)
-    tensors = load_tensors(pad().path / "model.safetensors", about["sha256"], RunError)
+    saved = load_tensors(pad().path / "model.safetensors", about["sha256"], RunError)
+    tensors = {name: part for name, part in saved.items() if not name.startswith("data.")}
+    assert saved.keys() - tensors.keys() == {"data.counts", "data.bucket"}
+    assert saved["data.counts"].tolist() == counts()
     assert tensors["experts.text.items.reduced"].shape == (small.ITEMS + 1, 8)
     assert tensors["experts.aligned.items.text.reduced"].shape == (small.ITEMS + 1, 8)
     assert tensors["experts.text.items.mlp.0.weight"].shape == (8, 256)
@@ -97,23 +106,21 @@ def test_text_is_saved_reduced_with_the_network_that_reads_new_items() -> None:
     assert about["parameters"] == sum(part.numel() for part in tensors.values()) - left_out
 
 
-def test_a_loaded_model_ranks_as_the_one_that_was_trained(run: SequentialRun, tmp_path: Path) -> None:
+def test_a_loaded_model_ranks_as_the_one_that_was_trained(run: Run, tmp_path: Path) -> None:
     """The last stage's weights, as they were before text was reduced, against the run that was saved and opened again."""
     trained = run._stage(run.record["phases"][-1]["name"])
     for part in ("valid", "test"):
         rows = part_rows(run.dataset, part)
         expected = rank_targets(HistoryScorer(trained, rows, small.LENGTH), rows, top=20)
-        found = copy_of(run, tmp_path / part).ranks(part, show_progress=False)
-        np.testing.assert_array_equal(found.rank, expected.rank)
-        np.testing.assert_array_equal(found.top, expected.top)
-    values = run.evaluate("valid", show_progress=False)["all"].values
-    assert values is not None
+        found = ranking(copy_of(run, tmp_path / part), part).values
+        np.testing.assert_array_equal(found["rank"], expected.rank)
+        np.testing.assert_array_equal(found["top"], expected.top)
+    values = run.evaluate("valid", show_progress=False)["all"]
     assert {name: values[name] for name in ("hr@10", "ndcg@10")} == pytest.approx(run.record["best"]["metrics"], abs=1e-12)
 
 
-def test_something_is_learned(run: SequentialRun) -> None:
-    values = run.evaluate(show_progress=False)["all"].values
-    assert values is not None
+def test_something_is_learned(run: Run) -> None:
+    values = run.evaluate(show_progress=False)["all"]
     popular = sorted(range(small.ITEMS), key=lambda item: (-counts()[item + 1], item))
     hits = sum(walk[-1] in [item for item in popular if item not in walk[:-1]][:10] for walk in walks())
     assert values["hr@10"] > hits / len(walks()) + 0.05
@@ -131,8 +138,9 @@ def test_same_seed_same_bytes_and_loading_moves_no_random_number(tmp_path: Path)
 
 
 def test_a_finished_run_is_loaded_and_a_damaged_one_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequential, "train", None)  # calling it would fail
-    assert train(sasrec().path).record == sasrec().record
+    run = sasrec()
+    monkeypatch.setattr(fit, "train", None)  # calling it would fail
+    assert train(run.path).record == run.record
     with pytest.raises(ConfigError, match=r"other settings \(model\.dim was 8 and is now 16\)"):
         train(sasrec().path, model={"dim": 16})
     damaged = copy_of(pad(), tmp_path / "run")
@@ -193,7 +201,7 @@ def test_a_fit_killed_in_its_second_stage_goes_on_and_ends_with_the_same_bytes(t
 
 
 def test_a_process_that_dies_while_it_saves_leaves_no_half_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, copy = tmp_path / "run", sequential.shutil.copytree
+    path, copy = tmp_path / "run", fit.shutil.copytree
 
     def half(source: Path, target: Path) -> None:
         copy(source, target)
@@ -202,7 +210,7 @@ def test_a_process_that_dies_while_it_saves_leaves_no_half_of_a_stage(tmp_path: 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(sequential.shutil, "copytree", half)
+        patched.setattr(fit.shutil, "copytree", half)
         with pytest.raises(KeyboardInterrupt):
             train(path, enhance="pad", knowledge=knowledge())
     assert [each.name for each in (path / "weights").iterdir()] == ["pretrain"]
@@ -215,7 +223,7 @@ def test_a_process_that_dies_while_it_saves_leaves_no_half_of_a_stage(tmp_path: 
 # -- stages of other runs -------------------------------------------------------------------------------------------------
 
 
-def starting_from(run: SequentialRun, *stages: str) -> dict[str, Any]:
+def starting_from(run: Run, *stages: str) -> dict[str, Any]:
     return {"start_from": {stage: str(run.path) for stage in stages}}
 
 
@@ -228,7 +236,7 @@ def test_a_stage_of_another_run_is_taken_over(tmp_path: Path) -> None:
     assert run.record["choices"] == {"start_from": {"pretrain": str(base.path)}}
     np.testing.assert_array_equal(base.inspect("pretrain")["id"], pad().inspect("pretrain")["id"])
     shutil.rmtree(base.path)  # needed no longer
-    again = as_sequential(load(run.path))
+    again = load(run.path)
     assert weights(again) == weights(pad())
     np.testing.assert_array_equal(again.inspect("align")["aligned"], pad().inspect("align")["aligned"])
     with pytest.raises(RunError, match=r"this run trained no stage 'pretrain' \(it has: align, experts\)"):
@@ -300,14 +308,14 @@ def test_phases_have_settings_of_their_own_and_a_preset_s_may_find_no_phase(tmp_
 
 
 def test_a_text_vector_that_is_no_number_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = sequential.item_matrix
+    whole = KnowledgeBases.matrix
 
-    def broken(folder: Path | str | None, dataset: Dataset) -> np.ndarray:
-        vectors = whole(folder, dataset).copy()
+    def broken(bases: KnowledgeBases, dataset: Dataset) -> np.ndarray:
+        vectors = whole(bases, dataset)
         vectors[5, 3] = np.nan
         return vectors
 
-    monkeypatch.setattr(sequential, "item_matrix", broken)
+    monkeypatch.setattr(KnowledgeBases, "matrix", broken)
     with pytest.raises(
         ConfigError, match=r"the text vector of item 'i4' holds NaN or infinity; build the knowledge base again"
     ):
@@ -337,7 +345,7 @@ def counts() -> list[int]:
     return found
 
 
-def test_the_report_is_that_of_a_ranking_done_by_hand(run: SequentialRun) -> None:
+def test_the_report_is_that_of_a_ranking_done_by_hand(run: Run) -> None:
     users = [run.dataset.user_ids[row - 1] for row in run.dataset.log.user[run.dataset.split["test"]]]
     assert sorted(users) == sorted(f"u{user}" for user in range(len(walks())))
     ranks, lists, missed = [], [], 0
@@ -349,24 +357,23 @@ def test_the_report_is_that_of_a_ranking_done_by_hand(run: SequentialRun) -> Non
         missed += target in past
         ranks.append(small.ITEMS if target in past else order.index(target) + 1)
         lists.append(order[:20])
-    found = run.ranks(show_progress=False)
-    assert found.rank.tolist() == ranks
-    assert found.top.tolist() == lists
+    found = ranking(run).values
+    assert found["rank"].tolist() == ranks
+    assert found["top"].tolist() == lists
     report = run.evaluate(show_progress=False, min_rows=1)
     targets = [rows_of(user)[-1] for user in users]
     met = [counts()[target] for target in targets]
     wanted = {"all": lambda n: True, "warm": lambda n: n > 50, "median": lambda n: 7 <= n <= 50, "cold": lambda n: n <= 6}
     for name, within in wanted.items():
         own = [rank for rank, n in zip(ranks, met, strict=True) if within(n)]
-        values = report[name].values
-        assert values is not None
-        assert report[name].rows == report[name].users == len(own)
+        values = report[name]
+        assert values.rows == values.counts["users"] == len(own)
         assert values["hr@10"] == pytest.approx(sum(rank <= 10 for rank in own) / len(own))
         assert values["ndcg@10"] == pytest.approx(sum(1 / math.log2(rank + 1) for rank in own if rank <= 10) / len(own))
         assert values["mrr@5"] == pytest.approx(sum(1 / rank for rank in own if rank <= 5) / len(own))
     assert report["unseen"].rows == sum(target > small.ITEMS - small.LAUNCHED for target in targets) == 27
-    assert report.masked == missed / len(users)
-    assert report.coverage == len({row for each in lists for row in each[:10]}) / small.ITEMS
+    assert report.lists["masked"] == missed / len(users)
+    assert report.lists["coverage"] == len({row for each in lists for row in each[:10]}) / small.ITEMS
     assert read_json(run.path / "evaluation.test.json", RunError) == json.loads(json.dumps(report.to_json()))
 
 
@@ -375,18 +382,18 @@ def test_ranks_are_computed_once_and_again_when_they_are_damaged(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, calls = copy_of(sasrec(), tmp_path / "run"), []
-    ranked = sequential.rank_targets
+    ranked = task.rank_targets
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         return ranked(*arguments, **options)
 
-    monkeypatch.setattr(sequential, "rank_targets", counted)
-    before = run.ranks(show_progress=False)
-    for again in (run, as_sequential(load(run.path))):
-        np.testing.assert_array_equal(again.ranks(show_progress=False).rank, before.rank)
+    monkeypatch.setattr(task, "rank_targets", counted)
+    before = ranking(run).values
+    for again in (run, load(run.path)):
+        np.testing.assert_array_equal(ranking(again).values["rank"], before["rank"])
     assert len(calls) == 1
-    file, note = run.path / "ranking.test.safetensors", run.path / "ranking.test.json"
+    file, note = run.path / "outcome.test.safetensors", run.path / "outcome.test.json"
     if damage == "tensors":
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     elif damage == "gone":
@@ -394,24 +401,23 @@ def test_ranks_are_computed_once_and_again_when_they_are_damaged(
     else:
         other = json.dumps({**json.loads(note.read_text()), "data": "0123"})
         note.write_text({"note": "{", "shape": "[1]", "empty": "{}", "data": other}[damage])
-    found = as_sequential(load(run.path)).ranks(show_progress=False)
+    found = ranking(load(run.path)).values
     assert len(calls) == 2
     for name in ("rank", "top", "masked"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(before, name))
-    assert as_sequential(load(run.path)).ranks(show_progress=False).rank.tolist() == before.rank.tolist()
+        np.testing.assert_array_equal(found[name], before[name])
+    assert ranking(load(run.path)).values["rank"].tolist() == before["rank"].tolist()
     assert len(calls) == 2
     with pytest.raises(DataError, match="the split has no part 'tset'"):
         run.evaluate("tset", show_progress=False)
 
 
 @pytest.mark.parametrize("made", [pad, smem])
-def test_added_items_change_no_number_of_an_evaluation(made: Callable[[], SequentialRun], tmp_path: Path) -> None:
+def test_added_items_change_no_number_of_an_evaluation(made: Callable[[], Run], tmp_path: Path) -> None:
     run = copy_of(made(), tmp_path / "run")
     run.add_items({f"late-{at}": small.title(at) for at in range(5)})
-    found = run.ranks(show_progress=False)
-    expected = made().ranks(show_progress=False)
+    found, expected = ranking(run).values, ranking(made()).values
     for name in ("rank", "top", "masked"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        np.testing.assert_array_equal(found[name], expected[name])
     assert run.evaluate(show_progress=False).to_json() == made().evaluate(show_progress=False).to_json()
 
 
@@ -439,13 +445,12 @@ def test_the_parts_of_item_vectors() -> None:
 
 def test_an_item_s_score_is_the_sum_of_what_its_parts_say() -> None:
     """The vectors that `inspect` names and the shares that `inspect_gate` names are those that rank."""
-    model: Any = pad().model
+    model: Any = pad().model.module
     past = rows_of(USER)
     items = torch.tensor([past[-small.LENGTH :]])
     with torch.no_grad():
         states = model.states(items, items > 0).vectors[0].view(3, 8).numpy()
-    vectors, gate = pad().inspect(), pad().inspect_gate()
-    assert gate is not None
+    vectors, gate = pad().inspect(), pad().model.facts()["gate"]
     for row in (1, 5, 20):
         parts = [state @ vectors[name][row] for state, name in zip(states, gate["experts"], strict=True)]
         expected = np.dot(gate["shares"][int(model.bucket[row]) - 1], parts)
@@ -469,19 +474,18 @@ def test_align_starts_from_the_id_table_of_the_first_stage(tmp_path: Path) -> No
 
 def test_shares_of_the_gate() -> None:
     for run in (pad(), smem()):
-        found = run.inspect_gate()
-        assert found is not None
+        found = run.model.facts()["gate"]
         assert found["experts"] == ["id", "aligned", "text"]
         shares = np.array(found["shares"])
         assert shares.shape == (4, 3)
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
-    assert sasrec().inspect_gate() is None
+    assert sasrec().model.facts() == {}
 
 
 # -- who gets what --------------------------------------------------------------------------------------------------------
 
 
-def test_a_known_user_gets_unseen_items_best_first(run: SequentialRun) -> None:
+def test_a_known_user_gets_unseen_items_best_first(run: Run) -> None:
     """All that the user met counts, the test event too."""
     found, past = run.recommend(USER, k=10), rows_of(USER)
     (scores,) = by_hand(run, past)
@@ -496,7 +500,7 @@ def test_a_known_user_gets_unseen_items_best_first(run: SequentialRun) -> None:
     assert len(run.recommend(USER, k=10**6)) == small.ITEMS - len(set(past))
 
 
-def test_somebody_new_is_known_by_their_items_in_order(run: SequentialRun) -> None:
+def test_somebody_new_is_known_by_their_items_in_order(run: Run) -> None:
     liked = ["i12", "i3", "i12", "i4"]
     found = run.recommend(items=liked, k=50)
     (scores,) = by_hand(run, [13, 4, 13, 5])
@@ -508,7 +512,7 @@ def test_somebody_new_is_known_by_their_items_in_order(run: SequentialRun) -> No
     assert run.recommend(items=["i20", *liked], k=5)[0].score != run.recommend(items=[*liked, "i20"], k=5)[0].score
 
 
-def test_without_a_history_what_was_met_most_often_comes_first(run: SequentialRun) -> None:
+def test_without_a_history_what_was_met_most_often_comes_first(run: Run) -> None:
     order = sorted(range(1, small.ITEMS + 1), key=lambda row: (-counts()[row], row))
     for found in (run.recommend("shy", k=50), run.recommend(items=[], k=50)):
         assert [each.item for each in found] == [f"i{row - 1}" for row in order]
@@ -543,7 +547,7 @@ def test_allow_and_deny(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_everybody_gets_what_each_alone_gets(run: SequentialRun, exclude_seen: bool, tmp_path: Path) -> None:
+def test_everybody_gets_what_each_alone_gets(run: Run, exclude_seen: bool, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "all.parquet"
     rows = run.recommend_all(out, k=4, exclude_seen=exclude_seen, show_progress=False)
     frame = pl.read_parquet(out)
@@ -594,9 +598,8 @@ def test_the_id_expert_has_no_say_about_a_new_item(tmp_path: Path) -> None:
     """Its score by hand: the coldest bucket's shares without the id expert, beside the text the mean of the coldest id rows."""
     run = copy_of(pad(), tmp_path / "run")
     run.add_items(twins(4))
-    model: Any = run.model
-    vectors, gate = pad().inspect(), pad().inspect_gate()
-    assert gate is not None
+    model: Any = run.model.module
+    vectors, gate = pad().inspect(), pad().model.facts()["gate"]
     shares = np.array(gate["shares"][-1])[1:]
     bucket = model.bucket[: small.ITEMS + 1].numpy()
     rare = [row for row in range(1, small.ITEMS + 1) if bucket[row] == 4 and counts()[row]]
@@ -611,7 +614,7 @@ def test_the_id_expert_has_no_say_about_a_new_item(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [pad, smem])
-def test_new_items_stay_with_the_run(made: Callable[[], SequentialRun], tmp_path: Path) -> None:
+def test_new_items_stay_with_the_run(made: Callable[[], Run], tmp_path: Path) -> None:
     run = copy_of(made(), tmp_path / "run")
     before = run.score_items(USER, run.dataset.item_ids)
     assert run.add_items({"late-1": "foggy harbour", "late-2": "an ivory orchestra"}) == 2
@@ -619,7 +622,7 @@ def test_new_items_stay_with_the_run(made: Callable[[], SequentialRun], tmp_path
     scores = run.score_items(USER, ["late-1", "late-2"])
     assert np.isfinite(scores).all()
     assert scores[0] != scores[1]
-    again = as_sequential(load(run.path))
+    again = load(run.path)
     np.testing.assert_array_equal(again.score_items(USER, ["late-1", "late-2"]), scores)
     assert again.recommend(USER, allow=["late-2"])[0].title == "an ivory orchestra"
     assert len(again.recommend(items=["late-1", "i3"], k=50)) == small.ITEMS
@@ -627,7 +630,7 @@ def test_new_items_stay_with_the_run(made: Callable[[], SequentialRun], tmp_path
     assert again.add_items(twins(3)) == 1
     again.recommend_all(tmp_path / "all.parquet", k=2, allow=["twin-3", "late-1"], show_progress=False)
     assert set(pl.read_parquet(tmp_path / "all.parquet")["item"]) == {"twin-3", "late-1"}
-    assert as_sequential(load(run.path)).num_items == small.ITEMS + 3
+    assert load(run.path).num_items == small.ITEMS + 3
     with pytest.raises(RunError, match="load it again first"):
         run.add_items({"late-3": "amber"})
     with pytest.raises(DataError, match="item 'i3' is already known"):
@@ -642,7 +645,7 @@ def test_items_are_added_from_a_table(tmp_path: Path, braidrec: Screen) -> None:
     assert f"2 items added; {run.path} can now recommend {small.ITEMS + 2}" in " ".join(
         braidrec("add-items", run.path, table).split()
     )
-    assert as_sequential(load(run.path)).recommend(USER, allow=["late-2"])[0].title == "an ivory orchestra"
+    assert load(run.path).recommend(USER, allow=["late-2"])[0].title == "an ivory orchestra"
     assert "item 'late-1' is already known" in braidrec.error("add-items", run.path, table)
     assert "no id column" in braidrec.error("add-items", run.path, _without(table, schema.item))
 
@@ -657,7 +660,7 @@ def test_a_vector_that_is_no_number_is_refused_before_anything_is_saved(
 ) -> None:
     run = copy_of(pad(), tmp_path / "run")
     broken = np.array([[0.5] * 8, [math.nan] * 8], np.float32)
-    monkeypatch.setattr("braidrec.runs.additions.encode_texts", lambda path, texts: broken)
+    monkeypatch.setattr(KnowledgeBases, "encode", lambda bases, texts: broken)
     with pytest.raises(DataError, match="item 'late-2': its text vector holds NaN or infinity; look at the text encoder"):
         run.add_items({"late-1": "foggy harbour", "late-2": "an ivory orchestra"})
     assert not (run.path / "added").exists()
@@ -731,5 +734,5 @@ def test_from_fit_to_recommendations(braidrec: Screen, tmp_path: Path, monkeypat
     text = braidrec("recommend", path, "--all-users", "--out", "recs.parquet", "-k", "2")
     assert "2,162 recommendations for 1,081 users: recs.parquet" in text
     assert len(pl.read_parquet("recs.parquet")) == 2_162
-    as_sequential(load(path)).add_items(twins(1))
+    load(path).add_items(twins(1))
     assert "1 item was added after training" in braidrec("recommend", path, "--user", USER)

@@ -14,17 +14,31 @@ from sequence_runs import copy_of, pad, sasrec, smem, train, walks
 
 import small_runs
 from braidrec.errors import ConfigError, DataError, RunError
-from braidrec.evaluation.retrieval_report import RetrievalReport, gains
+from braidrec.evaluation.report import Report
+from braidrec.evaluation.retrieval_report import gains
 from braidrec.files import read_json
-from braidrec.runs.sequential import as_sequential
-from braidrec.runs.sequential_tables import simple_rankings
+from braidrec.runs.run import Run
 from braidrec.runs.tables import comparison_tables, evaluation_table
+from braidrec.sequential.task import TASK
+from braidrec.task import Outcome
 
 
 def printed(value: object) -> str:
     stream = io.StringIO()
     Console(width=140, file=stream).print(value)
     return stream.getvalue()
+
+
+def simple_rankings(part: str) -> dict[str, Outcome]:
+    """By title, as tables name them."""
+    return {
+        spec.title_of(spec.config()): TASK.baseline(name, None, small.dataset(), part)
+        for name, spec in TASK.spec.baselines.items()
+    }
+
+
+def ranks(run: Run) -> np.ndarray:
+    return run.outcome(show_progress=False).values["rank"]
 
 
 def test_simple_rankings_count_the_training_sequences() -> None:
@@ -41,27 +55,26 @@ def test_simple_rankings_count_the_training_sequences() -> None:
         for name, scores in (("popularity", popular), ("Markov", follows[past[-1]] + popular / (popular.max() + 1))):
             order = [item for item in np.argsort(-scores, kind="stable") if item not in past]
             expected[name].append(small.ITEMS if target in past else order.index(target) + 1)
-    found = simple_rankings(small.dataset(), "test")
+    found = simple_rankings("test")
     assert list(found) == ["popularity", "item-kNN", "Markov"]
     for name, ranks in expected.items():
-        assert found[name].rank.tolist() == ranks, name
-    assert found["item-kNN"].top.shape == (len(users), 20)
+        assert found[name].values["rank"].tolist() == ranks, name
+    assert found["item-kNN"].values["top"].shape == (len(users), 20)
 
 
 def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -> None:
     run = copy_of(pad(), tmp_path / "run")
     text = printed(evaluation_table([run.path], "test", baselines=True))
     title, header = text.splitlines()[0], text.splitlines()[2]
-    assert title.strip() == "rings, test part, all 36 items ranked, items met before left out"
+    assert title.strip() == "rings, test part, vocabulary train"
     assert [cell.strip() for cell in re.split("[┃│]", header)[1:-1]] == [
         *("slice", "rows", "users", "popularity", "item-kNN", "Markov"),
         run.title,
     ]
-    report = RetrievalReport.from_json(read_json(run.path / "evaluation.test.json", RunError))
-    values = report["all"].values
-    assert values is not None
+    report = Report.from_json(read_json(run.path / "evaluation.test.json", RunError))
+    values = report["all"]
     assert f"{100 * values['hr@10']:.4f} / {100 * values['ndcg@10']:.4f}" in text
-    markov = simple_rankings(small.dataset(), "test")["Markov"].rank
+    markov = simple_rankings("test")["Markov"].values["rank"]
     assert f"{100 * gains(markov, 'hr', 10).mean():.4f} / {100 * gains(markov, 'ndcg', 10).mean():.4f}" in text
     for word in ("warm", "median", "cold", "unseen", "bucket 1", "bucket 4", "too few", "HR [", "MRR@10", "out of reach"):
         assert word in text, word
@@ -81,11 +94,11 @@ def test_two_models_over_two_seeds() -> None:
         assert name in " ".join(str(column.header) for column in table.columns)
     assert all(len(line) <= 140 for line in text.splitlines())
     lines = printed(test).splitlines()
-    assert lines[0].strip() == "x100, against SASRec (ours): 10,000 resamples of 1,080 users, two-sided, Holm"
-    ndcg, hr = (next(line for line in lines if metric in line) for metric in ("ndcg@10", "hr@10"))
+    assert lines[0].strip() == "x100, against SASRec (ours): 10,000 resamples of 1,080 users, two-sided, Holm over 2"
+    ndcg, hr = (next(line for line in lines if metric in line) for metric in ("nDCG@10", "HR@10"))
     for line, metric in ((ndcg, "ndcg"), (hr, "hr")):
         by_seed = [
-            float(100 * (gains(pad(seed).ranks().rank, metric, 10) - gains(sasrec(seed).ranks().rank, metric, 10)).mean())
+            float(100 * (gains(ranks(pad(seed)), metric, 10) - gains(ranks(sasrec(seed)), metric, 10)).mean())
             for seed in (1, 2)
         ]
         assert "SASRec + PAD (ours)" in line
@@ -120,8 +133,6 @@ def test_runs_of_two_tasks_or_data_sets_stand_in_no_table(tmp_path: Path) -> Non
     for call in (comparison_tables, lambda paths: evaluation_table(paths, "test", baselines=True)):
         with pytest.raises(ConfigError, match=r"different tasks.*: sequential, .*: ranking"):
             call([sasrec().path, small_runs.plain().path])
-    with pytest.raises(ConfigError, match=r"a ranking run; this needs a sequential one"):
-        as_sequential(small_runs.plain())
     data = small.prepare(tmp_path / "data", walks(1))
     other = train(tmp_path / "other", data, training={"max_epochs": 1})
     with pytest.raises(ConfigError, match="trained on different data"):

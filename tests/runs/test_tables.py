@@ -11,7 +11,7 @@ from rich.console import Console
 import small_runs
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import read_json
-from braidrec.runs import ranking
+from braidrec.ranking import task
 from braidrec.runs.tables import comparison_tables, dataset_tables, evaluation_table, plain_table, read_ids
 from small_runs import copy_of, disco, plain, train
 
@@ -27,13 +27,13 @@ def test_evaluation_shows_slices_and_baselines_and_scores_the_test_part_once(
 ) -> None:
     run = copy_of(disco(), tmp_path / "run")
     calls: list[str] = []
-    scored = ranking.score_with_progress
+    scored = task.score_with_progress
 
     def counted(*arguments: object) -> object:
         calls.append(str(arguments[3]))
         return scored(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ranking, "score_with_progress", counted)
+    monkeypatch.setattr(task, "score_with_progress", counted)
     text = printed(evaluation_table([run.path], "test", baselines=True))
     for word in (
         "all",
@@ -65,11 +65,12 @@ def test_comparison_groups_seeds_and_tests_them_in_pairs() -> None:
     for name in ("DIN (ours) s1", "DIN (ours) s2", "DIN + DisCo (ours) s1", "DIN + DisCo (ours) s2"):
         assert name in text
     text = printed(test)
-    assert "AUC against DIN (ours)" in text
+    assert text.startswith("against DIN (ours): ")
+    assert [str(cell) for cell in test.columns[1].cells] == ["AUC"]
     assert "1:" in text
     assert "2:" in text
     assert text.count("DIN + DisCo (ours)") == 1
-    assert "users, two-sided, Holm" in text
+    assert "users, two-sided, Holm over 1" in text
 
 
 def test_runs_of_one_name_are_told_apart_by_path(tmp_path: Path) -> None:

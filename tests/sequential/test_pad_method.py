@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -13,20 +13,22 @@ from torch import Tensor, nn
 import small_sequences as small
 from braidrec.data.sequences import SequenceBatch
 from braidrec.errors import ConfigError
+from braidrec.layers.text import TextTable
 from braidrec.objectives.info_nce import info_nce
 from braidrec.objectives.mmd import mmd
 from braidrec.sequential.backbones.sasrec import SASRec, SASRecConfig
-from braidrec.sequential.contracts import Stage
+from braidrec.sequential.contracts import EncoderSizes
 from braidrec.sequential.gates import BucketGate, ContextualGate
 from braidrec.sequential.maps import FusedMap, IdMap, TextMap
 from braidrec.sequential.methods import pad
 from braidrec.sequential.methods.pad import Alignment, PADConfig
 from braidrec.sequential.mixture import Mixture
-from braidrec.sequential.model import Expert
+from braidrec.sequential.next_item import Expert
 from braidrec.sequential.parts import Parts
+from braidrec.training.stages import Stage
 
 
-def stages(method: str = "pad", loss: str = "bce", **enhance: Any) -> list[Stage]:
+def stages(method: str = "pad", loss: str = "bce", **enhance: Any) -> Sequence[Stage]:
     return small.stages_of(small.config(method, "sasrec", loss, **({"enhance": enhance} if enhance else {})))
 
 
@@ -116,9 +118,9 @@ def test_the_text_table_stays_as_it_is_in_every_phase(number: int) -> None:
     config = small.config()
     parts = small.parts_of(config)
     assert parts.knowledge is not None
-    before = parts.knowledge.clone()
+    before = parts.knowledge.vectors.clone()
     torch.manual_seed(0)
-    stage = pad.stages(cast(PADConfig, config.enhance), parts)[number]
+    stage = pad.stages(config.model.of("pad"), parts)[number]
     optimiser = torch.optim.AdamW([weight for group in stage.groups for weight in group.parameters], lr=0.1, weight_decay=0.1)
     for batch in small.batches_of(config):
         total(stage, batch).backward()
@@ -238,7 +240,7 @@ def test_a_step_on_the_distance_alone_brings_the_sides_together() -> None:
 
 def shares_by_hand(model: Mixture, states: Tensor, bucket: int) -> Tensor:
     """(E,) of one user and bucket; -1 is what was never met."""
-    row = model.gate_rows - 2 if bucket < 0 else bucket
+    row = model.gate.num_rows - 2 if bucket < 0 else bucket
     if isinstance(model.gate, BucketGate):
         weights = model.gate.logits[row].sigmoid()
     else:
@@ -402,18 +404,16 @@ def test_parameter_counts_of_prime_pantry() -> None:
     bucket = torch.arange(items + 1) % 10 + 1
 
     def encoder() -> nn.Module:
-        return SASRec(SASRecConfig(), dim=dim, length=20)
+        return SASRec(SASRecConfig(), EncoderSizes(dim, 20))
 
     parts = Parts(
         dim=dim,
-        num_items=items,
+        counts=torch.ones(items + 1, dtype=torch.int64),
         bucket=bucket,
         num_buckets=10,
-        untrained=torch.zeros(items + 1, dtype=torch.bool),
-        rare=torch.arange(1, items + 1),
         make_encoder=encoder,
         loss="bce",
-        knowledge=torch.zeros(1, width).expand(items + 1, width),  # no memory for what no parameter depends on
+        knowledge=TextTable(torch.zeros(1, width).expand(items + 1, width)),  # no memory for what no parameter depends on
     )
     pretrain, _, experts = pad.stages(PADConfig(), parts)
     model = cast(Mixture, experts.module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
+from braidrec.sequential import TASK
 from braidrec.sequential.backbones.caser import Caser, CaserConfig
 from braidrec.sequential.backbones.gru4rec import GRU4Rec, GRU4RecConfig
 from braidrec.sequential.backbones.sasrec import SASRec, SASRecConfig
+from braidrec.sequential.contracts import EncoderSizes
 from braidrec.strict import parse
 
 Encoder = SASRec | GRU4Rec | Caser
@@ -22,13 +25,14 @@ DIM, LENGTH = 8, 6
 LENGTHS = torch.tensor([6, 5, 1, 0, 3])
 MASK = torch.arange(LENGTH) >= LENGTH - LENGTHS[:, None]
 
-MAKERS: dict[str, Callable[..., Encoder]] = {
-    "sasrec authors": lambda **sizes: SASRec(SASRecConfig(blocks=2), **sizes),
-    "sasrec classic": lambda **sizes: SASRec(SASRecConfig(variant="classic", blocks=2), **sizes),
-    "gru4rec": lambda **sizes: GRU4Rec(GRU4RecConfig(hidden=7), **sizes),
-    "gru4rec biased": lambda **sizes: GRU4Rec(GRU4RecConfig(hidden=7, layers=2, bias=True), **sizes),
-    "caser": lambda **sizes: Caser(CaserConfig(horizontal=3), **sizes),
-    "caser linear": lambda **sizes: Caser(CaserConfig(vertical=3, final_activation="none"), **sizes),
+MAKERS: dict[str, Callable[[EncoderSizes], Encoder]] = {
+    **{name: partial(spec.build, spec.config()) for name, spec in TASK.backbones.items()},
+    "sasrec authors": lambda sizes: SASRec(SASRecConfig(blocks=2), sizes),
+    "sasrec classic": lambda sizes: SASRec(SASRecConfig(variant="classic", blocks=2), sizes),
+    "gru4rec": lambda sizes: GRU4Rec(GRU4RecConfig(hidden=7), sizes),
+    "gru4rec biased": lambda sizes: GRU4Rec(GRU4RecConfig(hidden=7, layers=2, bias=True), sizes),
+    "caser": lambda sizes: Caser(CaserConfig(horizontal=3), sizes),
+    "caser linear": lambda sizes: Caser(CaserConfig(vertical=3, final_activation="none"), sizes),
 }
 every_backbone = pytest.mark.parametrize("name", MAKERS)
 
@@ -40,7 +44,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def build(name: str, length: int = LENGTH, seed: int = 0) -> Encoder:
     """In double precision, in evaluation mode; biases away from the zeros at which they start."""
     torch.manual_seed(seed)
-    model = MAKERS[name](dim=DIM, length=length).double().eval()
+    model = MAKERS[name](EncoderSizes(DIM, length)).double().eval()
     for parameter, weight in model.named_parameters():
         if "bias" in parameter:
             nn.init.normal_(weight, std=0.3)
@@ -206,16 +210,16 @@ def test_weights_come_from_the_global_generator_and_copies_are_their_own(name: s
 
 
 def test_parameter_counts() -> None:
-    sizes = {"dim": 128, "length": 20}
-    sasrec = SASRec(SASRecConfig(), **sizes)
+    sizes = EncoderSizes(128, 20)
+    sasrec = SASRec(SASRecConfig(), sizes)
     assert [size(block) for block in sasrec.blocks] == [197_760] * 5
     assert size(sasrec.positions) == 2_560
     assert size(sasrec) == 991_616
-    classic = SASRec(SASRecConfig(variant="classic", blocks=2), **sizes)
+    classic = SASRec(SASRecConfig(variant="classic", blocks=2), sizes)
     assert size(classic) == 20 * 128 + 2 * (6 * 128 * 129 + 4 * 128) + 2 * 128
-    gru = GRU4Rec(GRU4RecConfig(), **sizes)
+    gru = GRU4Rec(GRU4RecConfig(), sizes)
     assert (size(gru.gru), size(gru.dense)) == (98_304, 16_512)
-    caser = Caser(CaserConfig(), **sizes)
+    caser = Caser(CaserConfig(), sizes)
     assert caser.vertical.numel() + caser.vertical_bias.numel() == 42
     assert caser.horizontal.numel() + caser.horizontal_bias.numel() == 53_800
     assert size(caser.dense) == 38_016
@@ -223,10 +227,9 @@ def test_parameter_counts() -> None:
 
 
 def test_defaults() -> None:
-    assert SASRecConfig().model_dump() == {"name": "sasrec", "variant": "authors", "blocks": 5, "heads": 2, "dropout": 0.1}
-    assert GRU4RecConfig().model_dump() == {"name": "gru4rec", "hidden": 128, "layers": 1, "dropout": 0.1, "bias": False}
+    assert SASRecConfig().model_dump() == {"variant": "authors", "blocks": 5, "heads": 2, "dropout": 0.1}
+    assert GRU4RecConfig().model_dump() == {"hidden": 128, "layers": 1, "dropout": 0.1, "bias": False}
     assert CaserConfig().model_dump() == {
-        "name": "caser",
         "vertical": 2,
         "horizontal": 2,
         "dropout": 0.1,
@@ -250,7 +253,7 @@ def test_settings_out_of_range_are_refused(kind: type[SASRecConfig | GRU4RecConf
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match="heads = 3 does not divide dim = 128"):
-        SASRec(SASRecConfig(heads=3), dim=128, length=20)
+        SASRec(SASRecConfig(heads=3), EncoderSizes(128, 20))
 
 
 def test_sasrec_has_no_positions_beyond_its_length() -> None:
@@ -262,9 +265,9 @@ def test_sasrec_has_no_positions_beyond_its_length() -> None:
 
 def test_first_weights() -> None:
     torch.manual_seed(0)
-    sizes = {"dim": 96, "length": 12}
-    sasrec, classic = SASRec(SASRecConfig(), **sizes), SASRec(SASRecConfig(variant="classic"), **sizes)
-    gru, caser = GRU4Rec(GRU4RecConfig(bias=True), **sizes), Caser(CaserConfig(horizontal=4), **sizes)
+    sizes = EncoderSizes(96, 12)
+    sasrec, classic = SASRec(SASRecConfig(), sizes), SASRec(SASRecConfig(variant="classic"), sizes)
+    gru, caser = GRU4Rec(GRU4RecConfig(bias=True), sizes), Caser(CaserConfig(horizontal=4), sizes)
     for model in (sasrec, classic, gru, caser):
         for part in model.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
@@ -299,7 +302,7 @@ def authors_by_hand(model: SASRec, items: Tensor) -> Tensor:
 
 def test_sasrec_authors_is_its_formula() -> None:
     torch.manual_seed(0)
-    model = SASRec(SASRecConfig(heads=1, blocks=2, dropout=0), dim=DIM, length=LENGTH).double()
+    model = SASRec(SASRecConfig(heads=1, blocks=2, dropout=0), EncoderSizes(DIM, LENGTH)).double()
     items = histories()
     states = model(items, MASK)
     for row, kept in enumerate(MASK):
@@ -404,7 +407,7 @@ def caser_by_hand(model: Caser, config: CaserConfig, items: Tensor) -> Tensor:
 def test_caser_is_its_formula_on_every_window(width: int, config: CaserConfig) -> None:
     """Histories shorter and longer than the window, with and without padding."""
     torch.manual_seed(0)
-    model = Caser(config, dim=DIM, length=LENGTH).double().eval()
+    model = Caser(config, EncoderSizes(DIM, LENGTH)).double().eval()
     nn.init.normal_(model.horizontal_bias)
     nn.init.normal_(model.vertical_bias)
     mask = torch.arange(width) >= width - torch.tensor([width, 2, 0, width - 1])[:, None]

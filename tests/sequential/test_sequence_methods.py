@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -12,15 +13,15 @@ from torch import Tensor
 import small_sequences as small
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
-from braidrec.sequential.contracts import Stage
 from braidrec.sequential.maps import FusedMap, IdMap, TextMap
 from braidrec.sequential.methods.ctrl import Contrast
 from braidrec.sequential.methods.disco import ESTIMATORS, ChunkedMap, DisCoSR
 from braidrec.sequential.mixture import Mixture
-from braidrec.sequential.model import Expert, SequenceModel
+from braidrec.sequential.next_item import Expert, SequenceModel
+from braidrec.training.stages import Stage
 
 
-def stages(method: str, loss: str = "bce", **enhance: Any) -> list[Stage]:
+def stages(method: str, loss: str = "bce", **enhance: Any) -> Sequence[Stage]:
     return small.stages_of(small.config(method, "sasrec", loss, **({"enhance": enhance} if enhance else {})))
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import small_sequences as small
+from braidrec.config import RunConfig
 from braidrec.data.sequences import SequenceBatch
 from braidrec.errors import ConfigError
-from braidrec.sequential.build import build_model, build_stages, make_parts
-from braidrec.sequential.config import SequentialConfig
-from braidrec.sequential.contracts import Distinct, Stage
+from braidrec.sequential.build import build_model, build_stages, make_parts, parts_of
+from braidrec.sequential.contracts import Distinct
+from braidrec.training.stages import Stage
 
 CASES = [
     pytest.param(small.config(method, backbone, loss), id=f"{method}, {backbone}, {loss}")
@@ -36,7 +37,7 @@ every_case = pytest.mark.parametrize("config", CASES)
 every_model = pytest.mark.parametrize("config", KEPT)
 
 
-def kept(config: SequentialConfig, seed: int = 0) -> Any:
+def kept(config: RunConfig, seed: int = 0) -> Any:
     """The model of a run, untrained, in evaluation mode; id rows far enough from each other to tell them apart."""
     torch.manual_seed(seed)
     model = build_model(config, small.parts_of(config)).eval()
@@ -70,7 +71,7 @@ def reached(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor | N
 
 
 @every_case
-def test_a_stage_has_the_losses_that_it_weighs(config: SequentialConfig) -> None:
+def test_a_stage_has_the_losses_that_it_weighs(config: RunConfig) -> None:
     batch = next(iter(small.batches_of(config)))
     for stage in small.stages_of(config):
         step = cast(Any, stage.module.train()).step(batch)
@@ -83,7 +84,7 @@ def test_a_stage_has_the_losses_that_it_weighs(config: SequentialConfig) -> None
 
 
 @every_case
-def test_gradients_reach_what_trains_and_nothing_else(config: SequentialConfig) -> None:
+def test_gradients_reach_what_trains_and_nothing_else(config: RunConfig) -> None:
     batch = next(iter(small.batches_of(config, 40)))
     for stage in small.stages_of(config):
         names = {id(weight): name for name, weight in stage.module.named_parameters()}
@@ -106,7 +107,7 @@ def test_gradients_reach_what_trains_and_nothing_else(config: SequentialConfig) 
 
 
 @every_case
-def test_a_stage_finds_its_start_in_earlier_ones(config: SequentialConfig) -> None:
+def test_a_stage_finds_its_start_in_earlier_ones(config: RunConfig) -> None:
     """Every tensor under a prefix has a place of its shape behind the new prefix; the loop copies them by name."""
     earlier: dict[str, dict[str, Tensor]] = {}
     for stage in small.stages_of(config):
@@ -121,7 +122,7 @@ def test_a_stage_finds_its_start_in_earlier_ones(config: SequentialConfig) -> No
 
 
 @every_case
-def test_padding_is_inert_in_training(config: SequentialConfig) -> None:
+def test_padding_is_inert_in_training(config: RunConfig) -> None:
     """Without dropout, that is in evaluation mode."""
     batch = small.batch_of(small.histories(width=4, lengths=(4, 2, 1, 3)))
     wider = replace(
@@ -140,7 +141,7 @@ def test_padding_is_inert_in_training(config: SequentialConfig) -> None:
 
 
 @every_case
-def test_a_position_is_predicted_from_what_came_before(config: SequentialConfig) -> None:
+def test_a_position_is_predicted_from_what_came_before(config: RunConfig) -> None:
     batch = small.batch_of(small.histories((6,)))
     changed = batch.items.clone()
     changed[:, 4:] = changed[:, 4:] % small.ITEMS + 1
@@ -161,7 +162,7 @@ def test_a_position_is_predicted_from_what_came_before(config: SequentialConfig)
 
 
 @every_case
-def test_same_seed_same_loss(config: SequentialConfig) -> None:
+def test_same_seed_same_loss(config: RunConfig) -> None:
     found = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -171,7 +172,7 @@ def test_same_seed_same_loss(config: SequentialConfig) -> None:
 
 
 @every_model
-def test_stages_and_experts_share_no_storage(config: SequentialConfig) -> None:
+def test_stages_and_experts_share_no_storage(config: RunConfig) -> None:
     weights = [weight for stage in small.stages_of(config) for weight in stage.module.parameters()]
     assert len({weight.data_ptr() for weight in weights}) == len(weights)
 
@@ -180,7 +181,7 @@ def test_stages_and_experts_share_no_storage(config: SequentialConfig) -> None:
 
 
 @every_model
-def test_a_history_scores_the_same_in_any_batch(config: SequentialConfig) -> None:
+def test_a_history_scores_the_same_in_any_batch(config: RunConfig) -> None:
     model, items = kept(config), small.histories()
     whole = scores(model, items)
     assert whole.shape == (len(items), small.ITEMS + 1)
@@ -193,7 +194,7 @@ def test_a_history_scores_the_same_in_any_batch(config: SequentialConfig) -> Non
 
 
 @every_model
-def test_padding_is_inert(config: SequentialConfig) -> None:
+def test_padding_is_inert(config: RunConfig) -> None:
     model, items = kept(config), small.histories((3, 2, 1, 3), width=3)
     wide = torch.cat([torch.zeros(4, 3, dtype=torch.int64), items], dim=1)
     close(scores(model, wide), scores(model, items))
@@ -203,7 +204,7 @@ def test_padding_is_inert(config: SequentialConfig) -> None:
 
 
 @every_model
-def test_an_empty_history_has_finite_scores(config: SequentialConfig) -> None:
+def test_an_empty_history_has_finite_scores(config: RunConfig) -> None:
     model = kept(config)
     assert scores(model, torch.zeros(3, small.LENGTH, dtype=torch.int64)).isfinite().all()
     mixed = small.histories((0, 4, 0))
@@ -213,7 +214,7 @@ def test_an_empty_history_has_finite_scores(config: SequentialConfig) -> None:
 
 
 @every_model
-def test_saved_weights_give_the_same_scores(config: SequentialConfig) -> None:
+def test_saved_weights_give_the_same_scores(config: RunConfig) -> None:
     """In training form over the same text, and, as runs keep it, reduced, without any."""
     model, items = kept(config), small.histories()
     before = scores(model, items)
@@ -224,10 +225,7 @@ def test_saved_weights_give_the_same_scores(config: SequentialConfig) -> None:
     model.export()
     reduced = scores(model, items)
     torch.testing.assert_close(reduced, before, atol=1e-5, rtol=0)
-    bare = build_model(config, make_parts(config, small.dataset(), None, semantic_width=small.WIDTH)).eval()
-    for name, module in bare.named_modules():
-        if hasattr(module, "reduced"):
-            module.reduced = model.state_dict()[f"{name}.reduced"]
+    bare: Any = build_model(config, parts_of(config, small.parts_of(config).counts, semantic_width=small.WIDTH)).eval()
     bare.load_state_dict(model.state_dict())
     assert torch.equal(scores(bare, items), reduced)
     new = small.knowledge(4, seed=8)[1:]
@@ -237,7 +235,7 @@ def test_saved_weights_give_the_same_scores(config: SequentialConfig) -> None:
 
 
 @every_model
-def test_items_that_join_later(config: SequentialConfig) -> None:
+def test_items_that_join_later(config: RunConfig) -> None:
     model, items = kept(config), small.histories()
     model.export()
     before = scores(model, items)
@@ -254,12 +252,11 @@ def test_items_that_join_later(config: SequentialConfig) -> None:
     close(met[1:], after[1:])
     assert not torch.allclose(met[0], after[0])
     # two new items differ where text is read, and cannot elsewhere
-    reads_text = any(hasattr(module, "reduced") for module in model.modules())
-    assert reads_text != torch.equal(after[:, small.ITEMS + 1], after[:, small.ITEMS + 2])
+    assert model.reads_text != torch.equal(after[:, small.ITEMS + 1], after[:, small.ITEMS + 2])
 
 
 @every_model
-def test_scores_do_not_depend_on_dropout_or_order(config: SequentialConfig) -> None:
+def test_scores_do_not_depend_on_dropout_or_order(config: RunConfig) -> None:
     model, items = kept(config), small.histories()
     assert torch.equal(scores(model, items), scores(copy.deepcopy(model), items))
     swapped = items.clone()
@@ -295,16 +292,19 @@ def test_parts_know_what_training_met() -> None:
 
 
 def test_stages_from_other_runs_are_left_out() -> None:
-    config = small.config("pad", start_from={"pretrain": "runs/other"})
-    assert [stage.name for stage in small.stages_of(config)] == ["align", "experts"]
-    whole = dict(small.stages_of(small.config("pad"))[-1].module.state_dict())
-    for name, weight in small.stages_of(config)[-1].module.state_dict().items():
+    plan = small.plan_of(small.config("pad", start_from={"pretrain": "runs/other"}))
+    assert [stage.name for stage in plan.stages] == ["align", "experts"]
+    assert plan.names == ["pretrain", "align", "experts"]
+    assert plan.taken == {"pretrain": "runs/other"}
+    assert plan.choices == {"start_from": {"pretrain": "runs/other"}}
+    whole = dict(small.plan_of(small.config("pad")).stages[-1].module.state_dict())
+    for name, weight in plan.stages[-1].module.state_dict().items():
         assert torch.equal(weight, whole[name])  # what is left starts from the same weights
     for stage in ("experts", "alignment"):
         with pytest.raises(ConfigError, match=rf"start_from names the stage '{stage}'.*this model has: pretrain, align\)"):
-            small.stages_of(small.config("pad", start_from={stage: "runs/other"}))
+            small.plan_of(small.config("pad", start_from={stage: "runs/other"}))
     with pytest.raises(ConfigError, match="a single stage"):
-        small.stages_of(small.config("plain", start_from={"pretrain": "runs/other"}))
+        small.plan_of(small.config("plain", start_from={"pretrain": "runs/other"}))
 
 
 def test_text_is_needed_and_must_be_finite() -> None:

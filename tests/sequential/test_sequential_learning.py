@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.sequences import SequenceBatches
 from braidrec.evaluation.retrieval import rank_targets
-from braidrec.runs.next_item import HistoryScorer, part_rows, phases
-from braidrec.sequential.build import build_stages, make_parts
-from braidrec.sequential.model import SequenceModel
+from braidrec.sequential.build import build_stages, make_parts, settings_of
+from braidrec.sequential.next_item import SequenceModel
+from braidrec.sequential.scoring import HistoryScorer, part_rows
 from braidrec.training.loop import train
 
 # Fifty users by heart -----------------------------------------------------------------------------------------------------
@@ -101,17 +101,16 @@ def cold_hits(folder: Any, enhance: str | None, shuffled: bool = False) -> float
             "knowledge": "none" if enhance else None,
             "backbone": "sasrec",
             "enhance": enhance,
+            "seed": 0,
             "model": {"dim": 16, "length": 8, "buckets": 3, "backbone": {"blocks": 1}},
             "training": {"batch_size": 64, "max_epochs": 12, "lr": 5e-3},
         }
     )
     config: RunConfig = resolve(request, "test")
-    settings = cast(Any, config.model)
-    torch.manual_seed(0)
-    stages = build_stages(settings, make_parts(settings, themes(), texts(shuffled) if enhance else None))
-    train(phases(config, stages, themes()), folder / f"{enhance}-{shuffled}", show_progress=False)
+    plan = small.plan_of(config, themes(), texts(shuffled) if enhance else None)
+    train(small.phases_of(config, plan), folder / f"{enhance}-{shuffled}", show_progress=False)
     rows = part_rows(themes(), "test")
-    rank = rank_targets(HistoryScorer(stages[-1].module, rows, settings.length), rows).rank
+    rank = rank_targets(HistoryScorer(plan.stages[-1].module, rows, settings_of(config).length), rows).rank
     return float((rank[rows.item > THEMES * WARM] <= 10).mean())
 
 

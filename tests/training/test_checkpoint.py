@@ -53,6 +53,26 @@ def test_every_generator_goes_back(tmp_path: Path) -> None:
         restore_randomness(state, [])
 
 
+def test_a_generator_that_was_held_under_two_names_goes_back_under_one() -> None:
+    """As an earlier version held it, where a module led to a generator of its part; two generators stay two."""
+    module, whole = Private(), Named()
+    state = randomness([nn.Sequential(module)])
+    twice = Randomness({**state.tensors, "private.0..mine": state.tensors["private.0.0.mine"]}, state.facts)
+    expected = draws(module)
+    restore_randomness(twice, [nn.Sequential(module)])
+    assert draws(module) == expected
+    other = Randomness({**state.tensors, "private.0..mine": torch.Generator().manual_seed(2).get_state()}, state.facts)
+    with pytest.raises(RunError, match="random generators"):
+        restore_randomness(other, [nn.Sequential(module)])
+    with pytest.raises(RunError, match="random generators"):
+        restore_randomness(twice, [nn.Sequential(whole)])
+
+
+class Named(nn.Module):
+    def generators(self) -> dict[str, torch.Generator]:
+        return {"yours": torch.Generator()}
+
+
 def test_derived_seeds() -> None:
     assert spawn(1, "a", "b") == 699771361  # the first four bytes of sha256("1\x1fa\x1fb"), in every process
     seeds = {spawn(seed, *names) for seed in range(50) for names in (("a",), ("b",), ("a", "b"), ("ab",), (1,))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ class RankingBatches:
 
 
 class RankingView:
-    """Looks ranking rows up in a prepared data set."""
+    """Looks the rows of past events up in a prepared data set; `braidrec.data.candidates` has those of now."""
 
     def __init__(self, dataset: Dataset, history: HistorySource):
         log, features = dataset.log, dataset.features
@@ -128,11 +128,11 @@ class RankingView:
         self._user, self._item = torch.from_numpy(log.user), torch.from_numpy(log.item)
         self._label = torch.from_numpy(log.label)
         self._weight = None if log.weight is None else torch.from_numpy(log.weight)
-        self._features = features
         self._user_fields = torch.from_numpy(features.user_fields)
         self._item_fields = torch.from_numpy(features.item_fields)
         self._context_fields = torch.from_numpy(features.context_fields)
-        self._numbers = [torch.from_numpy(table) for table in (features.user_numbers, features.item_numbers)]
+        self._user_numbers = torch.from_numpy(features.user_numbers)
+        self._item_numbers = torch.from_numpy(features.item_numbers)
         self._context_numbers = torch.from_numpy(features.context_numbers)
         self._bags = [(bag.owner, torch.from_numpy(bag.rows)) for bag in features.bags]
         self._statistics = dataset.statistics
@@ -141,7 +141,11 @@ class RankingView:
         """Rows of the events at ``positions`` (B,); ``items`` (B,) shows other candidates in their place."""
         user = self._user.index_select(0, positions)
         item = self._item.index_select(0, positions) if items is None else items
-        numbers = [*self._owned_numbers(user, item), self._context_numbers.index_select(0, positions)]
+        numbers = [
+            self._user_numbers.index_select(0, user),
+            self._item_numbers.index_select(0, item),
+            self._context_numbers.index_select(0, positions),
+        ]
         if self._statistics is not None:
             numbers.append(
                 torch.from_numpy(self._statistics.before(positions.numpy(), None if items is None else items.numpy()))
@@ -160,43 +164,3 @@ class RankingView:
             label=self._label.index_select(0, positions) if label is None else label,
             weight=None if self._weight is None else self._weight.index_select(0, positions),
         )
-
-    def candidates(self, user: int, items: Tensor, history: History) -> RankingBatch:
-        """``items`` (B,) as candidates for one user now; ``history`` (1, K) or (B, K).  Context fields are unknown."""
-        count = len(items)
-        users = torch.full((count,), user, dtype=torch.int32)
-        numbers = [*self._owned_numbers(users, items), torch.zeros(count, self._context_numbers.shape[1])]
-        if self._statistics is not None:  # an item added after training has no past: it reads as row 0, which has none either
-            met = torch.where(items <= self._statistics.num_items, items, 0)
-            numbers.append(torch.from_numpy(self._statistics.now(user, met.numpy())))
-        unknown = torch.tensor(self._features.context_unknown, dtype=torch.int32).expand(count, -1)
-        owned = {"user": users, "item": items}
-        return RankingBatch(
-            position=torch.full((count,), -1),
-            item=items,
-            fields=torch.cat(
-                [self._user_fields.index_select(0, users), self._item_fields.index_select(0, items), unknown], dim=1
-            ),
-            numbers=torch.cat(numbers, dim=1),
-            bags=tuple(
-                rows.index_select(0, owned[owner]) if owner in owned else torch.zeros(count, 1, dtype=torch.int32)
-                for owner, rows in self._bags
-            ),
-            history=History(*(part.expand(count, -1) for part in (history.items, history.signals, history.mask))),
-            label=torch.zeros(count),
-        )
-
-    def add_items(self, fields: Tensor, numbers: Tensor, bags: Sequence[Tensor]) -> None:
-        """Append items behind the catalogue: fields (n, F_I), numbers (n, N_I), one (n, M) per multi-valued item field."""
-        self._item_fields = torch.cat([self._item_fields, fields])
-        self._numbers[1] = torch.cat([self._numbers[1], numbers])
-        arriving = iter(bags)
-        for at, (owner, rows) in enumerate(self._bags):
-            if owner == "item":
-                bag = next(arriving)
-                width = max(rows.shape[1], bag.shape[1])
-                joined = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (rows, bag)]
-                self._bags[at] = (owner, torch.cat(joined))
-
-    def _owned_numbers(self, user: Tensor, item: Tensor) -> list[Tensor]:
-        return [table.index_select(0, rows) for table, rows in zip(self._numbers, (user, item), strict=True)]

@@ -12,27 +12,26 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field as Setting
 
 from braidrec.data import splits, vocabulary
-from braidrec.data.features import Bag, Features, Scaling
+from braidrec.data.features import Bag, Features, Scaling, encode_fields, number_column
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Field, Schema
+from braidrec.data.settings import PART_NAMES
+from braidrec.data.settings import PrepareSettings as PrepareSettings
 from braidrec.data.splits import Split
-from braidrec.data.splits_config import SplitConfig
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.vocabulary import Owner, Vocabulary
 from braidrec.errors import DataError
 from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
-from braidrec.strict import Strict
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,14 +55,6 @@ _LOG_PARTS = (
     "start",
 )
 _FIELD_PARTS = ("user_fields", "item_fields", "context_fields", "user_numbers", "item_numbers", "context_numbers")
-
-
-class PrepareSettings(Strict):
-    """What preparing decides; kept in the manifest and named in every table made from the data set."""
-
-    split: SplitConfig = SplitConfig()
-    vocabulary: Literal["train", "all"] = "train"  # "all": every id of the log has its row, trained or not (the papers' way)
-    negatives: int | None = Setting(default=None, ge=1)  # per positive, for logs that hold positives only
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ class Dataset:
 
         path: the folder to prepare into; a temporary one when left out.
         """
-        from braidrec.data.description import tables_from_frames
+        from braidrec.data.intake.description import tables_from_frames
 
         tables = tables_from_frames(interactions, items, users, schema=schema)
         target = Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
@@ -173,8 +164,13 @@ class Dataset:
     def with_statistics(self) -> Dataset:
         """The same data with the time-causal counts and rates as one more numeric field."""
         if self.schema.timestamp is None:
-            raise DataError("time-causal statistics need a timestamp column; this log only has each user's own order")
+            has = "has neither time nor order" if self.schema.order is None else "only has each user's own order"
+            raise DataError(f"time-causal statistics need a timestamp column; this log {has}: bring one, or train without them")
         return replace(self, statistics=CausalStatistics(self.log, self.num_items, self.split["train"]))
+
+    def item_counts(self, part: str = "train") -> NDArray[np.int64]:
+        """(I + 1,) events of each item in a part of the split, whatever its kind; entry 0, padding, is 0."""
+        return np.bincount(self.log.item[self.split[part]], minlength=self.num_items + 1)
 
     @property
     def number_groups(self) -> tuple[tuple[str, int], ...]:
@@ -224,32 +220,7 @@ class Dataset:
 
     def encode_items(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
         """Fields (n, F_I), numbers (n, N_I) and bags of items outside the catalogue; unknown values take the unknown row."""
-        return _encode_owner("item", self.features.vocabularies, self.features.scalings, frame, len(frame))
-
-
-def _encode_owner(
-    owner: Owner, vocabularies: Sequence[Vocabulary], scalings: Sequence[Scaling], frame: pl.DataFrame, count: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
-    import polars as pl
-
-    def column(name: str) -> pl.Series:
-        return frame[name] if name in frame.columns else pl.Series(name, [None] * count, dtype=pl.String)
-
-    owned = [entry for entry in vocabularies if entry.owner == owner]
-    singles = [entry.encode(column(entry.name)) for entry in owned if not entry.multi]
-    bags = tuple(entry.encode(column(entry.name)) for entry in owned if entry.multi)
-    numbers = [entry.apply(_numbers(column(entry.name))) for entry in scalings if entry.owner == owner]
-    return (
-        np.column_stack(singles) if singles else np.zeros((count, 0), np.int32),
-        np.column_stack(numbers) if numbers else np.zeros((count, 0), np.float32),
-        bags,
-    )
-
-
-def _numbers(column: pl.Series) -> NDArray[np.float64]:
-    import polars as pl
-
-    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return encode_fields("item", self.features.vocabularies, self.features.scalings, frame)
 
 
 class _Preparation:
@@ -258,17 +229,13 @@ class _Preparation:
     def __init__(self, tables: Tables, settings: PrepareSettings):
         self.tables, self.schema, self.settings = tables, tables.schema, settings
         schema = self.schema
-        clock = schema.timestamp or schema.order
-        if clock is None:
-            raise DataError(
-                "the interactions need a 'timestamp' column, or 'order' (each user's own order) where there is no clock"
-            )
-        self.clock = clock
+        splits.check_split(settings.split, schema)
         self.items = _catalogue(tables.items, tables.interactions, schema.item)
         self.users = _catalogue(tables.users, tables.interactions, schema.user)
         events = self._ordered()
         self.log = self._log(events)
-        self.split = splits.make_split(self.log, settings.split, has_clock=schema.timestamp is not None)
+        given = _parts(events[schema.part]) if settings.split.kind == "given" and schema.part is not None else None
+        self.split = splits.make_split(self.log, settings.split, ordered=schema.clock is not None, given=given)
         self.hidden = 0
         if settings.split.cold_items:
             events = self._hide(events)
@@ -304,9 +271,9 @@ class _Preparation:
 
         schema = self.schema
         as_text = self.settings.split.tie == "string"
-        keys = [pl.col(self.clock)] + [
-            pl.col(name).cast(pl.String) if as_text else pl.col(name) for name in (schema.user, schema.item)
-        ]
+        keys = [pl.col(name).cast(pl.String) if as_text else pl.col(name) for name in (schema.user, schema.item)]
+        if schema.clock is not None:
+            keys.insert(0, pl.col(schema.clock))
         events = self.tables.interactions.lazy()
         for name, table, row in ((schema.user, self.users, "_user"), (schema.item, self.items, "_item")):
             numbered = table.lazy().select(name, pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias(row))
@@ -317,8 +284,8 @@ class _Preparation:
         import polars as pl
 
         schema = self.schema
-        clock = events[self.clock].cast(pl.Int64).to_numpy()
         count = len(events)
+        clock = np.zeros(count, np.int64) if schema.clock is None else events[schema.clock].cast(pl.Int64).to_numpy()
         if schema.rating is not None:
             rating = events[schema.rating].cast(pl.Float32).to_numpy()
         else:
@@ -370,11 +337,11 @@ class _Preparation:
             seen[rows] = True
             for field in fields:
                 if field.kind == "numeric" and field.buckets is None:
-                    scalings.append(_fit_scaling(field, owner, _numbers(frame[field.name])[rows]))
+                    scalings.append(_fit_scaling(field, owner, number_column(frame[field.name])[rows]))
                 else:
                     fitted.append(vocabulary.fit(field, owner, frame[field.name], seen, has_unknown=not all_rows))
         placed = vocabulary.stack([entry for entry in fitted if not entry.multi] + [entry for entry in fitted if entry.multi])
-        encoded = {owner: _encode_owner(owner, placed, scalings, frame, len(frame)) for owner, _, frame, _ in owners}
+        encoded = {owner: encode_fields(owner, placed, scalings, frame) for owner, _, frame, _ in owners}
         # Row 0 of the user table is the user nobody knows yet; row 0 of the item table is padding.
         stranger = np.array([[entry.unknown_row for entry in placed if entry.owner == "user" and not entry.multi]], np.int32)
         bags = []
@@ -430,11 +397,18 @@ class _Preparation:
                 for entry in features.vocabularies
             },
             "signals": [float(edge) for edge in self.signals],
-            "notes": list(self.tables.report.notes),
+            "notes": [*self.tables.report.notes, *self._notes()],
             "rows_skipped": self.tables.report.rows_skipped,
             "sources": [source.__dict__ for source in self.tables.sources],
             "files": dict(files),
         }
+
+    def _notes(self) -> Iterator[str]:
+        if self.schema.clock is None:
+            yield "no time and no order: histories and sequences mean nothing here, and split.min_history counts as 0"
+        kind = self.settings.split.kind
+        if self.schema.part is not None and kind != "given":
+            yield f"the ready-made parts in column '{self.schema.part}' are not used: split.kind = '{kind}'"
 
     def _cardinality(self, entry: Vocabulary) -> int:
         """Distinct raw values over the whole log, whatever the vocabulary was fitted on."""
@@ -464,6 +438,17 @@ def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str)
             f"column '{key}': {twice[0]!r} stands in {(table[key] == twice[0]).sum()} rows of its table; keep one row per id"
         )
     return pl.concat([table, met.join(table.select(key), on=key, how="anti").sort(key)], how="diagonal")
+
+
+def _parts(column: pl.Series) -> NDArray[np.object_]:
+    """(N,) train, valid or test."""
+    import polars as pl
+
+    parts = column.cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
+    if parts.null_count():
+        wrong = column[int(parts.is_null().arg_true()[0])]
+        raise DataError(f"column '{column.name}': {wrong!r} is no part of a split; accepted: {', '.join(PART_NAMES)}")
+    return parts.to_numpy()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.data.vocabulary import Owner, Vocabulary
+from braidrec.errors import DataError
+from braidrec.files import read_json
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -66,3 +74,41 @@ class Features:
     @property
     def context_unknown(self) -> list[int]:
         return [vocabulary.unknown_row for vocabulary in self.single if vocabulary.owner == "context"]
+
+
+def encode_fields(
+    owner: Owner, vocabularies: Sequence[Vocabulary], scalings: Sequence[Scaling], frame: pl.DataFrame
+) -> tuple[NDArray[np.int32], NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
+    """Fields (n, F), numbers (n, N) and bags of the rows of ``frame``; unknown values and absent columns take unknown rows."""
+    import polars as pl
+
+    count = len(frame)
+
+    def column(name: str) -> pl.Series:
+        return frame[name] if name in frame.columns else pl.Series(name, [None] * count, dtype=pl.String)
+
+    owned = [entry for entry in vocabularies if entry.owner == owner]
+    singles = [entry.encode(column(entry.name)) for entry in owned if not entry.multi]
+    bags = tuple(entry.encode(column(entry.name)) for entry in owned if entry.multi)
+    numbers = [entry.apply(number_column(column(entry.name))) for entry in scalings if entry.owner == owner]
+    return (
+        np.column_stack(singles) if singles else np.zeros((count, 0), np.int32),
+        np.column_stack(numbers) if numbers else np.zeros((count, 0), np.float32),
+        bags,
+    )
+
+
+def number_column(column: pl.Series) -> NDArray[np.float64]:
+    """The numbers of a column, NaN where there is none."""
+    import polars as pl
+
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+def read_vocabulary(path: Path) -> tuple[tuple[Vocabulary, ...], tuple[Scaling, ...]]:
+    """The vocabularies and scalings in a ``vocabulary.json``, of a data set or of a run."""
+    stored = read_json(path, DataError)
+    return (
+        tuple(Vocabulary.from_json(entry) for entry in stored["vocabularies"]),
+        tuple(Scaling(**entry) for entry in stored["scalings"]),
+    )

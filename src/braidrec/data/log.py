@@ -15,9 +15,9 @@ Ints = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class InteractionLog:
-    """N events in (timestamp, user, item) order, or (order, user, item) where there is no clock.
+    """N events in (timestamp, user, item) order; in (order, user, item) where there is no clock, (user, item) without either.
 
-    user (N,) int32 catalogue rows 1..U     item (N,) int32 catalogue rows 1..I    timestamp (N,) int64 seconds, or order
+    user (N,) int32 catalogue rows 1..U     item (N,) int32 catalogue rows 1..I    timestamp (N,) int64 seconds, or order, or 0
     rating (N,) float32    label (N,) float32 0/1    weight (N,) float32 or None
     signal (N,) int32      row 1..R of the distinct rating or label that a behaviour carries into a history
     rank (N,) int32        how many earlier events the same user has

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.data.log import InteractionLog
-from braidrec.data.sequences import training_events
+from braidrec.data.sequences import training_ends, training_events
 from braidrec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset
 
 
 def train_counts(log: InteractionLog, ends: NDArray[np.int64], num_items: int) -> NDArray[np.int64]:
@@ -16,6 +21,17 @@ def train_counts(log: InteractionLog, ends: NDArray[np.int64], num_items: int) -
     More than the targets of the training part, which leaves out each user's first events.  Entry 0, padding, is 0.
     """
     return np.bincount(training_events(log, ends)[1], minlength=num_items + 1)
+
+
+def training_counts(dataset: Dataset) -> NDArray[np.int64]:
+    """(I + 1,) events of each item that training met, for every kind of split.
+
+    Where training is what came first (temporal, leave-last-two): `train_counts`, the first events of each user included.
+    For a ratio or a given split: the events of the training part alone, as what is in no part has no place before the rest.
+    """
+    if dataset.settings.split.in_order:
+        return train_counts(dataset.log, training_ends(dataset), dataset.num_items)
+    return dataset.item_counts("train")
 
 
 def frequency_buckets(counts: NDArray[np.int64], num_buckets: int = 10) -> NDArray[np.int32]:

@@ -38,10 +38,11 @@ class Schema(Strict):
     user: str
     item: str
     timestamp: str | None = None
-    order: str | None = None  # position within one user's history, where no clock exists
+    order: str | None = None  # position within one user's history, where no clock exists; neither: pairs alone
     rating: str | None = None
     label: str | None = None  # 0/1; made from the rating when absent
     weight: str | None = None  # sample weight
+    part: str | None = None  # train, valid (or validation) or test: a ready-made split
     positive_above: float = 3.0  # label = rating > positive_above, when there is no label column
     user_fields: tuple[Field, ...] = ()
     item_fields: tuple[Field, ...] = ()
@@ -49,6 +50,11 @@ class Schema(Strict):
     text: tuple[str, ...] = ()  # item columns that a person would read, in order
     category: str | None = None
     noun: str = "item"  # "Here is a <noun>, ..."
+
+    @property
+    def clock(self) -> str | None:
+        """The column that orders the log: its time, else each user's own order; None for pairs alone."""
+        return self.timestamp or self.order
 
     @property
     def signal(self) -> str | None:

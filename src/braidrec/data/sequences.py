@@ -57,15 +57,19 @@ def training_ends(dataset: Dataset) -> NDArray[np.int64]:
 
     Raises DataError for a split whose training part is no prefix of the users' histories.
     """
-    log, split = dataset.log, dataset.split
-    if dataset.settings.split.kind == "ratio":
+    log, split, cut = dataset.log, dataset.split, dataset.settings.split
+    if not cut.in_order:
+        why = "a shuffle that ignores order" if cut.kind == "ratio" else "ready-made and not known to follow order"
+        if dataset.schema.clock is None:
+            why = "and the log has neither time nor order"
+        remedy = "" if dataset.schema.clock is not None else "name its 'timestamp' or 'order' column and "
         raise DataError(
-            f"{dataset.name}: the split is 'ratio', a shuffle that ignores order, so it leaves no sequences to train on; "
-            "prepare the data with split.kind = 'leave_last_two' or 'temporal'"
+            f"{dataset.name}: the split is '{cut.kind}', {why}, so it leaves no sequences to train on; "
+            f"{remedy}prepare the data with split.kind = 'leave_last_two' or 'temporal'"
         )
     ends = log.history_length.copy()
     ends[0] = 0
-    if dataset.settings.split.kind == "temporal":
+    if cut.kind == "temporal":
         border = int(split["valid"][0])
         ends[:] = np.bincount(log.user[:border], minlength=len(ends))
         return ends

@@ -1,7 +1,8 @@
 """Splits are named arrays of event positions; nothing is copied.
 
 ``train``, ``valid`` and ``test`` always exist.  A sample needs ``min_history`` earlier events of its user; events before
-that are in no part but still serve as history of later ones (DisCo's protocol, KDD 2024, section 4.1).
+that are in no part but still serve as history of later ones (DisCo's protocol, KDD 2024, section 4.1).  Pairs alone, and
+ready-made splits, ask for no history.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.data.log import InteractionLog
-from braidrec.data.splits_config import SplitConfig
+from braidrec.data.schema import Schema
+from braidrec.data.settings import SplitConfig
 from braidrec.errors import DataError
 
 Positions = NDArray[np.int64]
@@ -31,27 +33,57 @@ class Split:
         return self.parts[name]
 
 
-def make_split(log: InteractionLog, config: SplitConfig, *, has_clock: bool) -> Split:
-    """Cut the log as ``config`` says.
-
-    ``temporal``: by row position in time order, n_train = floor(r0 n), n_valid = floor(r1 n), the rest is test, so rows of
-    one second may straddle a border.  ``leave_last_two``: each user's last event is test, the one before it validation.
-    ``ratio``: a seeded shuffle.  Raises DataError when time is asked of a log without a clock, when ``cold_items`` is asked
-    of a split without one border in time, or when a part would be empty.
+def check_split(config: SplitConfig, schema: Schema) -> None:
+    """Raises DataError, naming the remedy, where ``config`` asks for what a log with the columns of ``schema`` cannot tell:
+    time of a log without a clock, order of pairs alone, ``cold_items`` of a split without one border in time, parts of a log
+    that names none.
     """
+    if schema.clock is None and (config.in_order or config.cold_items):
+        asked, remedy = f"split.kind = '{config.kind}'", 'for pairs alone use split.kind = "ratio"'
+        if not config.in_order:
+            asked, remedy = "split.cold_items", "for pairs alone leave it out"
+        raise DataError(
+            f"{asked} needs to know what came first: the interactions need a 'timestamp' column, or 'order' (each user's own "
+            f"order) where there is no clock; {remedy}"
+        )
     if config.cold_items and config.kind != "temporal":
         raise DataError(
             f"split.cold_items needs split.kind = 'temporal', not '{config.kind}': an item can only launch late "
             "where training ends at one moment"
         )
+    if config.kind == "temporal" and schema.timestamp is None:
+        raise DataError(
+            "split.kind = 'temporal' needs a timestamp column: this log only has each user's own order, which says nothing "
+            "about time between users; use split.kind = 'leave_last_two'"
+        )
+    if config.kind == "given" and schema.part is None:
+        raise DataError(
+            "split.kind = 'given' reads the parts from a column of the interactions, and none is named; name the one that says "
+            'train, valid or test: part = "..." ([interactions] in TOML), or choose split.kind = "ratio"'
+        )
+
+
+def make_split(
+    log: InteractionLog, config: SplitConfig, *, ordered: bool = True, given: NDArray[np.object_] | None = None
+) -> Split:
+    """Cut the log as ``config`` says; `check_split` has agreed to it.
+
+    ``temporal``: by row position in time order, n_train = floor(r0 n), n_valid = floor(r1 n), the rest is test, so rows of
+    one second may straddle a border.  ``leave_last_two``: each user's last event is test, the one before it validation.
+    ``ratio``: a seeded shuffle, cut likewise; per user, each one's own, with at least one event in training.
+    ``given`` (N,): train, valid or test of each event.  ``ordered``: False for pairs alone, whose ranks mean nothing.
+    Raises DataError when a part would be empty.
+    """
+    if not ordered or config.kind == "given":
+        config = config.model_copy(update={"min_history": 0})
     eligible = np.flatnonzero(log.rank >= config.min_history)
     if config.kind == "temporal":
-        if not has_clock:
-            raise DataError(
-                "split.kind = 'temporal' needs a timestamp column: this log only has each user's own order, which says nothing "
-                "about time between users; use split.kind = 'leave_last_two'"
-            )
         parts = _by_share(eligible, config)
+    elif config.kind == "given":
+        assert given is not None
+        parts = {name: np.flatnonzero(given == name) for name in ("train", "valid", "test")}
+    elif config.kind == "ratio" and config.per_user:
+        parts = _by_share_of_each(log.user, eligible, config)
     elif config.kind == "ratio":
         shuffled = np.random.default_rng(config.seed).permutation(eligible)
         parts = {name: np.sort(rows) for name, rows in _by_share(shuffled, config).items()}
@@ -69,6 +101,16 @@ def make_split(log: InteractionLog, config: SplitConfig, *, has_clock: bool) -> 
 def named_parts(log: InteractionLog, config: SplitConfig, parts: Mapping[str, Positions]) -> Split:
     """A Split of ``parts``; raises DataError, naming the part, when one is empty."""
     for name, rows in parts.items():
+        if not len(rows) and config.kind == "given":
+            raise DataError(
+                f"the given split leaves no row for '{name}': none of {len(log):,} events is marked so in the column of parts; "
+                'mark some, or choose split.kind = "ratio"'
+            )
+        if not len(rows) and config.per_user:
+            raise DataError(
+                f"the ratio split leaves no row for '{name}': no user has enough events for a share of {config.ratios} each; "
+                "change split.ratios, or leave split.per_user out"
+            )
         if not len(rows):
             raise DataError(
                 f"the {config.kind} split leaves no row for '{name}': {len(log):,} events, "
@@ -83,6 +125,19 @@ def _by_share(rows: Positions, config: SplitConfig) -> dict[str, Positions]:
     train = int(np.floor(first * len(rows) + 1e-9))
     valid = int(np.floor(second * len(rows) + 1e-9))
     return {"train": rows[:train], "valid": rows[train : train + valid], "test": rows[train + valid :]}
+
+
+def _by_share_of_each(user: NDArray[np.int32], rows: Positions, config: SplitConfig) -> dict[str, Positions]:
+    """Each user's own ``rows``, shuffled, cut by the floor rule; whoever has any has one in training."""
+    shuffled = np.random.default_rng(config.seed).permutation(rows)
+    own = shuffled[np.argsort(user[shuffled], kind="stable")]
+    count = np.bincount(user[own])
+    first, second, _ = config.ratios
+    train = np.maximum(np.floor(first * count + 1e-9).astype(np.int64), 1)
+    valid = train + np.floor(second * count + 1e-9).astype(np.int64)
+    turn = np.arange(len(own)) - (np.cumsum(count) - count)[user[own]]
+    in_train, in_valid = turn < train[user[own]], turn < valid[user[own]]
+    return {name: np.sort(own[at]) for name, at in (("train", in_train), ("valid", in_valid & ~in_train), ("test", ~in_valid))}
 
 
 def hidden_items(log: InteractionLog, config: SplitConfig) -> NDArray[np.int32]:

@@ -6,6 +6,10 @@ past residual against each, log counts of both, and the spread of the user's rat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +33,8 @@ Floats = NDArray[np.float32]
 class CausalStatistics:
     """Numbers (n, 7) float32, standardised by the mean and spread of the rows at ``train``.
 
-    ``before(positions)``: as of each event.  ``now(user, items)``: as of the end of the log.
+    ``before(positions)``: as of each event.  ``now(user, items)``: as of the end of the log, joined from `items_now` and
+    `user_now`, which stand without the log.
     """
 
     def __init__(self, log: InteractionLog, num_items: int, train: NDArray[np.int64]):
@@ -46,7 +51,7 @@ class CausalStatistics:
         residual = np.stack([rating, label], axis=1) - own[:, :2]
         by_user = log.slot_event[1:]
         self._user_sums = _sums(np.column_stack([residual, rating, rating**2])[by_user])
-        raw = np.column_stack([own[:, :2], self._user_part(log.user, log.rank), own[:, 2]])[:, _ORDER]
+        raw = joined(own, self._user_part(log.user, log.rank))
         self._mean, self._spread = raw[train].mean(axis=0), np.maximum(raw[train].std(axis=0), 1e-6)
         self._rows = self._scale(raw)
 
@@ -55,14 +60,21 @@ class CausalStatistics:
         if items is None:
             return self._rows[positions]
         own = self._item_part(items, positions)
-        user = self._user_part(self._log.user[positions], self._log.rank[positions])
-        return self._scale(np.column_stack([own[:, :2], user, own[:, 2]])[:, _ORDER])
+        return self._scale(joined(own, self._user_part(self._log.user[positions], self._log.rank[positions])))
 
     def now(self, user: int, items: NDArray[np.int32]) -> Floats:
-        own = self._item_part(items, np.full(len(items), self._count))
+        return joined(self.items_now[items], self.user_now(user))
+
+    @cached_property
+    def items_now(self) -> Floats:
+        """(I + 1, 3) the item's columns of `joined`; row 0, which nobody ever met, is that of any item without a past."""
+        items = np.arange(self.num_items + 1, dtype=np.int32)
+        return self._scale(self._item_part(items, np.full(len(items), self._count)), _OF_ITEM)
+
+    def user_now(self, user: int) -> Floats:
+        """(4,) the user's columns of `joined`; user 0 is somebody new."""
         length = int(self._log.history_length[user])
-        rows = self._user_part(np.array([user]), np.array([length])).repeat(len(items), axis=0)
-        return self._scale(np.column_stack([own[:, :2], rows, own[:, 2]])[:, _ORDER])
+        return self._scale(self._user_part(np.array([user]), np.array([length])), _OF_USER)[0]
 
     def _item_part(self, items: NDArray[np.int32], positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, 3): smoothed mean rating, smoothed positive rate, log count of each item before each position."""
@@ -81,13 +93,21 @@ class CausalStatistics:
         spread = np.sqrt(np.maximum(sums[:, 3] / np.maximum(number, 1) - mean**2, 0.0))
         return np.column_stack([sums[:, :2] / (number + _USER_PRIOR)[:, None], np.log1p(number), spread])
 
-    def _scale(self, raw: NDArray[np.float64]) -> Floats:
-        scaled: Floats = ((raw - self._mean) / self._spread).astype(np.float32)
+    def _scale(self, raw: NDArray[np.float64], columns: Sequence[int] = range(len(NAMES))) -> Floats:
+        at = list(columns)
+        scaled: Floats = ((raw - self._mean[at]) / self._spread[at]).astype(np.float32)
         return scaled
 
 
 # columns as computed: item mean, item rate, residual rating, residual label, log user count, spread, log item count
 _ORDER = [0, 1, 2, 3, 6, 4, 5]
+_OF_ITEM, _OF_USER = (0, 1, 4), (2, 3, 5, 6)  # where they stand in the end
+
+
+def joined(items: NDArray[Any], user: NDArray[Any]) -> NDArray[Any]:
+    """(n, 7) in the order of `NAMES`, from the columns of the items (n, 3) and those of their users (n, 4), or of one (4,)."""
+    own = np.broadcast_to(user, (len(items), len(_OF_USER)))
+    return np.column_stack([items[:, :2], own, items[:, 2]])[:, _ORDER]
 
 
 def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:

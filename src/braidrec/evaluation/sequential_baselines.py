@@ -3,6 +3,9 @@
 Counts come from the training sequences; the input of a row is all that its user met before the target, as for a model, so at
 test time the validation item counts as input but in no count.  All three rank ties by ascending item number, and everything
 is sparse: memory grows with the pairs of items that some user has met, never with the square of the catalogue.
+
+Each is made as ``Name(rows, user, item)`` and scores the evaluation ``rows``.  user, item (M,) int32 of every training event,
+user by user, oldest first, as `training_events` gives them; a DataError where there is none or where they differ in length.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ LENGTH = 20  # inputs that item-kNN reads, as a sequential model does
 
 
 class Popularity:
-    """Training events of the item.  item (M,) int32, one catalogue row for every training event."""
+    """Training events of the item."""
 
     name = "popularity"
 
-    def __init__(self, rows: RetrievalRows, item: NDArray[np.int32]):
+    def __init__(self, rows: RetrievalRows, user: NDArray[np.int32], item: NDArray[np.int32]):
+        _refuse_nothing(user, item)
         self._counts = torch.from_numpy(np.bincount(item, minlength=rows.num_items + 1).astype(np.float32))
 
     def scores(self, rows: NDArray[np.int64]) -> Tensor:
@@ -37,12 +41,12 @@ class ItemKNN:
     """Similarity to the last 20 inputs x, one that occurs twice counting twice: sum over x of C_xj / sqrt(d_x d_j).
 
     C_xj: users with x and j in their training sequence, 0 where x = j    d_j: users with j there
-    user, item (M,) int32 of every training event.
     """
 
     name = "item-kNN"
 
     def __init__(self, rows: RetrievalRows, user: NDArray[np.int32], item: NDArray[np.int32], length: int = LENGTH):
+        _refuse_nothing(user, item)
         self._rows, self._length, width = rows, length, rows.num_items + 1
         met = _counts(user, item, (int(user.max(initial=0)) + 1, width))
         met.data[:] = 1
@@ -63,12 +67,13 @@ class ItemKNN:
 class Markov:
     """How often j came right after the last input, the more popular first among equals: count + pop_j / (max pop + 1).
 
-    user, item (M,) int32 of every training event, user by user, oldest first.  Without input: popularity.
+    Without input: popularity.
     """
 
     name = "Markov"
 
     def __init__(self, rows: RetrievalRows, user: NDArray[np.int32], item: NDArray[np.int32]):
+        _refuse_nothing(user, item)
         self._rows, width = rows, rows.num_items + 1
         adjacent = np.flatnonzero(user[1:] == user[:-1])
         self._next = _counts(item[adjacent], item[adjacent + 1], (width, width))
@@ -87,14 +92,13 @@ class Markov:
 def sequential_baselines(
     rows: RetrievalRows, user: NDArray[np.int32], item: NDArray[np.int32]
 ) -> tuple[Popularity, ItemKNN, Markov]:
-    """The three of them for evaluation ``rows``.
+    """The three of them for evaluation ``rows``."""
+    return Popularity(rows, user, item), ItemKNN(rows, user, item), Markov(rows, user, item)
 
-    user, item (M,) int32 of every training event, user by user, oldest first, as `training_events` gives them.
-    Raises DataError where there is none, or where the columns differ in length.
-    """
+
+def _refuse_nothing(user: NDArray[np.int32], item: NDArray[np.int32]) -> None:
     if not len(item) or user.shape != item.shape:
         raise DataError(f"training events: {len(user):,} users, {len(item):,} items; accepted: as many of each, at least one")
-    return Popularity(rows, item), ItemKNN(rows, user, item), Markov(rows, user, item)
 
 
 def _counts(row: NDArray[np.integer[Any]], column: NDArray[np.integer[Any]], shape: tuple[int, int]) -> Any:

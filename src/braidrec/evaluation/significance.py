@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from braidrec.errors import DataError
 from braidrec.evaluation.bootstrap import Clusters, add_pairs, cluster_by_user, resampled_auc, resampled_mean
@@ -93,22 +93,51 @@ def paired_rank_test(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """Compare two models by the ranks they give the targets of the same N rows, S seeds each.
+    """Compare two models by the ranks they give the targets of the same N rows, one target each, S seeds each.
 
     users (N,) ids    ranks_a, ranks_b (S, N) whole numbers from 1; the difference is one of mean gains within k.
     More than 6,000 users are pooled into 6,000 clusters.  Raises DataError on shapes that differ and on what is no rank.
     """
-    first, second = np.asarray(ranks_a), np.asarray(ranks_b)
-    if first.ndim != 2 or first.shape != second.shape or not first.size:
+    pair = [gains(ranks, metric, k) for ranks in _same_rows("ranks", ranks_a, ranks_b)]
+    return paired_gain_test(users, *pair, metric=f"{metric}@{k}", resamples=resamples, seed=seed)
+
+
+def paired_gain_test(
+    users: ArrayLike,
+    gains_a: ArrayLike,
+    gains_b: ArrayLike,
+    *,
+    metric: str,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedTest:
+    """Compare two models by what they gain on each of the same N rows, S seeds each, as `row_gains` of any rows gives it.
+
+    users (N,) ids    gains_a, gains_b (S, N), more is better; the difference is one of means    metric: its name
+    More than 6,000 users are pooled into 6,000 clusters.  Raises DataError on shapes that differ and on a gain that is not
+    finite.
+    """
+    first, second = (each.astype(np.float64, copy=False) for each in _same_rows("gains", gains_a, gains_b))
+    gaps = first - second
+    if not np.isfinite(gaps).all():
+        seed_at, row = (int(axis[0]) for axis in np.nonzero(~np.isfinite(gaps)))
         raise DataError(
-            f"ranks have shapes {first.shape} and {second.shape}; accepted: (S, N) for both models, with the same S >= 1 seeds "
-            "and N >= 1 rows"
+            f"gains: seed {seed_at}, row {row} is {first[seed_at, row]} and {second[seed_at, row]}; accepted: finite numbers"
         )
-    gaps = gains(first, metric, k) - gains(second, metric, k)
     clusters = cluster_by_user(users, gaps.shape[1])
     rows = clusters.sum(np.ones(gaps.shape[1]))
     values = resampled_mean(clusters.sum(gaps.mean(axis=0)), rows, resamples, seed)
-    return _summary(f"{metric}@{k}", [float(gap) for gap in gaps.mean(axis=1)], values, clusters)
+    return _summary(metric, [float(gap) for gap in gaps.mean(axis=1)], values, clusters)
+
+
+def _same_rows(what: str, a: ArrayLike, b: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    first, second = np.asarray(a), np.asarray(b)
+    if first.ndim != 2 or first.shape != second.shape or not first.size:
+        raise DataError(
+            f"{what} have shapes {first.shape} and {second.shape}; accepted: (S, N) for both models, with the same S >= 1 "
+            "seeds and N >= 1 rows"
+        )
+    return first, second
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from braidrec.config import BACKBONES, Task
+from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
-from braidrec.errors import ConfigError, RunError, suggest
+from braidrec.errors import ConfigError, suggest
 from braidrec.evaluation.significance import holm
-from braidrec.experiments.measures import SIMPLE, Measures, SequentialMeasures, Simple, Source, measures
-from braidrec.files import read_json, write_json
+from braidrec.experiments.measures import Cell, Outcomes, Simple, Source, entry_of, read_cell, run_cell, simple_cell, value_of
+from braidrec.files import write_json
+from braidrec.registry import TASKS, Metric, TaskSpec, task_of
 from braidrec.runs.directory import environment
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run
@@ -39,6 +40,7 @@ class Row:
     published: by metric as printed, for rankings also (AUC, log loss)     model, training: settings over the preset
     starts: stage -> name of the row whose run of the same seed gives this stage, so that it is trained once
     encoder: who reads the items' text     ablation: keeps its own seeds when a table is asked for others
+    task: where the backbone's name does not say it, as for rankings without learning
     """
 
     name: str
@@ -55,17 +57,20 @@ class Row:
     starts: Mapping[str, str] = field(default_factory=dict)
     encoder: str = OFFLINE
     ablation: bool = False
+    task: str | None = None
+
+    @property
+    def of_task(self) -> TaskSpec:
+        return TASKS[self.task] if self.task is not None else task_of(self.backbone, None)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.of_task.metrics
 
     @property
     def simple(self) -> bool:
         """Whether it is measured without training; such a row has one cell, of seed 0, that goes with every seed."""
-        return self.backbone in SIMPLE
-
-    @property
-    def task(self) -> Task:
-        if self.simple:
-            return "sequential"
-        return next(task for task, names in BACKBONES.items() if self.backbone in names)
+        return self.backbone not in self.of_task and self.backbone in self.of_task.baselines
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -80,12 +85,27 @@ class Row:
     def printed(self) -> Mapping[str, float] | None:
         """The published numbers by metric."""
         if isinstance(self.published, tuple):
-            return dict(zip(("auc", "log_loss"), self.published, strict=True))
+            return dict(zip((metric.key for metric in self.metrics), self.published, strict=True))
         return self.published
 
     @property
     def reads_text(self) -> bool:
-        return self.enhance is not None or (self.task == "ranking" and _semantic(self))
+        return not self.simple and bool(self.of_task.room().reads_text(self.config()))
+
+    def config(self) -> RunConfig:
+        """Its settings, resolved, the folders named by what they hold."""
+        return resolve(
+            RunRequest(
+                data=self.data,
+                task=self.task,
+                backbone=self.backbone,
+                enhance=self.enhance,  # type: ignore[arg-type]
+                preset=self.preset,
+                model=dict(self.model),
+                training=dict(self.training),
+            ),
+            f"row '{self.name}'",
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +140,7 @@ class Workshop:
         return self.rows[name]
 
     def source(self, row: Row, seed: int) -> Source:
-        return Simple(row.backbone, self.prepared[row.data]) if row.simple else self.run_path(row, seed)
+        return Simple(row.of_task.name, row.backbone, self.prepared[row.data]) if row.simple else self.run_path(row, seed)
 
     def at_hand(self, row: Row, seeds: Iterable[int]) -> bool:
         """Whether the ranks or scores of the row can be read here, or made without training."""
@@ -141,7 +161,7 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
         return False
     begun = time.monotonic()
     source = shop.source(row, seed)
-    found = SequentialMeasures().simple_cell(source) if isinstance(source, Simple) else _measured(row, seed, shop)
+    found = simple_cell(source) if isinstance(source, Simple) else run_cell(train_row(row, seed, shop))
     head = {
         "row": row.name,
         "seed": seed,
@@ -200,29 +220,29 @@ def summary(
     Tests are those of a row against each of its ``against`` that is in the table, on shared seeds; Holm's correction is over
     all tests of the table.
     """
-    kinds, by_name = measures(), {row.name: row for row in rows}
+    outcomes, by_name = Outcomes(), {row.name: row for row in rows}
     done = {row.name: [seed for seed in row.cells if shop.cell_path(row, seed).exists()] for row in rows}
     cells = {
-        row.name: {seed: read_json(shop.cell_path(row, seed), RunError) for seed in done[row.name]}
+        row.name: {seed: read_cell(shop.cell_path(row, seed), row.metrics) for seed in done[row.name]}
         for row in rows
         if done[row.name]
     }
-    entries = {name: _entry(by_name[name], list(own.values()), kinds[by_name[name].task]) for name, own in cells.items()}
+    entries = {name: _entry(by_name[name], list(own.values())) for name, own in cells.items()}
     before = [{entry["row"]: entry for entry in each["rows"]} for each in earlier]
     tests: list[dict[str, Any]] = []
     for name, entry in entries.items():
-        row, kind = by_name[name], kinds[by_name[name].task]
+        row = by_name[name]
         over = (reference or {}).get(name, name)
         if over != name and over in cells:
-            entry["gain"] = _gain(kind, row, by_name[over], cells)
+            entry["gain"] = _gain(row, by_name[over], cells)
         found = [
             each
             for other in row.references
             if other in cells
-            for each in _tests(row, by_name[other], _shared(row, by_name[other], done), shop, kind, entries, before)
+            for each in _tests(row, by_name[other], _shared(row, by_name[other], done), shop, outcomes, entries, before)
         ]
         if found:
-            entry["against"] = found[0] if row.task == "ranking" else found
+            entry["against"] = found
             tests += found
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]) if tests else [], strict=True):
         test["p_holm"] = float(adjusted)
@@ -231,16 +251,12 @@ def summary(
 
 
 def paired_tests(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The paired tests of a row in a summary: one for a ranking model, one per reference and metric otherwise."""
+    """The paired tests of a row in a summary, one per reference and metric; earlier summaries may hold a single one."""
     found = entry.get("against", [])
     return list(found) if isinstance(found, list) else [found]
 
 
-def _measured(row: Row, seed: int, shop: Workshop) -> dict[str, Any]:
-    return measures()[row.task].cell(train_row(row, seed, shop))
-
-
-def _entry(row: Row, cells: Sequence[Mapping[str, Any]], kind: Measures) -> dict[str, Any]:
+def _entry(row: Row, cells: Sequence[Cell]) -> dict[str, Any]:
     return {
         "row": row.name,
         "data": row.data,
@@ -250,7 +266,7 @@ def _entry(row: Row, cells: Sequence[Mapping[str, Any]], kind: Measures) -> dict
         "note": row.note,
         "published": row.printed,
         "seeds": [cell["seed"] for cell in cells],
-        **kind.entry(cells),
+        **entry_of(cells, row.metrics),
         "command": cells[0]["command"],
     }
 
@@ -263,16 +279,16 @@ def _shared(row: Row, other: Row, done: Mapping[str, Sequence[int]]) -> list[int
     return [seed for seed in own if seed in others]
 
 
-def _gain(kind: Measures, row: Row, over: Row, cells: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
+def _gain(row: Row, over: Row, cells: Mapping[str, Mapping[int, Cell]]) -> dict[str, Any]:
     """What ``row`` is better by, in print and here: a share of the reference, or a difference of AUC or log loss."""
     seeds = _shared(row, over, {each.name: list(cells[each.name]) for each in (row, over)})
 
     def mean(each: Row, key: str) -> float:
         own = cells[each.name]
-        return statistics.fmean(kind.value(own[0 if each.simple else seed], key) for seed in seeds)
+        return statistics.fmean(value_of(own[0 if each.simple else seed], key) for seed in seeds)
 
     found: dict[str, Any] = {"over": over.name, "seeds": seeds}
-    for metric in kind.metrics:
+    for metric in (each for each in row.metrics if each.shown):
         key, printed = metric.key, (row.printed or {}, over.printed or {})
         sides = {
             "published": (printed[0][key], printed[1][key]) if all(key in each for each in printed) else None,
@@ -293,19 +309,20 @@ def _tests(
     other: Row,
     seeds: list[int],
     shop: Workshop,
-    kind: Measures,
+    outcomes: Outcomes,
     entries: Mapping[str, Mapping[str, Any]],
     before: Sequence[Mapping[str, Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
     """Paired tests on what the runs stored; where a run directory is gone, those of an earlier summary of the same cells."""
-    if not seeds or row.task != other.task:
+    if not seeds or row.of_task is not other.of_task:
         return []
     if shop.at_hand(row, seeds) and shop.at_hand(other, seeds):
-        found = kind.tests(*([shop.source(each, seed) for seed in seeds] for each in (row, other)))
+        own, others = ([shop.source(each, seed) for seed in seeds] for each in (row, other))
+        found = outcomes.tests(own, others, row.of_task.name)
         return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
     for old in before:
         if all(each.name in old for each in (row, other)) and all(
-            _by_seed(old[each.name], seeds) == _by_seed(entries[each.name], seeds) for each in (row, other)
+            _alike(_by_seed(old[each.name], seeds), _by_seed(entries[each.name], seeds)) for each in (row, other)
         ):
             kept = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name and test["seeds"] == seeds]
             if kept:
@@ -319,9 +336,10 @@ def _by_seed(entry: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[f
     return {key: [values[at] for at in wanted] for key, values in entry.items() if key.endswith("_by_seed")}
 
 
-def _semantic(row: Row) -> bool:
-    chosen = dict(row.model.get("history", {})).get("kind", "semantic_topk" if row.preset == "authors" else "recent")
-    return bool(chosen == "semantic_topk")
+def _alike(old: Mapping[str, list[float]], new: Mapping[str, list[float]]) -> bool:
+    """Whether two entries say the same of the metrics that both have."""
+    shared = old.keys() & new.keys()
+    return bool(shared) and all(old[key] == new[key] for key in shared)
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
 from braidrec.experiments.cells import Row, Workshop, encoder_name
-from braidrec.runs.run import load
-from braidrec.runs.sequential import SequentialRun, as_sequential
+from braidrec.runs.run import Run, load
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Made:
         found: Mapping[str, Any] = next(entry for entry in self.table["rows"] if entry["row"] == row)
         return found
 
-    def run(self, name: str) -> SequentialRun:
+    def run(self, name: str) -> Run:
         """The run of a row's first seed.  Raises RunError when its directory is not here."""
         row = next(row for row in self.rows if row.name == name)
         path = self.shop.run_path(row, row.cells[0])
@@ -148,7 +147,7 @@ class Made:
                 f"{self.experiment.id}: is drawn from the run directory {path}, which is not here; copy it there, or remove "
                 f"{self.shop.cell_path(row, row.cells[0])} so that the cell is made again"
             )
-        return as_sequential(load(path))
+        return load(path)
 
     def figure(self, suffix: str = "") -> Path:
         """Where a plot goes."""

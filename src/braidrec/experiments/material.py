@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
-from braidrec.data.sources import locate, public_dataset
+from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.errors import ConfigError, KnowledgeError, suggest
 from braidrec.runs.knowledge import SETTINGS, build, open_knowledge, sync
 from braidrec.strict import merge, parse

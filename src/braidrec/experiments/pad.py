@@ -111,7 +111,7 @@ def _preset(name: str, preset: str, enhance: str | None = None, starts: Mapping[
 
 def _pantry() -> list[Row]:
     return [
-        *(Row(name, PANTRY, name, note="counts, no training") for name in _SIMPLE),
+        *(Row(name, PANTRY, name, note="counts, no training", task="sequential") for name in _SIMPLE),
         Row("sasrec", PANTRY, "sasrec"),
         _model("hybrid"),
         _model("morec", note="frozen text"),
@@ -159,7 +159,7 @@ _SEQUENCES = "ml-1m-sequences"
 ML_1M_ROWS: Mapping[str, Row] = {
     row.name: row
     for row in (
-        *(Row(name, _SEQUENCES, name, note="counts, no training") for name in _SIMPLE),
+        *(Row(name, _SEQUENCES, name, note="counts, no training", task="sequential") for name in _SIMPLE),
         Row(
             "sasrec-full-ce",
             _SEQUENCES,

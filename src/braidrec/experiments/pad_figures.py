@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from braidrec.data.popularity import frequency_buckets
+from braidrec.data.popularity import frequency_buckets, training_counts
 from braidrec.data.sequences import training_ends
 from braidrec.experiments.experiment import Extra, Made
 from braidrec.insight.discrepancy import Discrepancy, discrepancy, separation
 from braidrec.insight.pairs import Pairs, pairs_of
 from braidrec.insight.plots import bucket_plot, discrepancy_plot, gate_plot, histogram_plot
-from braidrec.runs.knowledge import item_matrix
-from braidrec.runs.sequential import SequentialRun, part_counts
+from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.run import Run
 from braidrec.runs.tables import plain_table
 
 Vectors = NDArray[np.float32]
@@ -37,6 +37,7 @@ SINGLE_AND_TRIPLE = {
     "sasrec-pad": "TE-BCE-Align-Tune",
 }
 GROUPS = ("warm", "median", "cold")
+BUCKETS = 10  # of item frequency, as in the paper
 SPACES_NOTE = (
     "id and text are both sides of the aligned expert in SMEM and PAD; SASRec and CTRL end as id models, whose text side is "
     "the text as it was read"
@@ -178,7 +179,7 @@ def discrepancies(made: Made) -> Extra:
     return Extra({"tau": values, "files": files}, shown)
 
 
-def validation_pairs(run: SequentialRun) -> Pairs:
+def validation_pairs(run: Run) -> Pairs:
     """The pairs of the paper's code on a run's data: behaviours beside the validation target and another of its bucket.
 
     Targets that training never met are left out: their id rows were learned nowhere, and stay what they were at the start.
@@ -187,15 +188,15 @@ def validation_pairs(run: SequentialRun) -> Pairs:
     log, valid = dataset.log, dataset.split["valid"]
     target = np.zeros(dataset.num_users + 1, np.int32)
     target[log.user[valid]] = log.item[valid]
-    counts = part_counts(dataset)
-    bucket = frequency_buckets(counts, run.settings.buckets)
+    counts = training_counts(dataset)
+    bucket = frequency_buckets(counts, BUCKETS)
     pairs = pairs_of(log.slot_item, log.start, target, bucket, train_end=log.start[:-1] + training_ends(dataset))
     return pairs.where(counts[pairs.item] > 0)
 
 
-def read_text(run: SequentialRun) -> Vectors:
+def read_text(run: Run) -> Vectors:
     """(I + 1, S) the text vectors that a run's model starts from."""
-    return item_matrix(run.config.knowledge, run.dataset)
+    return KnowledgeBases.open(run.config.knowledge).matrix(run.dataset)
 
 
 def _tau_table(title: str, found: Mapping[str, Discrepancy]) -> Any:

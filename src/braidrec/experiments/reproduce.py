@@ -21,8 +21,8 @@ from braidrec.experiments import disco, pad
 from braidrec.experiments.cells import Row, Workshop, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Extra, Made, cells_needed
 from braidrec.experiments.material import fill_knowledge, open_data, source_of
-from braidrec.experiments.measures import Metric, measures
 from braidrec.files import read_json, write_json
+from braidrec.registry import Metric
 from braidrec.runs.tables import plain_table
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
     """The rows with the published numbers beside the measured ones, the paired tests, and what should be known about them."""
     if not rows:
         return list(experiment.notes)
-    metrics, entries = measures()[rows[0].task].metrics, {entry["row"]: entry for entry in table["rows"]}
+    metrics = [metric for metric in rows[0].metrics if metric.shown]
+    entries = {entry["row"]: entry for entry in table["rows"]}
     over = experiment.over(rows)
     shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
     if tests := _tests(experiment, rows, entries, metrics):

@@ -49,6 +49,7 @@ Dtype = Literal["float16", "float32"]
 
 FORMAT = 1
 _KINDS = ("item", "user")
+_ROWS = 16_384  # rows gathered at a time
 _SLICE = 512  # texts given to the encoder at a time, so that a bar can move inside a commit
 _FRAGMENTS = 64  # files per table above which they are merged
 _DELETE = 500  # ids per delete statement
@@ -352,7 +353,15 @@ class KnowledgeBase:
         """
         return self._gather(self._view(kind), ids, kind, missing)
 
-    def _gather(self, view: Matrix, ids: Sequence[str], kind: Kind, missing: Literal["error", "mean"]) -> Floats:
+    def read_into(
+        self, out: Floats, ids: Sequence[str], kind: Kind = "item", *, missing: Literal["error", "mean"] = "error"
+    ) -> None:
+        """`matrix` written into ``out`` [len(ids), width], of any dtype, with no copy of all of it on the way."""
+        self._gather(self._view(kind), ids, kind, missing, out)
+
+    def _gather(
+        self, view: Matrix, ids: Sequence[str], kind: Kind, missing: Literal["error", "mean"], out: Floats | None = None
+    ) -> Floats:
         rows = np.fromiter((view.index.get(id, -1) for id in ids), np.int64, len(ids))
         gaps = np.flatnonzero(rows < 0)
         if len(gaps) and (missing == "error" or not len(view.vectors)):
@@ -361,12 +370,14 @@ class KnowledgeBase:
                 f"{self.folder}: {len(gaps):,} of {len(ids):,} {kind} ids have no vector (first: {first}); "
                 "sync their texts, or pass missing='mean'"
             )
-        if not len(gaps):
-            return view.vectors[rows]
-        vectors = view.vectors[np.maximum(rows, 0)]
-        vectors[gaps] = view.mean
-        _log.warning("%s: %d of %d %s ids have no vector and get the mean", self.folder, len(gaps), len(ids), kind)
-        return vectors
+        if out is None:
+            out = np.empty((len(ids), self.width), view.vectors.dtype)
+        for start in range(0, len(ids), _ROWS):
+            out[start : start + _ROWS] = view.vectors[np.maximum(rows[start : start + _ROWS], 0)]
+        if len(gaps):
+            out[gaps] = view.mean.astype(view.vectors.dtype)  # rounded like the others
+            _log.warning("%s: %d of %d %s ids have no vector and get the mean", self.folder, len(gaps), len(ids), kind)
+        return out
 
     def nearest(
         self,

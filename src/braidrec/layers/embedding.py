@@ -61,7 +61,11 @@ class FieldEmbedding(nn.Module):
 
     The id table has one row per value and row 0 for padding, which stays zero.  In training each id is replaced by its
     field's unknown row with probability ``unknown_rate``, so that row is trained and an unseen id has something to say.
-    ``item_fields`` (I + 1, F_I) int32 lets histories look their items' fields up; it grows when items are added.
+    ``item_fields`` (I + 1, F_I) int32 lets histories look their items' fields up; `add` makes it grow.
+
+    fields, items: whether vectors of the fields, and of candidates and histories, are read at all; without either there is
+    no table    linear: one weight per value besides    field_aware: of each field a vector of this width for each of the
+    others, of which ``num_extras`` more come from elsewhere (0: none)    sparse: tables whose rows are updated lazily
     """
 
     item_fields: Tensor
@@ -75,32 +79,56 @@ class FieldEmbedding(nn.Module):
         *,
         initial: Initial = "xavier",
         unknown_rate: float = 0.01,
+        fields: bool = True,
+        items: bool = True,
         linear: bool = False,
+        field_aware: int = 0,
+        num_extras: int = 0,
         sparse: bool = False,
     ):
         super().__init__()
-        self.layout, self.dim, self.unknown_rate = layout, dim, unknown_rate
-        self.table = nn.Embedding(layout.rows, dim, padding_idx=0, sparse=sparse)
-        self.signals = nn.Embedding(layout.signals + 1, dim, padding_idx=0)
-        self.numbers = nn.ModuleList(nn.Linear(width, dim) for _, width in layout.numbers)
+        self.layout, self.dim, self.unknown_rate, self.sparse = layout, dim, unknown_rate, sparse
+        self.field_width = field_aware
+        self.table = nn.Embedding(layout.rows, dim, padding_idx=0, sparse=sparse) if fields or items else None
+        self.signals = nn.Embedding(layout.signals + 1, dim, padding_idx=0) if fields or items else None
+        self.numbers = nn.ModuleList(nn.Linear(width, dim) for _, width in layout.numbers) if fields else None
         self.linear = nn.Embedding(layout.rows, 1, padding_idx=0, sparse=sparse) if linear else None
         self.number_linear = nn.ModuleList(nn.Linear(width, 1, bias=False) for _, width in layout.numbers) if linear else None
         self.register_buffer("item_fields", item_fields)
         self.register_buffer("_unknown", torch.tensor(layout.unknown, dtype=torch.int32), persistent=False)
         for embedding in (self.table, self.signals):
-            if initial == "xavier":
-                nn.init.xavier_normal_(embedding.weight)
-            else:
-                nn.init.normal_(embedding.weight, std=1e-4)
-            with torch.no_grad():
-                embedding.weight[0] = 0.0
-        initialise(self.numbers)
+            self._draw(embedding, initial)
+        if self.numbers is not None:
+            initialise(self.numbers)
         if self.linear is not None:
             nn.init.zeros_(self.linear.weight)
+        whole = field_aware * (layout.num_fields + num_extras - 1)
+        self.aware = nn.Embedding(layout.rows, whole, padding_idx=0, sparse=sparse) if field_aware else None
+        self.number_aware = nn.ModuleList(nn.Linear(width, whole) for _, width in layout.numbers) if field_aware else None
+        self._draw(self.aware, initial)
+        if self.number_aware is not None:
+            initialise(self.number_aware)
+
+    @staticmethod
+    def _draw(embedding: nn.Embedding | None, initial: Initial) -> None:
+        if embedding is None:
+            return
+        if initial == "xavier":
+            nn.init.xavier_normal_(embedding.weight)
+        else:
+            nn.init.normal_(embedding.weight, std=1e-4)
+        with torch.no_grad():
+            embedding.weight[0] = 0.0
 
     @property
     def num_fields(self) -> int:
         return self.layout.num_fields
+
+    @property
+    def tables(self) -> dict[str, nn.Embedding]:
+        """Those with a row per value, by the attribute's name."""
+        found = {"table": self.table, "linear": self.linear, "aware": self.aware}
+        return {name: table for name, table in found.items() if table is not None}
 
     @cached_property
     def may_replace(self) -> bool:
@@ -114,23 +142,37 @@ class FieldEmbedding(nn.Module):
         return torch.where(swap, unknown, ids)
 
     def forward(self, ids: Tensor, bags: Sequence[Tensor], numbers: Tensor) -> Tensor:
-        """ids (B, F) int32, bags (B, M) int32 each, numbers (B, N) float32 -> (B, F + bags + number groups, D)."""
-        parts = [self.table(ids)]
-        parts += [self._pool(self.table, bag)[:, None] for bag in bags]
-        at = 0
-        for layer, (_, width) in zip(self.numbers, self.layout.numbers, strict=True):
-            parts.append(layer(numbers[:, at : at + width])[:, None])
-            at += width
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        """ids (B, F) int32, bags (B, M) int32 each, numbers (B, N) float32 -> (B, F + bags + number groups, D).
+
+        (B, 0, D) of an embedding without ``fields``.
+        """
+        if self.numbers is None:
+            return numbers.new_zeros(len(ids), 0, self.dim)
+        return self._read(self.table, self.numbers, ids, bags, numbers)
 
     def first_order(self, ids: Tensor, bags: Sequence[Tensor], numbers: Tensor) -> Tensor:
         """One weight per value, (B, F + bags + number groups); needs ``linear=True`` at construction."""
-        assert self.linear is not None
-        assert self.number_linear is not None
-        parts = [self.linear(ids).squeeze(-1)] + [self._pool(self.linear, bag) for bag in bags]
+        return self._read(self.linear, self.number_linear, ids, bags, numbers).squeeze(2)
+
+    def field_aware(self, ids: Tensor, bags: Sequence[Tensor], numbers: Tensor) -> Tensor:
+        """(B, F, F + E - 1, d_f): of each field one vector per other field, extras last; needs ``field_aware``.
+
+        Fields count all of them here, bags and number groups too.  The vector of field f for field g stands at g where g
+        comes before f, and at g - 1 behind it.
+        """
+        return self._read(self.aware, self.number_aware, ids, bags, numbers).unflatten(2, (-1, self.field_width))
+
+    def _read(
+        self, table: nn.Embedding | None, layers: nn.ModuleList | None, ids: Tensor, bags: Sequence[Tensor], numbers: Tensor
+    ) -> Tensor:
+        """(B, F + bags + number groups, W) by a table of width W and a layer to W for each number group."""
+        assert table is not None
+        assert layers is not None
+        parts = [table(ids)]
+        parts += [self._pool(table, bag)[:, None] for bag in bags]
         at = 0
-        for layer, (_, width) in zip(self.number_linear, self.layout.numbers, strict=True):
-            parts.append(layer(numbers[:, at : at + width]))
+        for layer, (_, width) in zip(layers, self.layout.numbers, strict=True):
+            parts.append(layer(numbers[:, at : at + width])[:, None])
             at += width
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -158,13 +200,30 @@ class FieldEmbedding(nn.Module):
             rows, at_candidate, at_history = met.nonzero().squeeze(1), place[candidate.long()], place[history.long()]
         first, last = self.layout.item_slice
         ids = self.replace_unknown(self.item_fields[rows], self._unknown[first:last])
-        return ItemTable(rows, F.embedding(ids, self.table.weight, 0, sparse=self.table.sparse), at_candidate, at_history)
+        return ItemTable(rows, self.rows_of(ids), at_candidate, at_history)
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Vectors (..., D) of rows of the id table (...) int."""
+        assert self.table is not None
+        return F.embedding(ids, self.table.weight, 0, sparse=self.sparse)
 
     def signal_mix(self, signals: Tensor, weights: Tensor) -> Tensor:
         """Weighted sums of the behaviours' label vectors.  signals (B, K) int, weights (B, H, K) -> (B, H, D).
 
         Few distinct signals exist, so their weights are added up first and the label vectors read once.
         """
+        assert self.signals is not None
         hot = weights.new_zeros(*signals.shape, self.layout.signals + 1).scatter_(2, signals.long()[:, :, None], 1.0)
         mixed: Tensor = (weights @ hot) @ self.signals.weight
         return mixed
+
+    def read_rows(self, item: Tensor, history: Tensor, ids: Tensor, bags: Sequence[Tensor]) -> Tensor:
+        """(n,) int64 rows of the tables that a batch reads, the unknown ones among them, each once."""
+        items = torch.cat([item.reshape(-1), history.reshape(-1)]).unique()
+        unknown = [*self.layout.unknown, *(row for _, row in self.layout.bags)]
+        parts = [ids, self.item_fields[items.long()], *bags, torch.tensor(unknown, device=item.device)]
+        return torch.cat([part.reshape(-1).long() for part in parts]).unique()
+
+    def add(self, fields: Tensor) -> None:
+        """Put items behind the catalogue by their id fields (n, F_I) int32; no tensor is written into."""
+        self.item_fields = torch.cat([self.item_fields, fields.to(self.item_fields.device)])

@@ -1,1 +1,47 @@
-"""Click-through-rate ranking: a backbone behind any pattern sources."""
+"""Click-through-rate ranking: a backbone behind any pattern sources.
+
+This page registers what the room holds; nothing heavy is imported before a name is used.
+"""
+
+from braidrec.registry import Metric, TaskSpec, own_registries
+
+TASK = TaskSpec(
+    name="ranking",
+    title="what was clicked above what was not",
+    where="braidrec.ranking.task:TASK",
+    config="braidrec.ranking.config:RankingConfig",
+    metrics=(Metric("auc", "AUC"), Metric("log_loss", "log loss", mode="min")),
+    default="din",
+    takes_negatives=True,
+    **own_registries(
+        "ranking",
+        backbones={
+            "deepfm": "braidrec.ranking.backbones.deepfm:SPEC",
+            "dcn": "braidrec.ranking.backbones.dcn:SPEC",
+            "din": "braidrec.ranking.backbones.din:SPEC",
+            "lr": "braidrec.ranking.backbones.lr:SPEC",
+        },
+        methods={
+            "disco": "braidrec.ranking.methods.disco:SPEC",
+        },
+        baselines={
+            "popularity": "braidrec.ranking.baselines:POPULARITY",
+            "item-mean": "braidrec.ranking.baselines:ITEM_MEAN",
+            "item-mean-user-residual": "braidrec.ranking.baselines:USER_RESIDUAL",
+        },
+    ),
+    model={
+        "ours": {},
+        "paper": {},
+        "authors": {"history": {"kind": "semantic_topk"}},
+        "textbook": {"initial": "normal", "history": {"mean": False}},
+    },
+    # `ours`: two epochs, since models of this kind overfit after one or two, and a running mean of the weights.
+    # `paper` and `authors` follow the spec (batch 256, patience 10 epochs, at most 50).
+    training={
+        "ours": {"batch_size": 1024, "lr": 7e-4, "average_epochs": 0.8, "max_epochs": 2},
+        "paper": {"batch_size": 256, "lr": 5e-4, "max_epochs": 50, "patience": 10, "checks_per_epoch": 1},
+        "authors": {"batch_size": 256, "lr": 1e-4, "max_epochs": 50, "patience": 10, "checks_per_epoch": 1},
+        "textbook": {"batch_size": 2048, "weight_decay": 0.0},
+    },
+)

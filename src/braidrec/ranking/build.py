@@ -1,19 +1,27 @@
-"""From a config and a prepared data set to a Ranker."""
+"""From a run's settings, and a data set or what a run saved of it, to a model."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import cast
 
+import torch
+
+from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding, TableLayout
-from braidrec.ranking.backbones.dcn import DCN, DCNConfig
-from braidrec.ranking.backbones.deepfm import DeepFM, DeepFMConfig
-from braidrec.ranking.backbones.din import DIN, DINConfig
-from braidrec.ranking.config import RankingConfig
-from braidrec.ranking.contracts import Backbone, MeanHistory, PatternSource
-from braidrec.ranking.methods.disco import DisCo
+from braidrec.layers.text import TextTable
+from braidrec.ranking.config import settings_of
+from braidrec.ranking.contracts import (
+    Backbone,
+    BackboneConfig,
+    Material,
+    MeanHistory,
+    PatternSource,
+    RankingModel,
+    Sizes,
+    SourceContext,
+)
 from braidrec.ranking.ranker import Ranker
 
 
@@ -34,65 +42,59 @@ def table_layout(dataset: Dataset) -> TableLayout:
     )
 
 
-def build_ranker(
-    config: RankingConfig,
-    layout: TableLayout,
-    item_fields: Tensor,
-    *,
-    knowledge: Tensor | None,
-    semantic_width: int = 0,
-    seed: int = 0,
-    sparse: bool = False,
-) -> Ranker:
-    """Weights are drawn from the global torch generator: seed it first.
+def material_of(dataset: Dataset, text: TextTable | None, *, seed: int = 0, sparse: bool = False) -> Material:
+    """Of a data set, with its statistics where the model reads them."""
+    return Material(
+        table_layout(dataset),
+        torch.from_numpy(dataset.features.item_fields),
+        text,
+        0 if text is None else text.width,
+        seed,
+        sparse,
+        dataset,
+    )
 
-    item_fields (I + 1, F_I) int32.  knowledge (I + 1, S) text vectors by catalogue row, needed by an enhancer except
-    when an exported model is loaded over it (then ``semantic_width`` alone).  Raises ConfigError when it is missing.
+
+def build_model(config: RunConfig, material: Material) -> RankingModel:
+    """Weights are drawn from the global torch generator: seed it first."""
+    chosen = config.chosen
+    if chosen.backbone.name in chosen.task.models:
+        return cast(RankingModel, chosen.backbone.build(config, material))
+    return build_ranker(config, material)
+
+
+def build_ranker(config: RunConfig, material: Material) -> Ranker:
+    """A backbone behind its enhancers, in order, and the mean history where neither of them stands in for it.
+
+    Raises ConfigError for an enhancer that reads text without any.
     """
+    settings, chosen = settings_of(config), config.chosen
     sources: list[PatternSource] = []
-    backbone = config.backbone
-    if config.enhance is not None:
-        width = semantic_width if knowledge is None else knowledge.shape[1]
-        if not width:
+    for spec in chosen.enhancers:
+        own = settings.of(spec.name)
+        if spec.needs_text(own) and not material.semantic_width:
             raise ConfigError(
-                "enhance = 'disco' needs item text vectors: give the run a knowledge base (knowledge = \"FOLDER\")"
+                f"enhance = '{spec.name}' needs item text vectors: give the run a knowledge base (knowledge = \"FOLDER\")"
             )
-        sources.append(
-            DisCo(
-                config.enhance,
-                dim=config.dim,
-                num_item_fields=layout.num_item_fields,
-                semantic_width=width,
-                knowledge=knowledge,
-                seed=seed,
-            )
-        )
-        if config.enhance.replaces == "history" and isinstance(backbone, DINConfig):
-            backbone = backbone.model_copy(update={"variant": "none"})
-    keeps_mean = config.enhance is None or config.enhance.replaces == "nothing"
-    if config.history.mean and keeps_mean and not isinstance(backbone, DINConfig):
+        sources.append(spec.build(own, SourceContext(settings, material)))
+    replaced = {source.replaces for source in sources}
+    own_settings = cast(BackboneConfig, settings.backbone)
+    if settings.history.mean and own_settings.takes_mean and replaced <= {"nothing"}:
         sources.append(MeanHistory())
-    model = _backbone(backbone, layout, sum(source.num_extras for source in sources), config.dim)
+    layout, extras = material.layout, sum(source.num_extras for source in sources)
+    sizes = Sizes(layout.num_fields, extras, layout.num_item_fields, settings.dim, own_history="history" not in replaced)
+    backbone: Backbone = chosen.backbone.build(own_settings, sizes)
     embed = FieldEmbedding(
         layout,
-        item_fields,
-        config.dim,
-        initial=config.initial,
-        unknown_rate=config.unknown_rate,
-        linear=model.needs.linear,
-        sparse=sparse,
+        material.item_fields,
+        settings.dim,
+        initial=settings.initial,
+        unknown_rate=settings.unknown_rate,
+        fields=backbone.needs.fields,
+        items=backbone.needs.history or bool(sources),
+        linear=backbone.needs.linear,
+        field_aware=backbone.needs.field_aware,
+        num_extras=extras,
+        sparse=material.sparse,
     )
-    return Ranker(embed, sources, model)
-
-
-def _backbone(config: DeepFMConfig | DCNConfig | DINConfig, layout: TableLayout, num_extras: int, dim: int) -> Backbone:
-    sizes = {"num_fields": layout.num_fields, "num_extras": num_extras, "num_item_fields": layout.num_item_fields, "dim": dim}
-    if isinstance(config, DeepFMConfig):
-        return DeepFM(config, **sizes)
-    if isinstance(config, DCNConfig):
-        return DCN(config, **sizes)
-    return DIN(config, **sizes)
-
-
-def item_fields_of(dataset: Dataset) -> Tensor:
-    return torch.from_numpy(dataset.features.item_fields)
+    return Ranker(embed, sources, backbone)

@@ -1,26 +1,80 @@
-"""The two slots of a ranking model: a backbone scores fields, a pattern source adds some."""
+"""The slots of a ranking model.
+
+    Backbone        scores fields     ``Spec.build(config: BackboneConfig, sizes: Sizes) -> Backbone``, an nn.Module
+    PatternSource   adds some: a method's ``Spec.build(config, context: SourceContext) -> PatternSource``, an nn.Module
+    RankingModel    what training and a run see: `braidrec.ranking.ranker.Ranker`, or a whole model of the registry ``models``,
+                    ``Spec.build(config: RunConfig, material: Material) -> RankingModel``, an nn.Module
+
+A source and a model inherit from their slot, which fills in what most of them do not have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
-from braidrec.layers.attention import gather
-from braidrec.layers.embedding import FieldEmbedding, ItemTable
-from braidrec.objectives.step import Losses
+from braidrec.layers.attention import attend, gather
+from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
+from braidrec.layers.text import TextTable
+from braidrec.strict import Strict
+from braidrec.training.stages import AnyStage, Group, main_group
+from braidrec.training.step import Losses, Step
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset
+    from braidrec.ranking.config import RankingConfig
+    from braidrec.task import Added
+
+Replaced = Literal["nothing", "mean", "history"]
+
+
+def no_losses() -> Mapping[str, Tensor]:
+    return {}
+
+
+# -- backbones ------------------------------------------------------------------------------------------------------------
+
+
+class BackboneConfig(Strict):
+    """Settings of a backbone, and what they say of it before it is built."""
+
+    @property
+    def takes_mean(self) -> bool:
+        """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""
+        return True
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a backbone asks the embedding layer for, beyond the fields themselves."""
+    """What a backbone asks the embedding layer for.
 
-    linear: bool = False  # one weight per id: RankingInput.linear
-    history: bool = False  # the user's behaviours: RankingInput.history
+    fields: vectors of the fields    linear: one weight per value    history: the user's behaviours
+    field_aware: of each field a vector of this width for each other field, extras among them
+    """
+
+    fields: bool = True
+    linear: bool = False
+    history: bool = False
+    field_aware: int = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a backbone is built for: F fields and E extras of width D, F_I of the fields of the item.
+
+    own_history: whether it may pool the history itself; not where patterns take that place
+    """
+
+    num_fields: int
+    num_extras: int
+    num_item_fields: int
+    dim: int
+    own_history: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +92,18 @@ class BehaviourInput:
     signals: Tensor
     embed: FieldEmbedding
 
+    def pool(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Softmax attention, H queries a sample: (B, H, W) -> pooled (B, H, W), weights (B, H, K), zero where padded.
+
+        W = D reads the behaviours' item ids, W = F_I * D all their fields; the history is not gathered.
+        """
+        whole = queries.shape[2] == self.items.shape[1] * self.items.shape[2]
+        return attend(self.items.flatten(1) if whole else self.items[:, 0], self.index, queries, self.mask)
+
+    def gathered(self) -> Tensor:
+        """(B, K, F_I * D) all fields of all behaviours, zero where padded, for what must go through them in order."""
+        return gather(self.items.flatten(1), self.index) * self.mask[:, :, None]
+
     def mix_signals(self, weights: Tensor) -> Tensor:
         """Label vectors pooled by ``weights`` (B, K) -> (B, D)."""
         return self.embed.signal_mix(self.signals, weights[:, None])[:, 0]
@@ -45,12 +111,17 @@ class BehaviourInput:
 
 @dataclass(frozen=True)
 class RankingInput:
-    """fields (B, F, D), extras (B, E, D); linear (B, F) and history when the backbone's needs ask for them."""
+    """fields (B, F, D), or (B, 0, D) where they are not needed; extras (B, E, D)
+
+    When the needs ask for them: linear (B, F), history, field_aware (B, F, F + E - 1, d_f), where the vector of field f for
+    field or extra g stands at g, or at g - 1 behind f.  Extras have no table: for them a backbone makes its own.
+    """
 
     fields: Tensor
     extras: Tensor
     linear: Tensor | None = None
     history: BehaviourInput | None = None
+    field_aware: Tensor | None = None
 
     @property
     def all_fields(self) -> Tensor:
@@ -58,16 +129,60 @@ class RankingInput:
         return torch.cat([self.fields, self.extras], dim=1) if self.extras.shape[1] else self.fields
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Logits (B,) and losses of the backbone's own: unweighted scalars, called after all estimators have stepped."""
+
+    logits: Tensor
+    losses: Losses = no_losses
+
+
 class Backbone(Protocol):
-    """Logits (B,) of a RankingInput; no sigmoid inside."""
+    """Logits (B,) of a RankingInput, no sigmoid inside; one with losses of its own is `Weighted` and gives `Scored`."""
 
     needs: Needs
 
-    def __call__(self, inputs: RankingInput) -> Tensor: ...
+    def __call__(self, inputs: RankingInput) -> Tensor | Scored: ...
 
 
-def no_losses() -> Mapping[str, Tensor]:
-    return {}
+@runtime_checkable
+class Weighted(Protocol):
+    """A backbone with losses of its own: loss name -> weight, of those that its `Scored` holds."""
+
+    @property
+    def weights(self) -> Mapping[str, float]: ...
+
+
+# -- what models are built from -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a model is built from, on a data set or from what a run saved.
+
+    item_fields (I + 1, F_I) int32    text: the vectors of the items, None where nothing reads them and where a saved model is
+    built, which has ``semantic_width`` (S, 0 without text) alone    seed: of the run; private generators spawn theirs from it
+    sparse: whether tables with a row per value are updated lazily    data: None where a saved model is built
+    """
+
+    layout: TableLayout
+    item_fields: Tensor
+    text: TextTable | None = None
+    semantic_width: int = 0
+    seed: int = 0
+    sparse: bool = False
+    data: Dataset | None = None
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a pattern source is built for: the task's own settings (D and how tables begin), and the material."""
+
+    settings: RankingConfig
+    material: Material
+
+
+# -- pattern sources ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -75,27 +190,81 @@ class Patterns:
     """extras (B, E, D) stand beside the fields.
 
     losses: the source's own unweighted losses, called after its estimators have stepped
-    estimators: the learning loss of its estimators on detached inputs, None when it has none
+    first: optimiser group -> the learning loss of its estimators, on detached inputs
     monitors: detached scalars for the run's log
     """
 
     extras: Tensor
     losses: Losses = no_losses
-    estimators: Losses | None = None
+    first: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     monitors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class PatternSource(Protocol):
-    """Adds ``num_extras`` fields of width D to every sample."""
+@dataclass(frozen=True)
+class Earlier:
+    """A stage that comes before the model's own, and what the model takes over: prefix of names there -> prefix here.
 
+    The split parts that it trains and validates on are in the stage; its module is called as a `RankingModel` is, ``step`` for
+    training and logits for validation.
+    """
+
+    stage: AnyStage
+    names: Mapping[str, str]
+
+
+class PatternSource(Protocol):
+    """Adds ``num_extras`` fields of width D to every sample.  name: as registered
+
+    weights: loss name -> weight, of exactly the losses that its patterns have; those of weight 0 are left out
+    groups: its own optimiser groups, each named ``estimators.<name>`` (DisCo's ``estimators``) and stepped first; parameters
+    in none are the main optimiser's, except where they require no gradient    earlier: its stages, names as inside the source
+    replaces: what else of the history its patterns make superfluous    export: keep what inference needs
+    add: items behind the catalogue, of an exported source; no tensor is written into
+    reads_text: whether it knows an item by text alone    semantic_width: of the text it reads, 0 for none
+    spaces: vectors (n, D') of each item of a table, by the space they are in
+    """
+
+    name: str
     num_extras: int
 
     def __call__(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns: ...
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {}
 
-class MeanHistory(torch.nn.Module):
+    @property
+    def replaces(self) -> Replaced:
+        return "nothing"
+
+    @property
+    def semantic_width(self) -> int:
+        return 0
+
+    @property
+    def reads_text(self) -> bool:
+        return self.semantic_width > 0
+
+    def groups(self) -> Sequence[Group]:
+        return ()
+
+    def earlier(self) -> Sequence[Earlier]:
+        return ()
+
+    def export(self) -> None:
+        return
+
+    def add(self, added: Added) -> None:
+        return
+
+    def spaces(self, items: ItemTable) -> Mapping[str, Tensor]:
+        return {}
+
+
+class MeanHistory(nn.Module, PatternSource):
     """The plain history of the papers' baselines: mean item-id vector and mean label vector of the behaviours (E = 2)."""
 
+    name = "mean"
     num_extras = 2
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
@@ -103,3 +272,55 @@ class MeanHistory(torch.nn.Module):
         weights = mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
         pooled = weights[:, None, :] @ gather(items.fields[:, 0], items.history)
         return Patterns(torch.cat([pooled, embed.signal_mix(batch.history.signals, weights[:, None])], dim=1))
+
+
+# -- the whole ------------------------------------------------------------------------------------------------------------
+
+
+class RankingModel(Protocol):
+    """Logits (B,) of a RankingBatch, and one training pass over it.
+
+    weights: loss name -> weight, of exactly the losses of `step`    groups: the optimisers' parameters, "main" among them
+    lazy_rows: rows of the big tables that a pass reads, by parameter name; empty when tables are dense
+    The others as of a `PatternSource`; items are added with all their fields, and ``earlier`` has names as inside the model.
+    """
+
+    def __call__(self, batch: RankingBatch) -> Tensor: ...
+
+    def step(self, batch: RankingBatch) -> Step: ...
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"prediction": 1.0}
+
+    @property
+    def semantic_width(self) -> int:
+        return 0
+
+    @property
+    def reads_text(self) -> bool:
+        return self.semantic_width > 0
+
+    def groups(self) -> Sequence[Group]:
+        return (main_group(as_module(self)),)
+
+    def earlier(self) -> Sequence[Earlier]:
+        return ()
+
+    def lazy_rows(self, batch: RankingBatch) -> Mapping[str, Tensor]:
+        return {}
+
+    def export(self) -> None:
+        return
+
+    def add(self, added: Added) -> None:
+        raise NotImplementedError(f"{type(self).__name__} reads no text, so it can know no item that comes after training")
+
+    def spaces(self) -> Mapping[str, Tensor]:
+        """Vectors (I + 1, D') of the catalogue, by the space they are in."""
+        return {}
+
+
+def as_module(model: RankingModel) -> nn.Module:
+    """The same object, which a protocol cannot say is an nn.Module."""
+    return cast(nn.Module, model)

@@ -2,87 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
+from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding
-from braidrec.objectives.step import Step
-from braidrec.ranking.contracts import Backbone, BehaviourInput, Needs, Patterns, PatternSource, RankingInput
+from braidrec.ranking.contracts import (
+    Backbone,
+    BehaviourInput,
+    Earlier,
+    Patterns,
+    PatternSource,
+    RankingInput,
+    RankingModel,
+    Scored,
+    Weighted,
+)
+from braidrec.training.stages import Group, main_group
+from braidrec.training.step import Step
 
-ESTIMATORS = "estimators"
+if TYPE_CHECKING:
+    from braidrec.task import Added
+
+PREDICTION = "prediction"
 
 
-class Ranker(nn.Module):
-    """Logits (B,) of a RankingBatch; `step` adds binary cross-entropy and the sources' own losses."""
+class Ranker(nn.Module, RankingModel):
+    """Logits (B,) of a RankingBatch; `step` adds binary cross-entropy, the sources' own losses and the backbone's.
+
+    Where several sources have losses, theirs are named ``<source>.<loss>``, and monitors likewise.  Raises ConfigError for two
+    losses of one name.
+    """
 
     def __init__(self, embed: FieldEmbedding, sources: Sequence[PatternSource], backbone: Backbone):
         super().__init__()
         self.embed = embed
-        self.sources = nn.ModuleList(sources)  # type: ignore[arg-type]
+        self.sources = nn.ModuleList(cast(Sequence[nn.Module], sources))
         self.backbone = backbone
+        self._prefixed = sum(1 for source in sources if source.weights) > 1
+        names = [name for weights in self._weights() for name in weights]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise ConfigError(
+                    f"two parts of this model have a loss called '{name}'; one of them must rename it in its file"
+                )
 
     def forward(self, batch: RankingBatch) -> Tensor:
-        return self._score(batch)[0]
+        return self._score(batch)[0].logits
 
     def step(self, batch: RankingBatch) -> Step:
-        """One training pass: ``prediction`` and the sources' losses by the papers' names, estimators first."""
-        logits, patterns = self._score(batch)
+        """One training pass: ``prediction`` and the parts' losses by the papers' names, estimators first."""
+        scored, patterns = self._score(batch)
 
         def losses() -> Mapping[str, Tensor]:
-            prediction = F.binary_cross_entropy_with_logits(logits.float(), batch.label, weight=batch.weight)
-            return {"prediction": prediction} | {name: loss for part in patterns for name, loss in part.losses().items()}
+            prediction = F.binary_cross_entropy_with_logits(scored.logits.float(), batch.label, weight=batch.weight)
+            found = {PREDICTION: prediction}
+            for (_, prefix, _), part in zip(self._parts(), patterns, strict=True):
+                found |= {prefix + name: loss for name, loss in part.losses().items()}
+            return {**found, **scored.losses()}
 
-        estimators = [part.estimators for part in patterns if part.estimators is not None]
-        first: dict[str, Callable[[], Tensor]] = {}
-        if estimators:
-            first[ESTIMATORS] = lambda: torch.stack([loss for each in estimators for loss in each().values()]).sum()
-        return Step(losses, first, {name: value for part in patterns for name, value in part.monitors.items()})
+        return Step(
+            losses,
+            {name: learn for part in patterns for name, learn in part.first.items()},
+            {
+                prefix + name: value
+                for (_, prefix, _), part in zip(self._parts(), patterns, strict=True)
+                for name, value in part.monitors.items()
+            },
+        )
 
-    def estimator_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the sources' estimators: an optimiser group of their own, kept out of the main one."""
-        return [weight for source in self.sources for weight in getattr(source, "estimator_parameters", list)()]
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {name: weight for weights in self._weights() for name, weight in weights.items()}
 
-    def main_parameters(self) -> list[nn.Parameter]:
-        apart = {id(weight) for weight in self.estimator_parameters()}
-        return [weight for weight in self.parameters() if id(weight) not in apart]
+    @property
+    def semantic_width(self) -> int:
+        return max((source.semantic_width for _, _, source in self._parts()), default=0)
 
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """Private random generators, so that a checkpoint can hold their state."""
-        return {
-            f"{at}.{name}": generator
-            for at, source in enumerate(self.sources)
-            for name, generator in getattr(source, "generators", dict)().items()
-        }
+    @property
+    def reads_text(self) -> bool:
+        return any(source.reads_text for _, _, source in self._parts())
+
+    def groups(self) -> Sequence[Group]:
+        """The main group, then those of the sources."""
+        apart = [group for _, _, source in self._parts() for group in source.groups()]
+        return (main_group(self, *(group.parameters for group in apart)), *apart)
+
+    def earlier(self) -> Sequence[Earlier]:
+        return [
+            Earlier(each.stage, {there: f"sources.{at}.{here}" for there, here in each.names.items()})
+            for at, _, source in self._parts()
+            for each in source.earlier()
+        ]
 
     def lazy_rows(self, batch: RankingBatch) -> Mapping[str, Tensor]:
-        """Rows of the big tables that a pass over ``batch`` reads, by parameter name; empty when tables are dense."""
-        if not self.embed.table.sparse:
+        if not self.embed.sparse:
             return {}
-        items = torch.cat([batch.item.reshape(-1), batch.history.items.reshape(-1)]).unique()
-        parts: Iterable[Tensor] = (
-            batch.fields.reshape(-1),
-            self.embed.item_fields[items.long()].reshape(-1),
-            *(bag.reshape(-1) for bag in batch.bags),
-            torch.tensor([*self.embed.layout.unknown, *(row for _, row in self.embed.layout.bags)], device=batch.item.device),
-        )
-        rows = torch.cat([part.long() for part in parts]).unique()
-        tables = {"embed.table.weight": rows}
-        return tables | ({"embed.linear.weight": rows} if self.embed.linear is not None else {})
+        rows = self.embed.read_rows(batch.item, batch.history.items, batch.fields, batch.bags)
+        return {f"embed.{name}.weight": rows for name in self.embed.tables}
 
-    def _score(self, batch: RankingBatch) -> tuple[Tensor, list[Patterns]]:
-        needs: Needs = self.backbone.needs
-        ids = self.embed.replace_unknown(batch.fields, self.embed._unknown)
-        bags = [self.embed.replace_unknown(bag, row) for bag, (_, row) in zip(batch.bags, self.embed.layout.bags, strict=True)]
-        fields = self.embed(ids, bags, batch.numbers)
+    def export(self) -> None:
+        for _, _, source in self._parts():
+            source.export()
+
+    def add(self, added: Added) -> None:
+        """Every id field of an added item takes the row it comes with, its unknown row at the least."""
+        self.embed.add(added.fields)
+        for _, _, source in self._parts():
+            source.add(added)
+
+    @torch.no_grad()
+    def spaces(self) -> Mapping[str, Tensor]:
+        """ "id" the item's first field, and what the sources make of items."""
+        if self.embed.table is None:
+            return {}
+        size = len(self.embed.item_fields)
+        nobody = torch.zeros(size, dtype=torch.int32, device=self.embed.item_fields.device)
+        items = self.embed.items(nobody, nobody)  # as many slots as items: the catalogue is taken whole
+        found = {"id": items.fields[:, 0]}
+        for _, prefix, source in self._parts():
+            found |= {prefix + name: vectors for name, vectors in source.spaces(items).items()}
+        return found
+
+    def _parts(self) -> Iterator[tuple[int, str, PatternSource]]:
+        """Each source: its place, the prefix of its losses' names, itself."""
+        for at, module in enumerate(self.sources):
+            source = cast(PatternSource, module)
+            yield at, f"{source.name}." if self._prefixed else "", source
+
+    def _weights(self) -> Iterator[Mapping[str, float]]:
+        yield {PREDICTION: 1.0}
+        for _, prefix, source in self._parts():
+            yield {prefix + name: weight for name, weight in source.weights.items()}
+        if isinstance(self.backbone, Weighted):
+            yield self.backbone.weights
+
+    def _score(self, batch: RankingBatch) -> tuple[Scored, list[Patterns]]:
+        needs, embed = self.backbone.needs, self.embed
+        ids = embed.replace_unknown(batch.fields, embed._unknown)
+        bags = [embed.replace_unknown(bag, row) for bag, (_, row) in zip(batch.bags, embed.layout.bags, strict=True)]
+        fields = embed(ids, bags, batch.numbers)
         patterns: list[Patterns] = []
         behaviours = None
         if len(self.sources) or needs.history:
-            items = self.embed.items(batch.item, batch.history.items)
-            patterns = [source(batch, items, self.embed) for source in self.sources]
+            items = embed.items(batch.item, batch.history.items)
+            patterns = [source(batch, items, embed) for source in self.sources]
             if needs.history:
                 behaviours = BehaviourInput(
                     items.fields.index_select(0, items.candidate),
@@ -90,8 +160,15 @@ class Ranker(nn.Module):
                     items.history,
                     batch.history.mask,
                     batch.history.signals,
-                    self.embed,
+                    embed,
                 )
-        extras = torch.cat([part.extras for part in patterns], dim=1) if patterns else fields[:, :0]
-        linear = self.embed.first_order(ids, bags, batch.numbers) if needs.linear else None
-        return self.backbone(RankingInput(fields, extras, linear, behaviours)), patterns
+        scored = self.backbone(
+            RankingInput(
+                fields,
+                torch.cat([part.extras for part in patterns], dim=1) if patterns else fields[:, :0],
+                embed.first_order(ids, bags, batch.numbers) if needs.linear else None,
+                behaviours,
+                embed.field_aware(ids, bags, batch.numbers) if needs.field_aware else None,
+            )
+        )
+        return scored if isinstance(scored, Scored) else Scored(scored), patterns

@@ -3,74 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from braidrec.errors import DataError, RunError
-from braidrec.runs.knowledge import encode_texts, open_knowledge, render_items
+from braidrec.data.features import encode_fields, read_vocabulary
+from braidrec.data.schema import Schema
+from braidrec.errors import DataError
+from braidrec.runs.catalogue import Catalogue
+from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.task import Added
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from braidrec.runs.run import Run
 
+def encode_additions(
+    items: Mapping[str, str] | pl.DataFrame, schema: Schema, catalogue: Catalogue, bases: KnowledgeBases, vocabulary: Path
+) -> tuple[list[str], list[str], Added]:
+    """Ids and titles of new items, and their tensors.
 
-@dataclass(frozen=True)
-class Additions:
-    """n new items: ids, titles, and tensors ``vectors`` (n, S), ``fields`` (n, F_I), ``numbers`` (n, N_I), ``bag.k`` (n, M)."""
-
-    ids: Sequence[str]
-    titles: Sequence[str]
-    tensors: Mapping[str, Tensor]
-
-
-def encode_additions(run: Run, items: Mapping[str, str] | pl.DataFrame) -> Additions:
-    """Raises DataError for ids that are empty, taken or come twice, and for items without text; RunError when the knowledge
-    base is not the one that the model was trained on.
+    schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
+    Raises DataError for ids that are empty, taken or come twice, and for items without text.
     """
     import polars as pl
 
-    schema, dataset = run.dataset.schema, run.dataset
     texts: Sequence[str | None]
     if isinstance(items, Mapping):
         frame = pl.DataFrame({schema.item: [str(raw) for raw in items]}, schema={schema.item: pl.String})
         texts = titles = [text.strip() for text in items.values()]
+        rendered: Sequence[Sequence[str | None]] = [texts] * len(bases.folders)
     else:
         if schema.item not in items.columns:
             raise DataError(f"the new items have no id column '{schema.item}' (columns: {', '.join(items.columns)})")
-        frame = items
-        texts = render_items(run.config.knowledge, schema, items)
+        frame, rendered = items, bases.render(schema, items)
+        texts = rendered[0]
         titles = (
             [str(value or "") for value in items[schema.text[0]].to_list()]
             if schema.text[:1] and schema.text[0] in items.columns
             else [str(text or "") for text in texts]
         )
     ids = frame[schema.item].cast(pl.String).to_list()
-    known = set(dataset.item_ids) | set(run._added)
-    for at, raw in enumerate(ids):
-        if not raw:
-            raise DataError(f"the new items, row {at}: the id is empty; every item needs one")
-        if raw in known:
-            raise DataError(f"item '{raw}' is already known; an item is added once, under an id of its own")
-        known.add(raw)
-        if not texts[at]:
+    _check_ids(ids, catalogue)
+    for raw, *own in zip(ids, *rendered, strict=True):
+        if not all(own):
             raise DataError(f"item '{raw}' has no text; a new item is known by its text alone")
-    base, trained = open_knowledge(run.config.knowledge).identity, run.record["knowledge"]
-    for name, value in base.model_dump().items():
-        if trained[name] != value:
-            raise RunError(f"{run.path}: trained on a knowledge base with {name} {trained[name]!r}, which now has {value!r}")
-    fields, numbers, bags = dataset.encode_items(frame)
-    vectors = encode_texts(run.config.knowledge, [text for text in texts if text])
+    vectors = bases.encode([[str(text) for text in own] for own in rendered])
     for raw, vector in zip(ids, vectors, strict=True):
         if not np.isfinite(vector).all():
             raise DataError(f"item '{raw}': its text vector holds NaN or infinity; look at the text encoder")
-    tensors = {
-        "vectors": torch.from_numpy(vectors),
-        "fields": torch.from_numpy(fields),
-        "numbers": torch.from_numpy(numbers),
-    }
-    return Additions(ids, titles, tensors | {f"bag.{at}": torch.from_numpy(bag) for at, bag in enumerate(bags)})
+    fields, numbers, bags = encode_fields("item", *read_vocabulary(vocabulary), frame)
+    added = Added(
+        torch.from_numpy(vectors),
+        torch.from_numpy(fields),
+        torch.from_numpy(numbers),
+        tuple(torch.from_numpy(bag) for bag in bags),
+    )
+    return ids, titles, added
+
+
+def _check_ids(ids: Sequence[str], catalogue: Catalogue) -> None:
+    seen: set[str] = set()
+    for at, raw in enumerate(ids):
+        if not raw:
+            raise DataError(f"the new items, row {at}: the id is empty; every item needs one")
+        if raw in catalogue or raw in seen:
+            raise DataError(f"item '{raw}' is already known; an item is added once, under an id of its own")
+        seen.add(raw)

@@ -1,7 +1,9 @@
 """A run's folder: who may write there, what a finished run leaves behind, and how it is checked when it is opened.
 
 config.toml        every setting, resolved            run.json         what was trained on what, and how it went
-model.safetensors  weights; model.json: sizes, digest  vocabulary.json  raw values by row
+model.safetensors  weights and what answers need besides, such as frequency buckets; model.json: sizes, digest
+vocabulary.json    raw values by row                   catalogue.parquet  raw item ids and titles by row
+weights/<stage>/   the best weights of each stage, from which other runs can start
 metrics.jsonl      one line per check                  environment.json versions, machine, threads
 training/          checkpoints, for as long as the run can be resumed
 added/             items added later: their ids and titles, their tensors
@@ -30,16 +32,33 @@ from torch import Tensor
 from braidrec.config import RunConfig, from_toml, to_toml
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError
-from braidrec.files import check_digest, load_tensors, read_json, save_tensors, sha256, write_json, write_text
-from braidrec.knowledge.base import KnowledgeBase
+from braidrec.files import (
+    check_digest,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from braidrec.knowledge.lock import writer_lock
+from braidrec.task import Added, Saved
 from braidrec.training.contracts import PhaseResult, TrainingResult
 
-RUN_FORMAT = 2
-RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json")  # under run.json's digests
+RUN_FORMAT = 3
+FORMER = 2  # still read: config by task, one knowledge base, nothing of the data beside the model
+CATALOGUE = "catalogue.parquet"
+# Under run.json's digests; a former run has no catalogue.
+RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json", CATALOGUE)
 
 
 # -- before training ------------------------------------------------------------------------------------------------------
+
+
+def ended(path: Path) -> bool:
+    """Whether a finished run is there."""
+    return (path / "run.json").exists()
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
@@ -86,12 +105,17 @@ def claim(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> It
 
 def digest_of(vectors: NDArray[np.float32] | None) -> str | None:
     """Of an array's values, for `claim`."""
-    return None if vectors is None else hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()[:16]
+    return None if vectors is None else hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:16]
+
+
+_WHERE = "training.accelerator"  # where a run is trained does not make it another one
 
 
 def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> str | None:
     """The first setting that differs, in words."""
     for key in sorted(held.keys() | wanted.keys()):
+        if f"{at}{key}" == _WHERE:
+            continue
         old, new = held.get(key), wanted.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             if found := _difference(old, new, f"{at}{key}."):
@@ -104,31 +128,45 @@ def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = ""
 # -- after training -------------------------------------------------------------------------------------------------------
 
 
-def save_model(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """model.safetensors, and model.json with its digest and what is needed to build the model: ``about``."""
-    write_json(path / "model.json", {"sha256": save_tensors(path / "model.safetensors", tensors), **about})
+def save_model(path: Path, saved: Saved) -> None:
+    """model.safetensors, and model.json with its digest and what is needed to build the model."""
+    write_json(path / "model.json", {"sha256": save_tensors(path / "model.safetensors", saved.tensors), **saved.about})
 
 
-def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the ``about`` of `save_model`.  Raises RunError when a byte of them changed."""
+def load_model(path: Path) -> Saved:
+    """What `save_model` saved.  Raises RunError when a byte of it changed."""
     about = read_json(path / "model.json", RunError)
-    return load_tensors(path / "model.safetensors", about.pop("sha256"), RunError), about
+    return Saved(load_tensors(path / "model.safetensors", about.pop("sha256"), RunError), about)
+
+
+def save_catalogue(path: Path, ids: Sequence[str], titles: Sequence[str]) -> None:
+    """Raw ids and titles by catalogue row, so that a run answers without its data."""
+    import polars as pl
+
+    frame = pl.DataFrame({"item": ids, "title": titles}, schema={"item": pl.String, "title": pl.String})
+    write_atomic(path / CATALOGUE, lambda temporary: frame.write_parquet(temporary))
+
+
+def load_catalogue(path: Path) -> tuple[list[str], list[str]]:
+    """Raw ids and titles by catalogue row."""
+    import polars as pl
+
+    frame = pl.read_parquet(path / CATALOGUE)
+    return frame["item"].to_list(), frame["title"].to_list()
 
 
 def save_record(
     path: Path,
     config: RunConfig,
     dataset: Dataset,
-    title: str,
     result: TrainingResult,
     choices: Mapping[str, Any],
-    base: KnowledgeBase | None,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """What every task's run has besides its model, which is saved before; run.json last, so a folder with it is complete.
+    knowledge: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What a run has besides its model, which is saved before; run.json last, so a folder with it is complete.
 
-    choices: what training settled by itself.  extra: entries of run.json that only this task has.  ``best`` and
-    ``training`` are those of the last phase; all of them stand in ``phases``.
+    choices: what training settled by itself    knowledge: identity and place of each knowledge base
+    ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
     shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
     write_json(path / "environment.json", environment())
@@ -136,21 +174,19 @@ def save_record(
     record = {
         "format": RUN_FORMAT,
         "task": config.task,
-        "title": title,
+        "title": config.title,
         "data": {
             "name": dataset.name,
             "path": str(dataset.path.resolve()),
             "fingerprint": dataset.fingerprint,
             "vocabulary": dataset.settings.vocabulary,
+            "schema": dataset.schema.model_dump(mode="json"),
         },
-        "knowledge": None
-        if base is None
-        else {**base.identity.model_dump(), "version": base.version, "path": str(Path(config.knowledge or "").resolve())},
+        "knowledge": [dict(each) for each in knowledge],
         "choices": dict(choices),
         "phases": phases,
         "best": phases[-1]["best"],
         "training": phases[-1]["training"],
-        **(extra or {}),
     }
     metrics = path / "training" / "metrics.jsonl"
     if not metrics.exists():
@@ -159,6 +195,7 @@ def save_record(
     record["files"] = {name: sha256(path / name) for name in RUN_FILES}
     write_json(path / "run.json", record | {"digest": _digest(record)})
     shutil.rmtree(path / "training")
+    return record
 
 
 def _phase_record(phase: PhaseResult) -> dict[str, Any]:
@@ -210,25 +247,29 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise RunError(f"{path}: the run {state}")
     record = read_json(path / "run.json", RunError)
     found = record.get("format") if isinstance(record, dict) else None
-    if found != RUN_FORMAT:
-        raise RunError(f"{path}: run format {found!r}, this version reads {RUN_FORMAT}; train it again")
+    if found not in (FORMER, RUN_FORMAT):
+        raise RunError(f"{path}: run format {found!r}, this version reads {FORMER} and {RUN_FORMAT}; train it again")
     if record.pop("digest", None) != _digest(record):
         raise RunError(f"{path / 'run.json'}: its content does not have its digest; the file is damaged or was edited")
     for name in RUN_FILES:
-        check_digest(path / name, record["files"].get(name, ""), RunError)
+        if name != CATALOGUE or found == RUN_FORMAT:
+            check_digest(path / name, record["files"].get(name, ""), RunError)
+    if found == FORMER:
+        record["knowledge"] = [] if record["knowledge"] is None else [record["knowledge"]]
     return _moved(from_toml(path / "config.toml"), record), record
 
 
 def _moved(config: RunConfig, record: Mapping[str, Any]) -> RunConfig:
     """Relative paths were written from the folder where the run was started: elsewhere the recorded whole ones help."""
-    paths = {}
-    for key, written, recorded in (
-        ("data", config.data, record["data"]),
-        ("knowledge", config.knowledge, record["knowledge"] or {}),
-    ):
-        if written is not None and not Path(written).exists() and Path(recorded.get("path", "")).is_absolute():
-            paths[key] = recorded["path"]
-    return config.model_copy(update=paths)
+
+    def there(written: str, recorded: str) -> str:
+        return recorded if not Path(written).exists() and Path(recorded).is_absolute() else written
+
+    bases = [each.get("path", "") for each in record["knowledge"]]
+    knowledge = config.knowledge
+    if len(bases) == len(knowledge):
+        knowledge = tuple(there(*pair) for pair in zip(knowledge, bases, strict=True))
+    return config.model_copy(update={"data": there(config.data, record["data"].get("path", "")), "knowledge": knowledge})
 
 
 def _digest(record: Mapping[str, Any]) -> str:
@@ -239,7 +280,7 @@ def _digest(record: Mapping[str, Any]) -> str:
 # -- items added later ----------------------------------------------------------------------------------------------------
 
 
-def load_added(path: Path) -> tuple[list[dict[str, str]], dict[str, Tensor]] | None:
+def load_added(path: Path) -> tuple[list[dict[str, str]], Added] | None:
     """Ids and titles, and their tensors; None where the run at ``path`` has no added items."""
     folder = path / "added"
     if not (folder / "items.json").exists():
@@ -247,25 +288,37 @@ def load_added(path: Path) -> tuple[list[dict[str, str]], dict[str, Tensor]] | N
     about = read_json(folder / "items.json", RunError)
     if not isinstance(about, dict) or about.pop("digest", None) != _digest(about):
         raise RunError(f"{folder / 'items.json'}: its content does not have its digest; the file is damaged or was edited")
-    return about["items"], load_tensors(folder / about["file"], about["sha256"], RunError)
+    tensors = load_tensors(folder / about["file"], about["sha256"], RunError)
+    bags = tuple(tensors[f"bag.{at}"] for at in range(sum(name.startswith("bag.") for name in tensors)))
+    return about["items"], Added(tensors["vectors"], tensors["fields"], tensors["numbers"], bags)
 
 
-def save_added(
-    path: Path, known: Sequence[str], ids: Sequence[str], titles: Sequence[str], tensors: Mapping[str, Tensor]
-) -> None:
-    """Put items behind those that the run at ``path`` has, which must be ``known``; each tensor has a row per item."""
+def save_added(path: Path, known: Sequence[str], ids: Sequence[str], titles: Sequence[str], added: Added) -> None:
+    """Put items behind those that the run at ``path`` has, which must be ``known``."""
     folder, old = path / "added", load_added(path)
-    entries, rows = old if old is not None else ([], {})
+    entries = old[0] if old is not None else []
     if [entry["id"] for entry in entries] != list(known):
         raise RunError(f"{path}: items were added from elsewhere since this run was loaded; load it again first")
     entries = entries + [{"id": raw, "title": title} for raw, title in zip(ids, titles, strict=True)]
+    whole = (
+        _tensors(added)
+        if old is None
+        else {
+            name: _stacked(first, second)
+            for (name, first), second in zip(_tensors(old[1]).items(), _tensors(added).values(), strict=True)
+        }
+    )
     file = folder / f"items-{len(entries)}.safetensors"
-    digest = save_tensors(file, {name: _stacked(rows[name], part) if rows else part for name, part in tensors.items()})
-    about = {"file": file.name, "sha256": digest, "items": entries}
+    about = {"file": file.name, "sha256": save_tensors(file, whole), "items": entries}
     write_json(folder / "items.json", about | {"digest": _digest(about)})
     for earlier in folder.glob("items-*.safetensors"):
         if earlier != file:
             earlier.unlink()
+
+
+def _tensors(added: Added) -> dict[str, Tensor]:
+    bags = {f"bag.{at}": bag for at, bag in enumerate(added.bags)}
+    return {"vectors": added.vectors, "fields": added.fields, "numbers": added.numbers, **bags}
 
 
 def _stacked(first: Tensor, second: Tensor) -> Tensor:

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
+from braidrec.errors import ConfigError
 from braidrec.memory import keep_freed_pages
-from braidrec.runs.directory import refuse_other
-from braidrec.runs.run import Run, load
+from braidrec.runs.directory import (
+    claim,
+    digest_of,
+    ended,
+    read_run,
+    refuse_other,
+    save_catalogue,
+    save_model,
+    save_record,
+)
+from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.run import Catalogue, Run, load
 from braidrec.strict import parse
+from braidrec.task import Plan
+from braidrec.training.checkpoint import read_archive
+from braidrec.training.contracts import CheckpointEvery, Hardware, PhaseResult
+from braidrec.training.devices import device_of
+from braidrec.training.loop import AnyPhase, train
+from braidrec.training.stages import Fitted, check_phases, fitted_phase, make_phase
 
 
 def fit(
     dataset: Dataset,
     *,
     path: Path | str,
-    backbone: str = "din",
-    enhance: str | None = None,
-    knowledge: Path | str | None = None,
+    backbone: str | None = None,
+    enhance: str | Sequence[str] | None = None,
+    knowledge: Path | str | Sequence[Path | str] | None = None,
+    task: str | None = None,
     preset: str = "ours",
     seed: int = 42,
     negatives: int | None = None,
@@ -28,18 +48,20 @@ def fit(
     training: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> Run:
-    """Train ``backbone``, with ``enhance`` or plain, and return the run.
+    """Train ``backbone``, with ``enhance`` (one name or several) or plain, and return the run.
 
-    The backbone says what is learned: to rank what was clicked above what was not (deepfm, dcn, din), or the next item of a
-    sequence (sasrec, gru4rec, caser).
+    The backbone says what is learned: to rank what was clicked above what was not (such as din, the default), or the next item
+    of a sequence (such as sasrec); `braidrec list` has them all.  ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
     Raises ConfigError for unknown settings, for an enhancer without a knowledge base, and for a folder that holds
     something else; RunError when the data or the knowledge base changed since an interrupted run began.
     """
+    several = isinstance(knowledge, Sequence) and not isinstance(knowledge, str)
     values = {
         "data": str(dataset.path),
-        "knowledge": None if knowledge is None else str(knowledge),
+        "knowledge": [str(each) for each in knowledge] if several else None if knowledge is None else str(knowledge),  # type: ignore[union-attr]
+        "task": task,
         "backbone": backbone,
         "enhance": enhance,
         "preset": preset,
@@ -57,13 +79,82 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     """Train what ``config`` says into ``path``.  Nothing is written there before data, knowledge and settings are checked."""
     keep_freed_pages()
     refuse_other(path, config)
-    if (path / "run.json").exists():
+    if ended(path):
         return load(path, dataset=dataset)
+    device = device_of(config.training.accelerator)
     dataset = dataset or Dataset.open(config.data)
-    if config.task == "sequential":
-        from braidrec.runs.sequential import train_sequential
+    task = config.chosen.task.room()
+    bases = KnowledgeBases.open(config.knowledge) if task.reads_text(config) else None
+    text = None if bases is None else bases.matrix(dataset)
+    plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    check_phases(config.training, plan.names, config.title)
+    phases = _phases(config, plan)
+    _check_starts(plan, dataset)
+    with claim(path, config, {"data": dataset.fingerprint, "knowledge": digest_of(text)}):
+        result = train(
+            phases,
+            path / "training",
+            hardware=Hardware(accelerator=config.training.accelerator, precision=config.training.precision),
+            seed=config.seed,
+            checkpoint_every=CheckpointEvery(seconds=config.training.checkpoint_seconds),
+            show_progress=show_progress,
+        )
+        for phase in result.phases:
+            _keep(path, phase)
+        model = plan.keep()
+        catalogue = Catalogue.of_dataset(dataset)
+        save_model(path, model.saved())
+        save_catalogue(path, catalogue.ids, catalogue.titles)
+        record = save_record(path, config, dataset, result, plan.choices, [] if bases is None else bases.identities)
+    model.module.to(device)
+    return Run(path, config, record, model, catalogue, dataset)
 
-        return train_sequential(config, path, dataset, show_progress=show_progress)
-    from braidrec.runs.ranking import train_ranking
 
-    return train_ranking(config, path, dataset, show_progress=show_progress)
+def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
+    """The plan's stages with data, optimisers and stop rules."""
+    taken = {name: Path(run) / "weights" / name for name, run in plan.taken.items()}
+    found: list[AnyPhase] = []
+    for stage in plan.stages:
+        if isinstance(stage, Fitted):
+            found.append(fitted_phase(stage, plan.validate(stage), taken=taken))
+            continue
+        training = config.training.of_phase(stage.name)
+        if plan.average_epochs is not None:
+            training = training.model_copy(update={"average_epochs": plan.average_epochs})
+        found.append(make_phase(stage, training, plan.batches(stage), plan.validate(stage), monitor=plan.monitor, taken=taken))
+    return found
+
+
+def _check_starts(plan: Plan, dataset: Dataset) -> None:
+    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, of another shape."""
+    for name, other in plan.taken.items():
+        where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
+        if not folder.is_dir():
+            raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
+        trained = read_run(Path(other))[1]["data"]["fingerprint"]
+        if trained != dataset.fingerprint:
+            raise ConfigError(
+                f"{where}: trained on data with fingerprint {trained}, this run's has {dataset.fingerprint}, so its rows are "
+                "other items; train the stage here, or bring a run of the same data"
+            )
+        tensors = read_archive(folder).files["model"]
+        for stage in plan.stages:
+            own = stage.module.state_dict()
+            for old, new in stage.starts.get(name, {}).items():
+                given = {new + key.removeprefix(old): tuple(part.shape) for key, part in tensors.items() if key.startswith(old)}
+                wanted = {key: tuple(part.shape) for key, part in own.items() if key.startswith(new)}
+                if odd := sorted(key for key in given | wanted if given.get(key) != wanted.get(key)):
+                    raise ConfigError(
+                        f"{where}: its weights do not fit stage '{stage.name}': '{odd[0]}' is {given.get(odd[0])} there and "
+                        f"{wanted.get(odd[0])} here; bring a run of the same backbone and sizes, or train the stage here"
+                    )
+
+
+def _keep(path: Path, phase: PhaseResult) -> None:
+    """Copy a phase's best weights to where they stay, in one step: what is there is whole, whenever the process dies."""
+    kept, copy = path / "weights" / phase.name, path / "training" / "kept"
+    if not kept.exists():
+        shutil.rmtree(copy, ignore_errors=True)  # half of a copy that a killed process made
+        shutil.copytree(path / "training" / "weights" / phase.weights, copy)
+        kept.parent.mkdir(exist_ok=True)
+        os.replace(copy, kept)

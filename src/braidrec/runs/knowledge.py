@@ -6,7 +6,9 @@ and questions in words use the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +17,10 @@ from numpy.typing import NDArray
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
-from braidrec.errors import ConfigError, DataError, KnowledgeError
+from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError
 from braidrec.files import read_json, write_json
 from braidrec.knowledge.base import KnowledgeBase, SyncReport
-from braidrec.knowledge.encoders import EncoderConfig, make_encoder
+from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
 from braidrec.knowledge.encoders.base import PricedEncoder
 from braidrec.knowledge.texts import ItemTexts, PromptTemplate
 from braidrec.memory import keep_freed_pages
@@ -29,19 +31,21 @@ if TYPE_CHECKING:
 
 SETTINGS = "knowledge.json"
 Floats = NDArray[np.float32]
+Folders = Sequence[Path | str] | Path | str | None
+_NONE = 'this needs item text vectors: give the run a knowledge base (knowledge = "FOLDER", or --knowledge)'
 
 
 class KnowledgeSettings(Strict):
     """How a knowledge base is filled.  missing: items without text take the mean of the others, or are an error."""
 
-    encoder: EncoderConfig
+    encoder: AnyEncoder
     prompt: PromptTemplate
     missing: Literal["mean", "error"] = "mean"
     table: str | None = None  # set by the first sync
 
 
 class _EncoderFile(Strict):
-    encoder: EncoderConfig
+    encoder: AnyEncoder
 
 
 def read_settings(folder: Path) -> KnowledgeSettings:
@@ -51,33 +55,92 @@ def read_settings(folder: Path) -> KnowledgeSettings:
     return parse(KnowledgeSettings, read_json(folder / SETTINGS, KnowledgeError), str(folder / SETTINGS))
 
 
+@dataclass(frozen=True)
+class KnowledgeBases:
+    """The knowledge bases of one run, in its order: an item's vectors stand side by side.  Made by ``open``."""
+
+    folders: tuple[Path, ...]
+    settings: tuple[KnowledgeSettings, ...]
+    bases: tuple[KnowledgeBase, ...]
+
+    @classmethod
+    def open(cls, folders: Folders) -> KnowledgeBases:
+        """Raises ConfigError for none and for one that is given twice, KnowledgeError for a folder that holds none."""
+        paths = [Path(each) for each in ((folders,) if isinstance(folders, str | Path) else folders or ())]
+        if not paths:
+            raise ConfigError(_NONE)
+        for at, path in enumerate(paths):
+            if path.resolve() in [other.resolve() for other in paths[:at]]:
+                raise ConfigError(f"the knowledge base {path} is given twice, which says nothing new; name each folder once")
+        settings = [read_settings(path) for path in paths]
+        bases = [KnowledgeBase.open(path, table=each.table) for path, each in zip(paths, settings, strict=True)]
+        return cls(tuple(paths), tuple(settings), tuple(bases))
+
+    @property
+    def width(self) -> int:
+        """S, of all of them together."""
+        return sum(base.width for base in self.bases)
+
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """What a run remembers of each: the identity of its vectors, the version read and the whole path."""
+        return [
+            {**base.identity.model_dump(), "version": base.version, "path": str(folder.resolve())}
+            for folder, base in zip(self.folders, self.bases, strict=True)
+        ]
+
+    def check(self, trained: Sequence[Mapping[str, Any]], where: Path | str) -> None:
+        """Raise RunError, opened by ``where``, when vectors are others than those of ``trained``, a run's `identities`."""
+        if len(trained) != len(self.bases):
+            raise RunError(
+                f"{where}: trained on {len(trained)} knowledge bases, now given {len(self.bases)}; name the same ones"
+            )
+        for base, record in zip(self.bases, trained, strict=True):
+            for name, value in base.identity.model_dump().items():
+                if record[name] != value:
+                    raise RunError(
+                        f"{where}: trained on a knowledge base with {name} {record[name]!r}, which now has {value!r}"
+                    )
+
+    def matrix(self, dataset: Dataset) -> Floats:
+        """Text vectors by catalogue row: (I + 1, S) float32, row 0 zero; missing text follows each base's stated policy."""
+        vectors = np.zeros((dataset.num_items + 1, self.width), np.float32)
+        first = 0
+        for base, settings in zip(self.bases, self.settings, strict=True):
+            last = first + base.width
+            base.read_into(vectors[1:, first:last], dataset.item_ids, missing=settings.missing)
+            first = last
+        return vectors
+
+    def render(self, schema: Schema, frame: pl.DataFrame) -> list[list[str | None]]:
+        """Of each base, one text per row of ``frame`` by its own prompt; columns that are absent count as empty."""
+        return [_render(settings.prompt, schema, frame).texts for settings in self.settings]
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> Floats:
+        """(n, S) of each base's n texts, by its own encoder, loaded once, and rounded as its table stores them."""
+        parts = []
+        for base, own in zip(self._reading, texts, strict=True):
+            assert base.encoder is not None
+            parts.append(base.encoder.encode(list(own)).astype(base.identity.dtype).astype(np.float32))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    @cached_property
+    def _reading(self) -> list[KnowledgeBase]:
+        """The bases with their encoders."""
+        return [
+            KnowledgeBase.open(folder, make_encoder(settings.encoder), prompt=settings.prompt)
+            for folder, settings in zip(self.folders, self.settings, strict=True)
+        ]
+
+
 def open_knowledge(folder: Path | str | None, *, encode: bool = False) -> KnowledgeBase:
-    """The knowledge base at ``folder``; with ``encode`` also its encoder, ready to read new text."""
+    """The one knowledge base at ``folder``; with ``encode`` also its encoder, ready to read new text."""
     if folder is None:
-        raise ConfigError('this needs item text vectors: give the run a knowledge base (knowledge = "FOLDER", or --knowledge)')
+        raise ConfigError(_NONE)
     settings = read_settings(Path(folder))
     if encode:
         return KnowledgeBase.open(folder, make_encoder(settings.encoder), prompt=settings.prompt)
     return KnowledgeBase.open(folder, table=settings.table)
-
-
-def item_matrix(folder: Path | str | None, dataset: Dataset) -> Floats:
-    """Text vectors by catalogue row: (I + 1, S) float32, row 0 zero; missing text follows the stated policy."""
-    base, settings = open_knowledge(folder), read_settings(Path(str(folder)))
-    vectors = base.matrix(dataset.item_ids, missing=settings.missing)
-    return np.concatenate([np.zeros((1, base.width), np.float32), np.asarray(vectors, np.float32)])
-
-
-def encode_texts(folder: Path | str | None, texts: list[str]) -> Floats:
-    """Vectors (n, S) of new texts, by the knowledge base's own encoder, rounded as its table stores them."""
-    base = open_knowledge(folder, encode=True)
-    assert base.encoder is not None
-    return base.encoder.encode(texts).astype(base.identity.dtype).astype(np.float32)
-
-
-def render_items(folder: Path | str | None, schema: Schema, frame: pl.DataFrame) -> list[str | None]:
-    """One text per row of ``frame`` by the knowledge base's prompt; columns that are absent count as empty."""
-    return _render(read_settings(Path(str(folder))).prompt, schema, frame).texts
 
 
 def build(
@@ -90,7 +153,8 @@ def build(
 ) -> str:
     """Encode the catalogue of a prepared data set into ``out`` (default: knowledge/<name>); returns what to tell the user.
 
-    encoder: "offline", "tfidf", a TOML file with one ``[encoder]`` table, or a sentence-transformers name or folder.
+    encoder: a registered kind that needs no settings, such as "tfidf"; a TOML file with one ``[encoder]`` table; else a
+    sentence-transformers name or folder, or "offline".
     confirm: asked before a paid endpoint starts.
     """
     dataset = Dataset.open(data)
@@ -186,12 +250,18 @@ def _encoder_values(name: str) -> dict[str, Any]:
     """The encoder's settings behind a short name, a TOML file or a model name."""
     import tomllib
 
-    if name == "tfidf":
-        return {"kind": "tfidf"}
     if name.endswith(".toml"):
         try:
             values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
             raise ConfigError(f"{name}: cannot be read as an encoder's settings ({cause})") from None
         return parse(_EncoderFile, values, name).encoder.model_dump()
-    return {"kind": "sentence-transformers", "model": name}
+    if name not in ENCODERS:
+        return {"kind": "sentence-transformers", "model": name}
+    needed = [key for key, field in ENCODERS[name].config.model_fields.items() if field.is_required()]
+    if needed:
+        raise ConfigError(
+            f"the text encoder '{name}' needs settings ({', '.join(needed)}); write them into a TOML file with one [encoder] "
+            f'table, kind = "{name}" among them, and name that file'
+        )
+    return {"kind": name}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
-from braidrec.data.description import load_description, read_tables
-from braidrec.data.sources import DATASETS, locate
+from braidrec.data.intake.description import load_description, read_tables
+from braidrec.data.intake.sources import DATA_SETS, locate
 from braidrec.errors import ConfigError, suggest
 from braidrec.strict import merge, parse
 
@@ -27,15 +27,15 @@ def prepare(
 
     Raises ConfigError for an unknown name, DataError for files that cannot be found or used.
     """
-    if what in DATASETS:
-        tables, settings = DATASETS[what].read(locate(what, source)), DATASETS[what].settings
+    if what in DATA_SETS:
+        tables, settings = DATA_SETS[what].read(locate(what, source)), DATA_SETS[what].settings
     elif what.endswith(".toml"):
         if source is not None:
             raise ConfigError("--source names the archive of a public data set; a description names its own files")
         description = load_description(Path(what))
         tables, settings = read_tables(description, Path(what).parent), description.settings
     else:
-        raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATASETS)} nor a description file (.toml)")
+        raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATA_SETS)} nor a description file (.toml)")
     split = {"cold_items": cold_items, "tie": tie}
     changes: dict[str, Any] = {"split": {key: value for key, value in split.items() if value is not None}}
     changes |= {key: value for key, value in (("vocabulary", vocabulary), ("negatives", negatives)) if value is not None}

@@ -1,30 +1,48 @@
-"""A finished run of any task: recommendations for somebody or everybody, and items added after training."""
+"""A finished run of any task: recommendations for somebody or everybody, numbers on held-out parts, items added later.
+
+What is asked of a run goes to its task (`braidrec.task`); this page knows none of them.
+"""
 
 from __future__ import annotations
 
-import difflib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
+from braidrec.data.schema import Schema
 from braidrec.errors import DataError, RunError
-from braidrec.files import write_atomic
+from braidrec.evaluation.report import Report
+from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
 from braidrec.memory import keep_freed_pages
-from braidrec.runs.directory import load_added, read_run, save_added
+from braidrec.runs.additions import encode_additions
+from braidrec.runs.catalogue import Catalogue, near
+from braidrec.runs.directory import (
+    CATALOGUE,
+    load_added,
+    load_catalogue,
+    load_model,
+    read_run,
+    save_added,
+)
+from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.retrieval import BUDGET_BYTES, best_items
+from braidrec.task import Added, Floats, Model, Outcome, Rows, Task
+from braidrec.training.checkpoint import read_archive
+from braidrec.training.devices import device_of
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import Tensor
 
-Rows = NDArray[np.int32]
-Floats = NDArray[np.float32]
+__all__ = ["Catalogue", "Recommendation", "Run", "load"]
 
 
 @dataclass(frozen=True)
@@ -40,25 +58,61 @@ class Recommendation:
     probability: float | None = None
 
 
-@dataclass
-class Run(ABC):
-    """A trained model with the data set it was trained on.  Make one with `fit`, get it back with `load`.
+@dataclass(frozen=True)
+class _Held:
+    """What answers: replaced as one when items are added, so that whoever reads it meanwhile sees the old or the new one."""
 
-    A task's own class holds the model and fills what is abstract here.  What it makes of somebody who asks, their *past*,
-    passes through this class unopened.
-    """
+    model: Model
+    catalogue: Catalogue
 
-    path: Path
-    config: RunConfig
-    dataset: Dataset
-    record: Mapping[str, Any]
 
-    scores_are_probabilities: ClassVar[bool] = False
+@final
+class Run:
+    """A trained model, with its data set where that is at hand.  Make one with `fit`, get it back with `load`."""
 
-    def __post_init__(self) -> None:
-        self._added: dict[str, int] = {}  # catalogue row by raw id
-        self._added_ids: list[str] = []
-        self._added_titles: list[str] = []
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        record: Mapping[str, Any],
+        model: Model,
+        catalogue: Catalogue,
+        dataset: Dataset | None,
+    ):
+        self.path, self.config, self.record = path, config, record
+        self._held, self._dataset, self._adding = _Held(model, catalogue), dataset, threading.Lock()
+        self._outcomes: dict[str, Outcome] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({self.title}, {self.headline}, {self.path})"
+
+    @property
+    def model(self) -> Model:
+        """The model as it stands now; adding items puts another one in its place."""
+        return self._held.model
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self._held.catalogue
+
+    @property
+    def task(self) -> Task:
+        room: Task = self.config.chosen.task.room()
+        return room
+
+    @property
+    def has_data(self) -> bool:
+        return self._dataset is not None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data that the run was trained on.  Raises RunError where they are not at hand."""
+        if self._dataset is None:
+            raise RunError(
+                f"{self.path}: this needs the data set that the run was trained on, and {self.config.data} is not there; "
+                "bring it back, or say where it is: load(path, dataset=...)"
+            )
+        return self._dataset
 
     @property
     def title(self) -> str:
@@ -68,46 +122,18 @@ class Run(ABC):
     @property
     def headline(self) -> str:
         """The validation metrics of the weights that were kept, in words."""
-        return ", ".join(f"{name} {value:.4f}" for name, value in self.record["best"]["metrics"].items())
+        titles = {metric.key: metric.title for metric in self.config.chosen.task.metrics}
+        return ", ".join(f"{titles.get(name, name)} {value:.4f}" for name, value in self.record["best"]["metrics"].items())
 
     @property
     def num_items(self) -> int:
         """Catalogue and added items."""
-        return self.dataset.num_items + len(self._added_ids)
+        return len(self.catalogue)
 
     def notes(self, *, new_user: bool) -> list[str]:
         """What a reader of recommendations should know: how the model sees somebody new, and items added after training."""
-        return []
-
-    # -- what a task fills --------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def evaluate(self, part: str = "test", *, show_progress: bool = True) -> Any:
-        """The task's report on a held-out part, by slice: ``evaluate()["all"]`` is every row."""
-
-    @abstractmethod
-    def _known(self, user: str | int) -> Any:
-        """The past of a user of the data set; `_user_row` finds them."""
-
-    @abstractmethod
-    def _stranger(self, items: Sequence[str | int]) -> Any:
-        """The past of somebody new who liked ``items``, oldest first, perhaps none; `_item_row` finds them."""
-
-    @abstractmethod
-    def _past_items(self, past: Any) -> Rows:
-        """(n,) catalogue rows that a past holds, in any order: what exclude_seen leaves out."""
-
-    @abstractmethod
-    def _score_candidates(self, past: Any, rows: Rows) -> Floats:
-        """(n,) scores of the catalogue rows ``rows`` (n,), n > 0, added items among them."""
-
-    @abstractmethod
-    def _check_reads_text(self) -> None:
-        """Raise RunError when the model cannot know an item by its text alone, so that none can be added."""
-
-    @abstractmethod
-    def _extend(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put items behind those that the model knows; tensors as in `braidrec.runs.additions.Additions`."""
+        held = self._held
+        return held.model.notes(new_user=new_user, added=len(held.catalogue.added_ids))
 
     # -- recommendation -----------------------------------------------------------------------------------------------
 
@@ -125,19 +151,22 @@ class Run(ABC):
 
         allow: only these items; deny: never these.  A user the data set does not know is an error; for how somebody new is
         seen, see `notes`.  A known user without history is ranked with an empty one.  Raises DataError for unknown ids or
-        when no candidate is left.
+        when no candidate is left, RunError for a known user where the run's data are not at hand.
         """
         if (user is None) == (items is None):
             raise DataError("recommend needs either a user or a list of items (not both)")
         _check_count(k)
-        past = self._known(user) if user is not None else self._stranger(items or ())
-        rows, scores = self._rank(past, k, self._candidates(allow, deny), exclude_seen)
+        held = self._held
+        past = self._past(held, user, items)
+        candidates = _candidates(held.catalogue, allow, deny)
+        [(rows, scores)] = best_items(held.model, lambda first, last: [past], 1, candidates, k, exclude_seen=exclude_seen)
         if not len(rows):
             raise DataError(
                 "no candidate is left: every allowed item is denied or already seen; loosen --allow, --deny or --include-seen"
             )
+        probable = held.model.probabilities
         return [
-            Recommendation(self.item_id(row), self.item_title(row), score, score if self.scores_are_probabilities else None)
+            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None)
             for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -149,22 +178,30 @@ class Run(ABC):
         exclude_seen: bool = True,
         allow: Sequence[str | int] | None = None,
         deny: Sequence[str | int] = (),
+        budget_bytes: int = BUDGET_BYTES,
         show_progress: bool = True,
     ) -> int:
         """Write a Parquet table of the k best items of every user; returns its rows.
 
         user, item: raw ids as text; rank from 1 on; probability (score, where it is none), highest first.  Users without a
-        candidate have no rows.
+        candidate have no rows.  budget_bytes: bound on the scores of a block of users and what is made from them.
         """
         import polars as pl
 
         from braidrec.progress import progress
 
         _check_count(k)
-        users = self.dataset.user_ids
+        held, users = self._held, self.dataset.user_ids
+        candidates = _candidates(held.catalogue, allow, deny)
+
+        def pasts(first: int, last: int) -> list[Any]:
+            return [held.model.past(row) for row in range(first + 1, last + 1)]
+
         parts: list[tuple[Rows, Floats]] = []
         with progress("recommending", len(users), "users", show=show_progress) as advance:
-            for part in self._rank_all(users, k, self._candidates(allow, deny), exclude_seen):
+            for part in best_items(
+                held.model, pasts, len(users), candidates, k, exclude_seen=exclude_seen, budget_bytes=budget_bytes
+            ):
                 parts.append(part)
                 advance(1)
         counts = [len(rows) for rows, _ in parts]
@@ -173,8 +210,8 @@ class Run(ABC):
             {
                 "user": pl.Series("user", users, dtype=pl.String).gather(np.repeat(np.arange(len(users)), counts)),
                 "rank": np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]),
-                "item": pl.Series("item", [*self.dataset.item_ids, *self._added_ids], dtype=pl.String).gather(items - 1),
-                "probability" if self.scores_are_probabilities else "score": np.concatenate([scores for _, scores in parts]),
+                "item": pl.Series("item", held.catalogue.all_ids, dtype=pl.String).gather(items - 1),
+                "probability" if held.model.probabilities else "score": np.concatenate([scores for _, scores in parts]),
             }
         )
         write_atomic(out, lambda temporary: frame.write_parquet(temporary))
@@ -182,58 +219,84 @@ class Run(ABC):
 
     def score_items(self, user: str | int, items: Sequence[str | int]) -> Floats:
         """Scores (n,) of ``items`` for a known user as of now, on the scale of `Recommendation.score`."""
-        past, rows = self._known(user), np.array([self._item_row(item) for item in items], np.int32)
-        return self._score_candidates(past, rows) if len(rows) else np.zeros(0, np.float32)
+        held = self._held
+        past, rows = self._past(held, user, None), np.array([held.catalogue.row(item) for item in items], np.int32)
+        return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
-    def _rank(self, past: Any, k: int, candidates: Rows, exclude_seen: bool) -> tuple[Rows, Floats]:
-        """Catalogue rows (n,) and scores (n,) of the k best candidates; equal scores: the smaller row first."""
-        rows = candidates[~np.isin(candidates, self._past_items(past))] if exclude_seen else candidates
-        if not len(rows):
-            return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        scores = self._score_candidates(past, rows)
-        order = np.lexsort((rows, -scores))[:k]
-        return rows[order], scores[order]
-
-    def _rank_all(self, users: Sequence[str], k: int, candidates: Rows, exclude_seen: bool) -> Iterator[tuple[Rows, Floats]]:
-        """`_rank` for each of ``users`` (raw ids), in their order.  A task that scores many at once has its own way."""
-        for user in users:
-            yield self._rank(self._known(user), k, candidates, exclude_seen)
-
-    # -- ids and rows -------------------------------------------------------------------------------------------------
-
-    def item_id(self, row: int) -> str:
-        own = self.dataset.num_items
-        return self.dataset.item_ids[row - 1] if row <= own else self._added_ids[row - own - 1]
-
-    def item_title(self, row: int) -> str:
-        """The first text column of the catalogue, '' where the item has none."""
-        if row > self.dataset.num_items:
-            return self._added_titles[row - self.dataset.num_items - 1]
-        columns = self.dataset.schema.text
-        return str(self.dataset.items[columns[0]][row - 1] or "") if columns else ""
+    def _past(self, held: _Held, user: str | int | None, items: Sequence[str | int] | None) -> Any:
+        if user is not None:
+            return held.model.past(self._user_row(user))
+        return held.model.past(None, np.array([held.catalogue.row(item) for item in items or ()], np.int32))
 
     def _user_row(self, user: str | int) -> int:
         row = self.dataset.user_rows.get(str(user))
         if row is None:
             raise DataError(
-                f"user '{user}' is not in {self.dataset.name}{_near(str(user), self.dataset.user_ids)}; "
+                f"user '{user}' is not in {self.dataset.name}{near(str(user), self.dataset.user_ids)}; "
                 "for somebody new pass the items they liked (--items a,b,c)"
             )
         return row
 
-    def _item_row(self, item: str | int) -> int:
-        row = self.dataset.item_rows.get(str(item)) or self._added.get(str(item))
-        if row is None:
-            raise DataError(
-                f"item '{item}' is not in the catalogue of {self.dataset.name}{_near(str(item), self.dataset.item_ids)}"
-            )
-        return row
+    # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def _candidates(self, allow: Sequence[str | int] | None, deny: Sequence[str | int]) -> Rows:
-        rows = np.arange(1, self.num_items + 1, dtype=np.int32)
-        if allow is not None:
-            rows = np.unique(np.array([self._item_row(item) for item in allow], np.int32))
-        return rows[~np.isin(rows, [self._item_row(item) for item in deny])] if len(deny) else rows
+    def outcome(self, part: str = "test", *, show_progress: bool = True) -> Outcome:
+        """What the model made of a part's rows; computed once, then read from the run directory."""
+        if part not in self._outcomes:
+            self._outcomes[part] = self._read_outcome(part) or self._make_outcome(part, show_progress)
+        return self._outcomes[part]
+
+    def evaluate(self, part: str = "test", *, show_progress: bool = True, min_rows: int | None = None) -> Report:
+        """The task's report on a held-out part, by slice: ``evaluate()["all"]`` is every row."""
+        outcome = self.outcome(part, show_progress=show_progress)
+        report = self.task.report(outcome, self.config, self.dataset, part, min_rows=min_rows)
+        write_json(self.path / f"evaluation.{part}.json", report.to_json())
+        return report
+
+    def _make_outcome(self, part: str, show_progress: bool) -> Outcome:
+        found = self.task.outcome(self.model, self.config, self.dataset, part, show_progress=show_progress)
+        arrays = {"user": found.user, "item": found.item, **{f"values.{name}": each for name, each in found.values.items()}}
+        file = self.path / f"outcome.{part}.safetensors"
+        digest = save_tensors(file, {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
+        write_json(file.with_suffix(".json"), {**self._origin, "sha256": digest, "kind": found.kind})
+        return found
+
+    def _read_outcome(self, part: str) -> Outcome | None:
+        file = self.path / f"outcome.{part}.safetensors"
+        with contextlib.suppress(RunError):  # what is missing, damaged or of another model is made again
+            note = read_json(file.with_suffix(".json"), RunError)
+            if isinstance(note, dict) and {"sha256": "", "kind": "", **note, **self._origin} == note:
+                found = {name: each.numpy() for name, each in load_tensors(file, str(note["sha256"]), RunError).items()}
+                values = {name.removeprefix("values."): each for name, each in found.items() if name.startswith("values.")}
+                return Outcome(found["user"], found["item"], values, note["kind"])
+        return None
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        """What scores were made from: the data and the model."""
+        return {"data": self.dataset.fingerprint, "model": self.record["files"]["model.json"]}
+
+    # -- a look inside ------------------------------------------------------------------------------------------------
+
+    def inspect(self, stage: str | None = None) -> Mapping[str, NDArray[np.float32]]:
+        """Item vectors (I + 1, D) of the model, or of an earlier ``stage``, by the space they are in.
+
+        Such as "id", "text" and, where both meet, "aligned_id", "aligned_text", "aligned": only those that the model has.
+        Raises RunError for a stage that this run did not train.
+        """
+        module = self.model.module if stage is None else self._stage(stage)
+        return self.task.inspect(module, len(self.catalogue.ids))
+
+    def _stage(self, name: str) -> torch.nn.Module:
+        folder = self.path / "weights" / name
+        if not folder.is_dir():
+            own = sorted(each.name for each in (self.path / "weights").glob("*"))
+            raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
+        text = KnowledgeBases.open(self.config.knowledge).matrix(self.dataset) if self.task.reads_text(self.config) else None
+        with torch.random.fork_rng(devices=[]):
+            plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
+        module = next(stage.module for stage in plan.stages if stage.name == name)
+        module.load_state_dict(read_archive(folder).files["model"])
+        return module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
 
@@ -245,55 +308,89 @@ class Run(ABC):
         takes its unknown row, other fields the row of their value.
         Raises RunError when the model reads no text, DataError for ids already there.
         """
-        from braidrec.runs.additions import encode_additions
+        with self._adding:
+            held = self._held
+            if not held.model.reads_text:
+                texts = [name for name, spec in self.config.chosen.task.methods.items() if spec.needs_text(spec.config())]
+                raise RunError(
+                    f"{self.path}: {self.record['title']} knows items by id alone; add_items needs a model that reads text"
+                    + (f", such as enhance = '{texts[0]}'" if texts else "")
+                )
+            if not len(items):
+                return 0
+            bases = KnowledgeBases.open(self.config.knowledge)
+            bases.check(self.record["knowledge"], str(self.path))
+            vocabulary = self.path / "vocabulary.json"
+            ids, titles, added = encode_additions(items, self._schema, held.catalogue, bases, vocabulary)
+            save_added(self.path, held.catalogue.added_ids, ids, titles, added)
+            self._held = _grown(held, ids, titles, added)
+            return len(ids)
 
-        self._check_reads_text()
-        if not len(items):
-            return 0
-        added = encode_additions(self, items)
-        save_added(self.path, self._added_ids, added.ids, added.titles, added.tensors)
-        self._register(added.ids, added.titles, added.tensors)
-        return len(added.ids)
-
-    def _register(self, ids: Sequence[str], titles: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        self._extend(tensors)
-        self._added |= {raw: self.num_items + 1 + at for at, raw in enumerate(ids)}
-        self._added_ids += ids
-        self._added_titles += titles
+    @property
+    def _schema(self) -> Schema:
+        """What the columns of the catalogue mean; a run of the former format takes it from its data."""
+        saved = self.record["data"].get("schema")
+        return self.dataset.schema if saved is None else Schema.model_validate(saved)
 
 
-def load(path: Path | str, *, dataset: Dataset | None = None) -> Run:
-    """Open a run directory.  Raises RunError when it is missing, unfinished, damaged, or its data set changed."""
+def _grown(held: _Held, ids: Sequence[str], titles: Sequence[str], added: Added) -> _Held:
+    return _Held(held.model.with_items(added), held.catalogue.with_added(ids, titles))
+
+
+def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str = "auto") -> Run:
+    """Open a run directory.
+
+    dataset: where the run's data are not where they were; without any, the run answers for somebody new alone
+    accelerator: auto, cpu, cuda or mps
+    Raises RunError when the run is missing, unfinished, damaged, or its data set changed.
+    """
     keep_freed_pages()
-    path = Path(path)
+    path, device = Path(path), device_of(accelerator)
     config, record = read_run(path)
-    dataset = dataset or Dataset.open(config.data)
-    if dataset.fingerprint != record["data"]["fingerprint"]:
+    if dataset is None and Path(config.data).exists():
+        dataset = Dataset.open(config.data)
+    if dataset is not None and dataset.fingerprint != record["data"]["fingerprint"]:
         raise RunError(
             f"{path}: trained on {record['data']['name']} with fingerprint {record['data']['fingerprint']}, but {dataset.path} "
             f"now has {dataset.fingerprint}; prepare the same data again or train a new run"
         )
-    run: Run
-    if config.task == "sequential":
-        from braidrec.runs.sequential import load_sequential
+    data = dataset
 
-        run = load_sequential(path, config, dataset, record)
-    else:
-        from braidrec.runs.ranking import load_ranking
+    def text() -> Floats:
+        if data is None:
+            raise RunError(f"{path}: saved by an earlier version, so it needs its data and its knowledge base to be opened")
+        return KnowledgeBases.open(config.knowledge).matrix(data)
 
-        run = load_ranking(path, config, dataset, record)
-    if added := load_added(path):
-        entries, tensors = added
-        run._register([entry["id"] for entry in entries], [entry["title"] for entry in entries], tensors)
-    return run
+    catalogue = _catalogue(path, record, dataset)
+    task: Task = config.chosen.task.room()
+    model = task.load(config, load_model(path), dataset, text)
+    model.module.to(device)
+    held = _Held(model, catalogue)
+    if found := load_added(path):
+        entries, added = found
+        held = _grown(held, [entry["id"] for entry in entries], [entry["title"] for entry in entries], added)
+    return Run(path, config, record, held.model, held.catalogue, dataset)
+
+
+def _catalogue(path: Path, record: Mapping[str, Any], dataset: Dataset | None) -> Catalogue:
+    if (path / CATALOGUE).exists():
+        return Catalogue(record["data"]["name"], *load_catalogue(path))
+    if dataset is None:
+        raise RunError(
+            f"{path}: saved by an earlier version, without its catalogue, and its data set ({record['data'].get('path')}) is "
+            "not there; bring it back, or say where it is: load(path, dataset=...)"
+        )
+    return Catalogue.of_dataset(dataset)
+
+
+def _candidates(catalogue: Catalogue, allow: Sequence[str | int] | None, deny: Sequence[str | int]) -> Rows:
+    """(n,) catalogue rows, ascending."""
+    rows = np.arange(1, len(catalogue) + 1, dtype=np.int32)
+    if allow is not None:
+        rows = np.unique(np.array([catalogue.row(item) for item in allow], np.int32))
+    return rows[~np.isin(rows, [catalogue.row(item) for item in deny])] if len(deny) else rows
 
 
 def _check_count(k: int) -> None:
     if k < 1:
         raise DataError(f"k = {k}: ask for at least one item")
-
-
-def _near(raw: str, ids: Sequence[str]) -> str:
-    """The id that was perhaps meant, else an example of what ids look like."""
-    close = difflib.get_close_matches(raw, ids[:20_000], n=1, cutoff=0.8)
-    return f" (did you mean '{close[0]}'?)" if close else f" (its ids look like '{ids[0]}')"

@@ -1,25 +1,24 @@
-"""What the command line prints: data sets, evaluations and comparisons as tables."""
+"""What the command line prints: data sets, evaluations and comparisons as tables, of any task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from braidrec.errors import ConfigError, DataError
+from braidrec.registry import Metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from braidrec.config import RunConfig
     from braidrec.data.dataset import Dataset
-    from braidrec.evaluation.report import RankingReport
-    from braidrec.runs.ranking import RankingRun
+    from braidrec.evaluation.report import Report
+    from braidrec.evaluation.significance import PairedTest
     from braidrec.runs.run import Run
-
-AnyRun = TypeVar("AnyRun", bound="Run")
+    from braidrec.task import Task
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -75,89 +74,89 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
 
 def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Table:
     """Runs of one task on one data set side by side, the rankings without learning first."""
-    runs = _load_alike(paths)
-    if runs[0].config.task == "sequential":
-        from braidrec.runs.sequential_tables import sequential_evaluation_table
-
-        return sequential_evaluation_table(runs, part, baselines)
-    return _ranking_evaluation(_rankings(runs), part, baselines)
+    return _evaluation(load_alike(paths), part, baselines=baselines)
 
 
 def comparison_tables(paths: Sequence[Path]) -> list[Table]:
-    """The evaluation of every run, and the paired test of each model against the first.
+    """The evaluation of every run, and the paired tests of each model against the first, Holm's correction over all of them.
 
     Runs that differ by seed alone are one model; only seeds that both sides have are compared.
     """
-    runs = _load_alike(paths)
-    if runs[0].config.task == "sequential":
-        from braidrec.runs.sequential_tables import sequential_comparison_tables
+    runs = load_alike(paths)
+    reference, *others = models_by_seed(runs)
+    config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
+    found: list[tuple[str, list[int], PairedTest]] = []
+    for model in others:
+        seeds = shared_seeds(model, reference)
+        own, against = ([side.runs[seed].outcome() for seed in seeds] for side in (model, reference))
+        found += [(model.name, seeds, test) for test in task.tests(own, against, config, dataset, "test")]
+    by_metric = sorted(found, key=lambda each: [test.metric for _, _, test in found].index(each[2].metric))  # stable
+    return [_evaluation(runs, "test", baselines=True), _tests(by_metric, reference.name, task.spec.metrics)]
 
-        return sequential_comparison_tables(runs)
-    return _ranking_comparison(_rankings(runs))
 
-
-def _ranking_evaluation(runs: Sequence[RankingRun], part: str, baselines: bool) -> Table:
+def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
     from rich.markup import escape
 
     from braidrec.evaluation.report import render
-    from braidrec.runs.ranking import baseline_reports
 
-    reports: dict[str, RankingReport] = {}
-    if baselines and part == "test" and runs[0].negatives is None:
-        reports |= baseline_reports(runs[0].dataset)
-    title = f"{runs[0].dataset.name}, {part} part, vocabulary {runs[0].dataset.settings.vocabulary}: AUC / log loss"
+    config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
+    reports = baseline_reports(task, config, dataset, part) if baselines else {}
     for run, name in zip(runs, run_labels(runs), strict=True):
-        reports[name] = run.evaluate(part)
+        # one table has one set of slices, the first run's
+        own = run.evaluate(part)
+        alike = {part.name for part in own.slices} == {part.name for part in runs[0].evaluate(part).slices}
+        reports[name] = own if alike else task.report(run.outcome(part), config, dataset, part)
     table = render(reports)
-    table.title = escape(title)
+    table.title = escape(f"{dataset.name}, {part} part, vocabulary {dataset.settings.vocabulary}")
     return table
 
 
-def _ranking_comparison(runs: Sequence[RankingRun]) -> list[Table]:
-    from braidrec.evaluation.significance import holm, paired_test
-    from braidrec.runs.ranking import part_slices
-    from braidrec.runs.scoring import part_labels
+def baseline_reports(task: Task, config: RunConfig, dataset: Dataset, part: str) -> dict[str, Report]:
+    """The rankings without learning that go with the rows of ``part``, by their titles."""
+    found = {}
+    for name, spec in task.spec.baselines.items():
+        outcome = task.baseline(name, config, dataset, part)
+        if outcome is not None:
+            found[spec.title_of(spec.config())] = task.report(outcome, config, dataset, part)
+    return found
 
-    reference, *others = models_by_seed(runs)
-    dataset, negatives = runs[0].dataset, runs[0].negatives
-    labels = part_labels(dataset, "test", negatives)
-    users, _ = part_slices(dataset, "test", negatives)
-    tests = []
-    for model in others:
-        seeds = shared_seeds(model, reference)
-        scores = [np.stack([side.runs[seed].scores() for seed in seeds]) for side in (model, reference)]
-        tests.append((model.name, seeds, paired_test(labels, users, *scores)))
-    adjusted = holm([test.p_value for _, _, test in tests])
-    rows = [
-        (
-            name,
-            f"{test.difference:+.4f}",
-            f"{test.low:+.4f} .. {test.high:+.4f}",
-            " ".join(f"{seed}:{value:+.4f}" for seed, value in zip(seeds, test.per_seed, strict=True)),
-            f"{p_value:.4f}",
+
+def _tests(found: Sequence[tuple[str, list[int], PairedTest]], reference: str, metrics: Sequence[Metric]) -> Table:
+    from braidrec.evaluation.significance import holm
+
+    known = {metric.key: metric for metric in metrics}
+    adjusted = holm([test.p_value for _, _, test in found])
+    rows = []
+    for (name, seeds, test), p_value in zip(found, adjusted, strict=True):
+        metric = known.get(test.metric, Metric(test.metric, test.metric))
+        digits = 3 if metric.scale > 1 else 4
+        difference, low, high = (f"{metric.scale * value:+.{digits}f}" for value in (test.difference, test.low, test.high))
+        by_seed = " ".join(
+            f"{seed}:{metric.scale * value:+.{digits}f}" for seed, value in zip(seeds, test.per_seed, strict=True)
         )
-        for (name, seeds, test), p_value in zip(tests, adjusted, strict=True)
-    ]
-    first = tests[0][2]
-    title = f"AUC against {reference.name}: {first.resamples:,} resamples of {first.clusters:,} users, two-sided, Holm"
-    table = plain_table(title, ("model", "difference", "95 % interval", "by seed", "p"), rows)
-    return [_ranking_evaluation(runs, "test", baselines=True), table]
+        rows.append((name, metric.title, difference, f"{low} .. {high}", by_seed, f"{p_value:.4f}"))
+    first = found[0][2]
+    scale = next((f"x{metric.scale:g}, " for metric in metrics if metric.scale != 1), "")
+    title = (
+        f"{scale}against {reference}: {first.resamples:,} resamples of {first.users:,} users, two-sided, Holm over {len(found)}"
+    )
+    return plain_table(title, ("model", "metric", "difference", "95 % interval", "by seed", "p"), rows)
 
 
-# -- runs beside one another, of any task ---------------------------------------------------------------------------------
+# -- runs beside one another ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Model(Generic[AnyRun]):
+class SeededModel:
     """Runs that differ by their seed alone, by that seed."""
 
     name: str
-    runs: Mapping[int, AnyRun]
+    runs: Mapping[int, Run]
 
 
-def models_by_seed(runs: Sequence[AnyRun]) -> list[Model[AnyRun]]:
+def models_by_seed(runs: Sequence[Run]) -> list[SeededModel]:
     """In order of appearance, the reference first.  Raises ConfigError when all are one model."""
-    models: dict[str, dict[int, AnyRun]] = {}
+    models: dict[str, dict[int, Run]] = {}
     names: dict[str, str] = {}
     for run in runs:
         key = repr(_without_seed(run))
@@ -165,10 +164,10 @@ def models_by_seed(runs: Sequence[AnyRun]) -> list[Model[AnyRun]]:
         models.setdefault(key, {})[run.config.seed] = run
     if len(models) < 2:
         raise ConfigError("compare needs at least two models: these runs differ by their seed alone")
-    return [Model(names[key], by_seed) for key, by_seed in models.items()]
+    return [SeededModel(names[key], by_seed) for key, by_seed in models.items()]
 
 
-def shared_seeds(model: Model[AnyRun], reference: Model[AnyRun]) -> list[int]:
+def shared_seeds(model: SeededModel, reference: SeededModel) -> list[int]:
     """Raises ConfigError when there are none."""
     seeds = sorted(set(model.runs) & set(reference.runs))
     if not seeds:
@@ -187,12 +186,15 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 def _without_seed(run: Run) -> Any:
     """The run's config with the seed taken out and its paths made whole, so that runs of one model look alike."""
     config = run.config
-    base = None if config.knowledge is None else str(Path(config.knowledge).resolve())
-    return config.model_copy(update={"seed": 0, "data": str(Path(config.data).resolve()), "knowledge": base})
+    bases = tuple(str(Path(each).resolve()) for each in config.knowledge)
+    return config.model_copy(update={"seed": 0, "data": str(Path(config.data).resolve()), "knowledge": bases})
 
 
-def _load_alike(paths: Sequence[Path]) -> list[Run]:
-    """Runs that can stand in one table: of one task, on one data set."""
+def load_alike(paths: Sequence[Path]) -> list[Run]:
+    """Runs that can stand in one table: of one task, on one data set, with the same evaluation rows.
+
+    Raises ConfigError saying which are not.
+    """
     from braidrec.runs.run import load
 
     runs = [load(path) for path in paths]
@@ -204,18 +206,11 @@ def _load_alike(paths: Sequence[Path]) -> list[Run]:
     if len(prints) > 1:
         names = ", ".join(f"{run.path} on {run.dataset.path}" for run in runs)
         raise ConfigError(f"these runs were trained on different data, so their test rows differ: {names}")
-    return runs
-
-
-def _rankings(runs: Sequence[Run]) -> list[RankingRun]:
-    from braidrec.runs.ranking import as_ranking
-
-    found = [as_ranking(run) for run in runs]
-    drawn = {run.path: run.negatives.per_positive if run.negatives else 0 for run in found}
+    drawn = {run.path: run.config.negatives or run.dataset.settings.negatives or 0 for run in runs}
     if len(set(drawn.values())) > 1:
         names = ", ".join(f"{path}: {count}" for path, count in drawn.items())
         raise ConfigError(f"these runs draw different numbers of negatives, so their test rows differ: {names}")
-    return found
+    return runs
 
 
 def read_ids(path: Path) -> list[str]:

@@ -1,1 +1,63 @@
-"""Next-item recommendation: an encoder of item vectors behind any item maps."""
+"""Next-item recommendation: an encoder of item vectors behind any item maps.
+
+This page registers what the room holds; nothing heavy is imported before a name is used.
+"""
+
+from braidrec.registry import Metric, TaskSpec, own_registries
+
+# AdamW at 1e-5, as PAD's launcher has it; where its experts are trained together, the method says otherwise.
+_PAD = {"batch_size": 128, "lr": 1e-5, "max_epochs": 400, "decoupled": True, "weight_decay": 0.1, "checks_per_epoch": 1}
+
+TASK = TaskSpec(
+    name="sequential",
+    title="the next item",
+    where="braidrec.sequential.task:TASK",
+    config="braidrec.sequential.config:SequentialConfig",
+    metrics=(
+        Metric("hr@10", "HR@10", scale=100, relative=True),
+        Metric("ndcg@10", "nDCG@10", scale=100, relative=True),
+        Metric("mrr@10", "MRR@10", scale=100, relative=True, shown=False),
+    ),
+    default="sasrec",
+    **own_registries(
+        "sequential",
+        backbones={
+            "sasrec": "braidrec.sequential.backbones.sasrec:SPEC",
+            "gru4rec": "braidrec.sequential.backbones.gru4rec:SPEC",
+            "caser": "braidrec.sequential.backbones.caser:SPEC",
+        },
+        methods={
+            "pad": "braidrec.sequential.methods.pad:SPEC",
+            "smem": "braidrec.sequential.methods.pad:SMEM",
+            "hybrid": "braidrec.sequential.methods.hybrid:SPEC",
+            "morec": "braidrec.sequential.methods.morec:SPEC",
+            "ctrl": "braidrec.sequential.methods.ctrl:SPEC",
+            "make": "braidrec.sequential.methods.make:SPEC",
+            "disco": "braidrec.sequential.methods.disco:SPEC",
+        },
+        baselines={
+            "popularity": "braidrec.sequential.baselines:POPULARITY",
+            "item-knn": "braidrec.sequential.baselines:ITEM_KNN",
+            "markov": "braidrec.sequential.baselines:MARKOV",
+        },
+    ),
+    model={
+        "ours": {"dim": 64, "loss": "full_ce", "trained_softmax": True, "monitor": "ndcg@10", "initial_std": 0.02},
+        "paper": {},
+        "authors": {},
+        "textbook": {"length": 50, "dim": 64, "windows": "all", "monitor": "ndcg@10"},
+    },
+    training={
+        "ours": {**_PAD, "lr": 3e-3, "max_epochs": 30, "patience": 3},
+        "paper": {**_PAD, "patience": 10},
+        "authors": {**_PAD, "patience": 20},
+        "textbook": {
+            "batch_size": 128,
+            "lr": 1e-3,
+            "max_epochs": 200,
+            "patience": 10,
+            "weight_decay": 0.0,
+            "checks_per_epoch": 1,
+        },
+    },
+)

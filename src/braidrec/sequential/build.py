@@ -1,95 +1,110 @@
-"""From a config and a prepared data set to the stages of a sequence model."""
+"""From a run's config and its data to the stages of a sequence model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.popularity import frequency_buckets, train_counts
 from braidrec.data.sequences import training_ends
 from braidrec.errors import ConfigError
-from braidrec.sequential.backbones.caser import Caser, CaserConfig
-from braidrec.sequential.backbones.gru4rec import GRU4Rec, GRU4RecConfig
-from braidrec.sequential.backbones.sasrec import SASRec
+from braidrec.layers.text import TextTable
 from braidrec.sequential.config import SequentialConfig
-from braidrec.sequential.contracts import Stage
-from braidrec.sequential.methods import ctrl, disco, hybrid, make, morec, pad
+from braidrec.sequential.contracts import EncoderSizes, StageModule
 from braidrec.sequential.parts import Parts
+from braidrec.sequential.stages import plain_stages
+from braidrec.training.stages import AnyStage
 
 
-def make_parts(config: SequentialConfig, dataset: Dataset, knowledge: Tensor | None, *, semantic_width: int = 0) -> Parts:
-    """knowledge (I + 1, S) text vectors; None where the model reads no text, or when saved weights are loaded over it."""
-    counts = train_counts(dataset.log, training_ends(dataset), dataset.num_items)
-    bucket = torch.from_numpy(frequency_buckets(counts, config.buckets)).long()
-    met = torch.from_numpy(counts > 0)
-    untrained = ~met
-    untrained[0] = False
-    rare = ((bucket == int(bucket.max())) & met).nonzero().squeeze(1)
-    if not len(rare):  # a log so small that the coldest bucket holds unmet items alone
-        rare = met.nonzero().squeeze(1)
-    if knowledge is not None and not bool(torch.isfinite(knowledge).all()):
-        row = int((~torch.isfinite(knowledge)).any(dim=1).nonzero()[0])
+def settings_of(config: RunConfig) -> SequentialConfig:
+    """The [model] table of a run of this task."""
+    return cast(SequentialConfig, config.model)
+
+
+def make_parts(config: RunConfig, dataset: Dataset, text: Tensor | NDArray[np.floating[Any]] | None) -> Parts:
+    """text (I + 1, S) vectors; None where the model reads no text.
+
+    Raises DataError for a split without sequences, ConfigError for a vector that is no number.
+    """
+    counts = torch.from_numpy(train_counts(dataset.log, training_ends(dataset), dataset.num_items))
+    vectors = None if text is None else torch.as_tensor(text)
+    if vectors is not None and not bool(torch.isfinite(vectors).all()):
+        row = int((~torch.isfinite(vectors)).any(dim=1).nonzero()[0])
         raise ConfigError(
             f"the text vector of item '{dataset.item_ids[row - 1]}' holds NaN or infinity; build the knowledge base again"
         )
+    return parts_of(config, counts, text=TextTable.of(vectors))
+
+
+def parts_of(
+    config: RunConfig,
+    counts: Tensor,
+    bucket: Tensor | None = None,
+    *,
+    text: TextTable | None = None,
+    semantic_width: int = 0,
+) -> Parts:
+    """Parts without a data set: of a saved model, or of a made-up catalogue.
+
+    counts (I + 1,) int64 training events of each item    bucket (I + 1,) int64; None: cut from the counts
+    semantic_width: of the text that a saved model was trained on
+    """
+    settings, backbone = settings_of(config), config.chosen.backbone
+    sizes = EncoderSizes(settings.dim, settings.length)
+    if bucket is None:
+        bucket = torch.from_numpy(frequency_buckets(counts.numpy(), settings.buckets)).long()
     return Parts(
-        dim=config.dim,
-        num_items=dataset.num_items,
+        dim=settings.dim,
+        counts=counts,
         bucket=bucket,
-        num_buckets=config.buckets,
-        untrained=untrained,
-        rare=rare,
-        make_encoder=lambda: make_encoder(config),
-        loss=config.loss,
-        trained_softmax=config.trained_softmax,
-        initial_std=config.initial_std,
-        knowledge=knowledge,
+        num_buckets=settings.buckets,
+        make_encoder=lambda: backbone.build(settings.backbone, sizes),
+        loss=settings.loss,
+        trained_softmax=settings.trained_softmax,
+        initial_std=settings.initial_std,
+        knowledge=text,
         semantic_width=semantic_width,
     )
 
 
-def make_encoder(config: SequentialConfig) -> nn.Module:
-    """A fresh encoder of the chosen backbone, drawn from the global torch generator."""
-    backbone = config.backbone
-    if isinstance(backbone, GRU4RecConfig):
-        return GRU4Rec(backbone, dim=config.dim, length=config.length)
-    if isinstance(backbone, CaserConfig):
-        return Caser(backbone, dim=config.dim, length=config.length)
-    return SASRec(backbone, dim=config.dim, length=config.length)
+def build_stages(config: RunConfig, parts: Parts) -> Sequence[AnyStage]:
+    """The training stages in order, those that ``start_from`` names included.
 
-
-def build_stages(config: SequentialConfig, parts: Parts) -> list[Stage]:
-    """The training stages in order; the last one's module is the model that is kept.
-
-    Weights are drawn from the global torch generator: seed it first.  Stages named in ``start_from`` are left out: their
-    weights come from another run.  Raises ConfigError for a text model without a knowledge base and for unknown stages.
+    Weights are drawn from the global torch generator: seed it first.  Raises ConfigError for two methods at once, and for a
+    text model without a knowledge base.
     """
-    method = config.enhance
-    if method is None:
-        found = [pad.pretrain_stage(parts)]
-    elif isinstance(method, pad.PADConfig):
-        found = pad.stages(method, parts)
-    elif isinstance(method, hybrid.HybridConfig):
-        found = hybrid.stages(method, parts)
-    elif isinstance(method, morec.MoRecConfig):
-        found = morec.stages(method, parts)
-    elif isinstance(method, ctrl.CTRLConfig):
-        found = ctrl.stages(method, parts)
-    elif isinstance(method, make.MAKEConfig):
-        found = make.stages(method, parts)
-    else:
-        found = disco.stages(method, parts)
-    names = [stage.name for stage in found]
-    for name in config.start_from:
-        if name not in names[:-1]:
-            raise ConfigError(
-                f"model.start_from names the stage '{name}', which is none that another follows (this model has: "
-                f"{', '.join(names[:-1]) or 'a single stage'})"
-            )
-    return [stage for stage in found if stage.name not in config.start_from]
+    settings, chosen = settings_of(config), config.chosen
+    if len(chosen.enhancers) > 1:
+        names = [spec.name for spec in chosen.enhancers]
+        raise ConfigError(
+            f"enhance = {', '.join(names)}: a method for sequence models is a plan of stages of its own, so a run takes one; "
+            f"choose {' or '.join(names)}"
+        )
+    if config.backbone in chosen.task.models:  # a whole model plans its stages like a method
+        return cast(Sequence[AnyStage], chosen.backbone.build(settings.backbone, parts))
+    for method in chosen.enhancers:
+        return cast(Sequence[AnyStage], method.build(settings.of(method.name), parts))
+    return plain_stages(parts)
 
 
-def build_model(config: SequentialConfig, parts: Parts) -> nn.Module:
+def kept_module(stages: Sequence[AnyStage]) -> nn.Module:
+    """The module that a run keeps: the last stage's.  Raises ConfigError where it does not rank."""
+    last = stages[-1]
+    if cast(StageModule, last.module).ranks() is None:
+        raise ConfigError(
+            f"the last stage '{last.name}' trains a {type(last.module).__name__}, which does not rank the catalogue; "
+            "a method ends with a NextItemModel"
+        )
+    return last.module
+
+
+def build_model(config: RunConfig, parts: Parts) -> nn.Module:
     """The module that a run keeps, untrained."""
-    return build_stages(config.model_copy(update={"start_from": {}}), parts)[-1].module
+    return kept_module(build_stages(config, parts))

@@ -1,16 +1,29 @@
-"""The slots of a sequence model: an encoder reads item vectors, an item map makes them, a catalogue ranks with them."""
+"""The slots of a sequence model: an encoder reads item vectors, an item map makes them, a catalogue ranks with them.
+
+Encoder         a backbone's        ``Spec.build(config, sizes: EncoderSizes) -> Encoder``, an nn.Module
+StageModule     what a stage trains: a method's ``Spec.build(config, parts: Parts) -> list[Stage]``
+NextItemModel   a StageModule that ranks the catalogue; the last stage's is what a run keeps
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from braidrec.data.sequences import SequenceBatch
-from braidrec.objectives.step import Step
+from braidrec.training.step import Step
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """What a backbone is built for: item vectors of width ``dim``, histories of at most ``length`` items."""
+
+    dim: int
+    length: int
 
 
 class Encoder(Protocol):
@@ -27,14 +40,19 @@ class Encoder(Protocol):
 class ItemMap(Protocol):
     """Catalogue rows (n,) int64 below ``num_rows`` -> vectors (n, D); row 0 is padding and gives zeros.
 
+    reads_text: whether it tells items apart by their text    spaces: what the vectors are made of, (n, D') by name
     export: reduce text to what is made of it    add: append items by their text vectors (m, S); they have no id row, so an
     id part gives them a stand-in
     """
+
+    reads_text: ClassVar[bool]
 
     @property
     def num_rows(self) -> int: ...
 
     def __call__(self, rows: Tensor) -> Tensor: ...
+
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]: ...
 
     def export(self) -> None: ...
 
@@ -58,14 +76,57 @@ class Catalogue(Protocol):
     def scores(self, states: States, rows: Tensor | None = None) -> Tensor: ...
 
 
-class NextItemModel(Protocol):
-    """What training, evaluation and a run ask of a sequence model, which is an nn.Module."""
+class StageModule(Protocol):
+    """What a stage trains, an nn.Module.  Who inherits from this has to write ``step`` alone."""
 
     def step(self, batch: SequenceBatch) -> Step: ...
 
-    def states(self, items: Tensor, mask: Tensor) -> States: ...
+    def validation(self) -> Mapping[str, float]:
+        """What it watches besides rankings, by name; asked in evaluation mode, without gradients."""
+        return {}
+
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        """Vectors (n, D) of catalogue rows (n,) by the space they are in: "id", "text", "aligned_id" and so on."""
+        return {}
+
+    def ranks(self) -> NextItemModel | None:
+        """Itself where it ranks the catalogue, None where it recommends nothing."""
+        return None
+
+
+class NextItemModel(StageModule, Protocol):
+    """What evaluation and a run ask of a sequence model.
+
+    reads_text: whether it can know an item by text alone    stand_in: what an item that comes after training has in the
+    place of what only training gives, in words
+    """
+
+    @property
+    def reads_text(self) -> bool: ...
+
+    @property
+    def stand_in(self) -> str: ...
+
+    def states(self, items: Tensor, mask: Tensor) -> States:
+        """items (B, K) catalogue rows, padded on the left, mask (B, K)."""
+        ...
 
     def catalogue(self) -> Catalogue: ...
+
+    def export(self) -> None:
+        """Reduce text to what the model makes of it."""
+        ...
+
+    def add(self, vectors: Tensor) -> None:
+        """Append items by their text vectors (m, S), of an exported model; no tensor is written into."""
+        ...
+
+    def ranks(self) -> NextItemModel | None:
+        return self
+
+    def facts(self) -> Mapping[str, Any]:
+        """What a look inside gives as plain numbers (JSON), such as the shares of a gate."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -83,41 +144,6 @@ class DotProducts:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Parameters at a rate of their own; None: the phase's own value."""
-
-    name: str
-    parameters: Sequence[nn.Parameter]
-    lr: float | None = None
-    weight_decay: float | None = None
-    steps: int = 1
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One phase of a method, without the data: what trains, on which losses, from which earlier weights.
-
-    weights: loss name -> weight    starts: earlier stage -> prefix of names there -> prefix here
-    groups: "main" and others; parameters in none are frozen
-    monitor: of validation, a ranking metric, or a loss of the module's own ``validate``
-    """
-
-    name: str
-    module: nn.Module
-    weights: Mapping[str, float]
-    groups: Sequence[Group]
-    starts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    monitor: str | None = None
-    mode: Literal["max", "min"] = "max"
-
-
-def main_group(module: nn.Module, *apart: Sequence[nn.Parameter]) -> Group:
-    """Everything that trains except what has a group of its own."""
-    others = {id(parameter) for group in apart for parameter in group}
-    return Group("main", [each for each in module.parameters() if each.requires_grad and id(each) not in others])
-
-
-@dataclass(frozen=True)
 class Distinct:
     """Every distinct item of a batch once.  rows (n,) int64 ascending, the first is padding; the rest are places in it.
 
@@ -131,7 +157,7 @@ class Distinct:
 
     @classmethod
     def of(cls, batch: SequenceBatch) -> Distinct:
-        parts: list[Any] = [batch.items, batch.targets, batch.negatives]
+        parts = (batch.items, batch.targets, batch.negatives)
         flat = torch.cat([torch.zeros(1, dtype=torch.int64, device=batch.items.device), *(part.reshape(-1) for part in parts)])
         rows, places = flat.unique(return_inverse=True)
         split = places[1:].split([part.numel() for part in parts])

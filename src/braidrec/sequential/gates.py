@@ -6,7 +6,7 @@ met: the weights of bucket n without the id expert, made to sum to 1 again.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,21 @@ from braidrec.layers.mlp import initialise
 
 GateInit = Literal["uniform", "authors"]
 _AUTHORS_OFFSET = -4.0  # gamma_2 of the released Prime Pantry script
+
+
+class Gate(Protocol):
+    """num_rows: n + 2, the rows of shares (n + 2, E), each summing to 1."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def fixed(self) -> Tensor | None:
+        """The shares where they are the same for everybody; None where they depend on the user."""
+        ...
+
+    def by_user(self, states: Tensor) -> Tensor:
+        """states (B, E D) of all experts, side by side -> (B, n + 2, E)."""
+        ...
 
 
 class BucketGate(nn.Module):
@@ -37,9 +52,20 @@ class BucketGate(nn.Module):
         self.logits = nn.Parameter(torch.stack(columns, dim=1))
         self.id_column = experts.index("id") if "id" in experts and len(experts) > 1 else None
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.logits) + 1
+
     def forward(self) -> Tensor:
         """(n + 2, E), every row summing to 1."""
         return with_unseen(F.logsigmoid(self.logits), self.id_column)
+
+    def fixed(self) -> Tensor:
+        shares: Tensor = self()
+        return shares
+
+    def by_user(self, states: Tensor) -> Tensor:
+        return self.fixed().expand(len(states), -1, -1)
 
 
 class ContextualGate(nn.Module):
@@ -55,6 +81,17 @@ class ContextualGate(nn.Module):
             nn.Sequential(nn.Linear(width + len(experts) * dim, hidden), nn.GELU(), nn.Linear(hidden, len(experts)))
         )
         self.id_column = experts.index("id") if "id" in experts and len(experts) > 1 else None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.buckets) + 1
+
+    def fixed(self) -> None:
+        """They depend on the user."""
+
+    def by_user(self, states: Tensor) -> Tensor:
+        shares: Tensor = self(states)
+        return shares
 
     def forward(self, states: Tensor) -> Tensor:
         """states (B, E D), without gradient -> (B, n + 2, E), every row summing to 1."""

@@ -7,15 +7,16 @@ id row of their own; a stand-in takes its place, the mean id row of the items th
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
 from braidrec.layers.mlp import initialise
+from braidrec.layers.text import TextReader, TextTable
 from braidrec.strict import Strict
 
 
@@ -32,6 +33,10 @@ class TextConfig(Strict):
     centre: bool = False
 
 
+# `ours` reads centred text through one hidden layer that may point anywhere.
+OURS = {"text": {"centre": True, "layers": 1, "final": "linear"}}
+
+
 class IdMap(nn.Module):
     """v_i = row i of a table (I + 1, D).
 
@@ -40,6 +45,7 @@ class IdMap(nn.Module):
     and that take the stand-in at evaluation; None: every catalogue item keeps its own row
     """
 
+    reads_text: ClassVar[bool] = False
     rare: Tensor
     untrained: Tensor
 
@@ -72,6 +78,9 @@ class IdMap(nn.Module):
                 vectors = torch.where(strange[:, None], self.table.weight[self.rare].mean(dim=0), vectors)
         return vectors * (rows > 0)[:, None]
 
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        return {"id": self(rows)}
+
     def add(self, vectors: Tensor) -> None:
         """Make room for m items behind the catalogue; vectors (m, S) are not read."""
         self.num_rows += len(vectors)
@@ -80,20 +89,18 @@ class IdMap(nn.Module):
         """Nothing to reduce."""
 
 
-class TextMap(nn.Module):
+class TextMap(TextReader):
     """v_i = f_theta(x_i), the frozen text vector through a small trained network.
 
-    knowledge (I + 1, S), row 0 zero: held, never saved, without gradient.  `export` replaces it by the reduced table
-    (I + 1, D); the network stays for items added later.
+    knowledge (I + 1, S), row 0 zero, or the table of them that others read, too; None to load an exported model, whose text
+    vectors had the width ``semantic_width``.
     """
 
-    knowledge: Tensor | None
-    reduced: Tensor | None
-    mean: Tensor
+    reads_text: ClassVar[bool] = True
 
-    def __init__(self, knowledge: Tensor | None, semantic_width: int, dim: int, config: TextConfig):
-        super().__init__()
-        width = semantic_width if knowledge is None else knowledge.shape[1]
+    def __init__(self, knowledge: TextTable | Tensor | None, semantic_width: int, dim: int, config: TextConfig):
+        source = TextTable.of(knowledge)
+        width = semantic_width if source is None else source.width
         if not width:
             raise ConfigError(
                 'this model reads item text: give the run a knowledge base (knowledge = "FOLDER", or --knowledge FOLDER)'
@@ -101,49 +108,29 @@ class TextMap(nn.Module):
         layers: list[nn.Module] = [nn.Linear(width, dim), nn.GELU()]
         for _ in range(config.layers):
             layers += [nn.Dropout(config.dropout), nn.Linear(dim, dim), nn.GELU()]
-        self.semantic_width, self.centre = width, config.centre
-        self.mlp = initialise(nn.Sequential(*(layers[:-1] if config.final == "linear" else layers)))
-        mean = torch.zeros(width) if knowledge is None or not config.centre else knowledge[1:].float().mean(dim=0)
-        self.register_buffer("mean", mean)
-        self.register_buffer("knowledge", None if knowledge is None else self._prepare(knowledge), persistent=False)
-        self.register_buffer("reduced", None)
+        mlp = initialise(nn.Sequential(*(layers[:-1] if config.final == "linear" else layers)))
+        mean = source.mean.clone() if source is not None and config.centre else torch.zeros(width)
+        super().__init__(source, mlp, "centred" if config.centre else "plain", mean=mean)
 
-    @property
-    def num_rows(self) -> int:
-        table = self.reduced if self.reduced is not None else self.knowledge
-        assert table is not None
-        return len(table)
+    def read(self, rows: Tensor) -> Tensor:
+        return super().read(rows) * (rows > 0)[:, None]
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(n,) -> (n, D)."""
-        if self.reduced is not None:
-            return self.reduced[rows]
-        assert self.knowledge is not None
-        vectors: Tensor = self.mlp(self.knowledge[rows])
-        return vectors * (rows > 0)[:, None]
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        return {"text": self(rows)}
 
-    @torch.no_grad()
     def export(self, block: int = 65_536) -> None:
         assert not self.training, "dropout would be frozen into the table"
-        if self.knowledge is not None:
-            rows = torch.arange(len(self.knowledge), device=self.knowledge.device)
-            self.reduced = torch.cat([self(part) for part in rows.split(block)])
-            self.knowledge = None
+        super().export(block)
 
-    @torch.no_grad()
     def add(self, vectors: Tensor) -> None:
-        """Append items by their text vectors (m, S); needs `export` first."""
-        assert self.reduced is not None
         assert not self.training
-        self.reduced = torch.cat([self.reduced, self.mlp(self._prepare(vectors.to(self.reduced.device)))])
-
-    def _prepare(self, vectors: Tensor) -> Tensor:
-        vectors = vectors.float()
-        return F.normalize(vectors - self.mean, dim=1) if self.centre else vectors
+        super().add(vectors)
 
 
 class FusedMap(nn.Module):
     """v_i = phi([e_i ; t_i]), equation (4): dropout, Linear(2D -> D), GELU, the id half first; or e_i + t_i for "add"."""
+
+    reads_text: ClassVar[bool] = True
 
     def __init__(self, ids: IdMap, text: TextMap, *, fusion: Literal["concat", "add"] = "concat", dropout: float = 0.1):
         super().__init__()
@@ -164,6 +151,11 @@ class FusedMap(nn.Module):
         """rows (n,), ids and text (n, D), the two sides before they meet -> (n, D)."""
         fused: Tensor = ids + text if self.phi is None else self.phi(torch.cat([ids, text], dim=1))
         return fused * (rows > 0)[:, None]
+
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        """Both sides before they meet, and what they become."""
+        ids, text = self.ids(rows), self.text(rows)
+        return {"aligned_id": ids, "aligned_text": text, "aligned": self.fuse(rows, ids, text)}
 
     def export(self) -> None:
         self.text.export()

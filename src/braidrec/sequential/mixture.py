@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,28 +15,30 @@ from torch import Tensor, nn
 
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.next_item import binary_cross_entropy
-from braidrec.objectives.step import Step
-from braidrec.sequential.contracts import Catalogue, Distinct, DotProducts, States
-from braidrec.sequential.gates import BucketGate, ContextualGate
-from braidrec.sequential.model import Expert, Loss, cross_entropy, monitors_of
+from braidrec.sequential.contracts import Catalogue, Distinct, DotProducts, NextItemModel, States
+from braidrec.sequential.gates import Gate
+from braidrec.sequential.next_item import Expert, Loss, OneExpert, cross_entropy, monitors_of
+from braidrec.training.step import Step
 
 
-class Mixture(nn.Module):
+class Mixture(nn.Module, NextItemModel):
     """Experts by name, mixed by the gate.
 
     bucket (I + 1,) int64 frequency bucket of each item    untrained (I + 1,) bool items that training never met, which
     the id expert does not judge at evaluation; None: every catalogue item keeps its bucket
-    trained: see `SequenceModel`
+    trained: see `OneExpert`
     """
 
+    stand_in = f"the coldest bucket's gate without the id expert, {OneExpert.stand_in}"
+    gate: Gate
     bucket: Tensor
     untrained: Tensor
     trained: Tensor | None
 
     def __init__(
         self,
-        experts: Mapping[str, Expert],
-        gate: BucketGate | ContextualGate,
+        experts: Mapping[str, Expert[Any]],
+        gate: Gate,
         bucket: Tensor,
         *,
         untrained: Tensor | None = None,
@@ -49,21 +51,20 @@ class Mixture(nn.Module):
         self.register_buffer("bucket", bucket.long(), persistent=False)
         blank = torch.zeros(len(bucket), dtype=torch.bool)
         self.register_buffer("untrained", blank if untrained is None else untrained, persistent=False)
-        self.register_buffer("trained", None if trained is None else trained.nonzero().squeeze(1), persistent=False)
+        self.register_buffer("trained", trained, persistent=False)
 
     @property
-    def parts(self) -> list[Expert]:
-        return [cast(Expert, each) for each in self.experts.values()]
+    def parts(self) -> list[Expert[Any]]:
+        return [cast(Expert[Any], each) for each in self.experts.values()]
+
+    @property
+    def reads_text(self) -> bool:
+        return any(expert.items.reads_text for expert in self.parts)
 
     def buckets(self) -> Tensor:
         """(I + 1,) rows of the gate: at evaluation the row behind the last bucket for items that training never met."""
-        unseen = self.gate_rows - 1
+        unseen = self.gate.num_rows - 1
         return self.bucket if self.training else torch.where(self.untrained, unseen, self.bucket)
-
-    @property
-    def gate_rows(self) -> int:
-        table = self.gate.logits if isinstance(self.gate, BucketGate) else self.gate.buckets
-        return len(table) + 1
 
     # ---- training
 
@@ -79,8 +80,8 @@ class Mixture(nn.Module):
             reads = [expert.read(table, places, batch.mask)[real] for expert, table in zip(self.parts, tables, strict=True)]
             monitors = monitors_of(dict(zip(self.experts, reads, strict=True)))
             states, target = torch.cat(reads, dim=1), batch.targets[real].long()
-            if isinstance(self.gate, BucketGate):
-                return cross_entropy(states, self._weighted(tables), target, self.trained), monitors
+            if (fixed := self.gate.fixed()) is not None:
+                return cross_entropy(states, self._weighted(tables, fixed), target, self.trained), monitors
             scores = Bucketed(torch.stack(tables, dim=1), self.buckets(), self.gate).scores(States(states, target))
             scores[:, 0] = -torch.inf
             if self.trained is not None:
@@ -97,19 +98,21 @@ class Mixture(nn.Module):
         targets, negatives = distinct.targets[real], distinct.negatives[real]
         places = torch.cat([targets[:, None], negatives], dim=1)  # (n, 1 + M)
         each = torch.stack([(s[:, None] * v[places]).sum(dim=-1) for s, v in zip(reads, vectors, strict=True)], dim=-1)
-        if isinstance(self.gate, BucketGate):
-            shares = self.gate()[bucket[places]]
+        if (fixed := self.gate.fixed()) is not None:
+            shares = fixed[bucket[places]]
         else:
-            by_bucket = self.gate(torch.cat(reads, dim=1))
+            by_bucket = self.gate.by_user(torch.cat(reads, dim=1))
             shares = by_bucket.gather(1, bucket[places][..., None].expand(-1, -1, each.shape[-1]))
         logits = (shares * each).sum(dim=-1)
         loss = binary_cross_entropy(logits[:, 0], logits[:, 1:])
         return loss, monitors_of(dict(zip(self.experts, reads, strict=True)))
 
-    def _weighted(self, tables: list[Tensor]) -> Tensor:
-        """(I + 1, E D): every expert's item vectors times its share, so that one inner product gives the mixed score."""
-        assert isinstance(self.gate, BucketGate)
-        shares = self.gate()[self.buckets()]
+    def _weighted(self, tables: list[Tensor], gate: Tensor) -> Tensor:
+        """(I + 1, E D): every expert's item vectors times its share, so that one inner product gives the mixed score.
+
+        gate (n + 2, E): the shares by bucket
+        """
+        shares = gate[self.buckets()]
         return torch.cat([table * shares[:, at : at + 1] for at, table in enumerate(tables)], dim=1)
 
     # ---- evaluation
@@ -119,27 +122,38 @@ class Mixture(nn.Module):
 
     def catalogue(self) -> Catalogue:
         tables = [expert.table() for expert in self.parts]
-        if isinstance(self.gate, BucketGate):
-            return DotProducts(self._weighted(tables))
+        if (fixed := self.gate.fixed()) is not None:
+            return DotProducts(self._weighted(tables, fixed))
         return Bucketed(torch.stack(tables, dim=1), self.buckets(), self.gate)
+
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for expert in self.parts:
+            found |= expert.items.spaces(rows)
+        return found
 
     def shares(self) -> Tensor | None:
         """(n, E) gate probability per bucket 1..n; None for a gate that depends on the user."""
-        return self.gate()[1:-1].detach() if isinstance(self.gate, BucketGate) else None
+        fixed = self.gate.fixed()
+        return None if fixed is None else fixed[1:-1].detach()
+
+    def facts(self) -> Mapping[str, Any]:
+        """gate: share of each expert per frequency bucket, hottest first."""
+        shares = self.shares()
+        return {} if shares is None else {"gate": {"experts": list(self.experts), "shares": shares.tolist()}}
 
     # ---- items that come later
 
     def export(self) -> None:
-        """Reduce text to what the experts make of it."""
         for expert in self.parts:
-            expert.export()
+            expert.items.export()
 
     def add(self, vectors: Tensor) -> None:
         """Append items by their text vectors (m, S): coldest bucket, no id expert."""
         for expert in self.parts:
-            expert.add(vectors)
+            expert.items.add(vectors)
         count, device = len(vectors), self.bucket.device
-        self.bucket = torch.cat([self.bucket, torch.full((count,), self.gate_rows - 2, device=device)])
+        self.bucket = torch.cat([self.bucket, torch.full((count,), self.gate.num_rows - 2, device=device)])
         self.untrained = torch.cat([self.untrained, torch.ones(count, dtype=torch.bool, device=device)])
 
 
@@ -149,13 +163,13 @@ class Bucketed:
 
     vectors: Tensor
     bucket: Tensor
-    gate: ContextualGate
+    gate: Gate
 
     def scores(self, states: States, rows: Tensor | None = None) -> Tensor:
         vectors = self.vectors if rows is None else self.vectors.index_select(0, rows)
         bucket = self.bucket if rows is None else self.bucket.index_select(0, rows)
         experts, dim = vectors.shape[1], vectors.shape[2]
-        shares = self.gate(states.vectors)
+        shares = self.gate.by_user(states.vectors)
         own = states.vectors.view(-1, experts, dim)
         parts = [shares[:, bucket, at] * (own[:, at] @ vectors[:, at].T) for at in range(experts)]
         return torch.stack(parts).sum(dim=0)

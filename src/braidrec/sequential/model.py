@@ -1,121 +1,152 @@
-"""One item map and one encoder: the plain next-item model, and each expert of a mixture.
-
-y(u, t, j) = <ENC(v_{i_1}, ..., v_{i_t})_t, v_j>        equation (1) of PAD: the same item vectors on both sides, no bias
-"""
+"""A trained sequence model as a run holds it: what comes next for whom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from braidrec.data.sequences import SequenceBatch
-from braidrec.objectives.next_item import binary_cross_entropy, full_cross_entropy
-from braidrec.objectives.step import Step
-from braidrec.sequential.contracts import Distinct, DotProducts, Encoder, ItemMap, States
+from braidrec.config import RunConfig
+from braidrec.data.dataset import Dataset
+from braidrec.data.sequences import left_padded
+from braidrec.errors import RunError
+from braidrec.layers.twins import twin
+from braidrec.sequential.build import build_model, make_parts, parts_of, settings_of
+from braidrec.sequential.contracts import Catalogue, NextItemModel
+from braidrec.sequential.scoring import place_of, score_histories
+from braidrec.task import Added, Floats, Rows, Saved
 
-Loss = Literal["bce", "full_ce"]
-
-
-class Expert(nn.Module):
-    """An item map and the encoder that reads its vectors."""
-
-    def __init__(self, items: nn.Module, encoder: nn.Module):
-        super().__init__()
-        self.items, self.encoder = items, encoder
-
-    def vectors(self, rows: Tensor) -> Tensor:
-        """(n,) catalogue rows -> (n, D)."""
-        return self._map(rows)
-
-    def table(self) -> Tensor:
-        """All item vectors (I + 1, D)."""
-        device = next(self.parameters()).device
-        return self.vectors(torch.arange(self._map.num_rows, device=device))
-
-    def read(self, vectors: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        """States (B, K, D) of sequences whose items are ``vectors[places]``; places, mask (B, K)."""
-        return self._encoder(F.embedding(places, vectors), mask)
-
-    def last(self, items: Tensor, mask: Tensor) -> Tensor:
-        """(B, K) catalogue rows -> (B, D), the state of the newest position."""
-        rows, places = items.long().unique(return_inverse=True)
-        return self._encoder.last(F.embedding(places, self.vectors(rows)), mask)
-
-    def export(self) -> None:
-        """Reduce text to what the model makes of it."""
-        self._map.export()
-
-    def add(self, vectors: Tensor) -> None:
-        """Append items by their text vectors (m, S)."""
-        self._map.add(vectors)
-
-    @property
-    def _map(self) -> ItemMap:
-        return cast(ItemMap, self.items)
-
-    @property
-    def _encoder(self) -> Encoder:
-        return cast(Encoder, self.encoder)
+COUNTS, BUCKET, ADDED = "data.counts", "data.bucket", "added.vectors"  # among the saved tensors, beside the module's
 
 
-class SequenceModel(nn.Module):
-    """A single expert trained to name the next item: SASRec, GRU4Rec, Caser, and with other maps Hybrid and MoRec.
+@dataclass(frozen=True, eq=False)
+class SequentialModel:
+    """A `braidrec.task.Model`: scores without a unit; a past is what somebody met, (n,) catalogue rows, oldest first.
 
-    trained (I + 1,) bool: items that are candidates of the full cross-entropy; None: all.  An item that training never
-    met as a target would only ever be pushed away.
+    module: a NextItemModel in evaluation mode, its text reduced
+    counts (I + 1,) int64 training events of each item, which somebody without a past is answered from
+    bucket (I + 1,) int64 frequency buckets, which the module was built with
+    about: "semantic_width" of the text, "parameters"    data: whose users are known; None: nobody is
+    base, added: the module before items were added (None: it is ``module``), and the text vectors (m, S) of these
     """
 
-    trained: Tensor | None
+    config: RunConfig
+    module: nn.Module
+    counts: Tensor
+    bucket: Tensor
+    about: Mapping[str, Any]
+    data: Dataset | None = None
+    base: nn.Module | None = None
+    added: Tensor | None = None
 
-    def __init__(self, expert: Expert, *, loss: Loss = "bce", trained: Tensor | None = None):
-        super().__init__()
-        self.expert, self.loss = expert, loss
-        self.register_buffer("trained", None if trained is None else trained.nonzero().squeeze(1), persistent=False)
+    probabilities: ClassVar[bool] = False
 
-    def step(self, batch: SequenceBatch) -> Step:
-        expert, real = self.expert, batch.targets > 0
-        if self.loss == "full_ce":
-            table = expert.table()
-            states = expert.read(table, batch.items.long(), batch.mask)[real]
-            loss = cross_entropy(states, table, batch.targets[real].long(), self.trained)
-            return Step(lambda: {"prediction": loss})
-        distinct = Distinct.of(batch)
-        vectors = expert.vectors(distinct.rows)
-        states = expert.read(vectors, distinct.items, batch.mask)[real]
-        positive = (states * vectors[distinct.targets[real]]).sum(dim=-1)
-        negative = (states[:, None] * vectors[distinct.negatives[real]]).sum(dim=-1)
-        return Step(lambda: {"prediction": binary_cross_entropy(positive, negative)})
+    @classmethod
+    def load(cls, config: RunConfig, saved: Saved, data: Dataset | None) -> SequentialModel:
+        """Raises RunError for a model of an earlier version, which kept no counts, without its data."""
+        tensors = dict(saved.tensors)
+        counts, bucket, added = (tensors.pop(name, None) for name in (COUNTS, BUCKET, ADDED))
+        width = saved.about["semantic_width"]
+        if counts is not None:
+            parts = parts_of(config, counts, bucket, semantic_width=width)
+        elif data is not None:
+            parts = replace(make_parts(config, data, None), semantic_width=width)
+        else:
+            raise RunError(
+                f"{config.title}: saved by an earlier version, which kept no counts of its training data, so it needs its data"
+            )
+        with torch.random.fork_rng(devices=[]):
+            module = build_model(config, parts)
+        module.load_state_dict(tensors)
+        model = cls(config, module.eval(), parts.counts, parts.bucket, saved.about, data)
+        return model if added is None else model._grown(added)
 
-    def states(self, items: Tensor, mask: Tensor) -> States:
-        return States(self.expert.last(items, mask), items[:, -1].long())
+    @property
+    def reads_text(self) -> bool:
+        return self._net.reads_text
 
-    def catalogue(self) -> DotProducts:
-        return DotProducts(self.expert.table())
+    def saved(self) -> Saved:
+        tensors = dict((self.module if self.base is None else self.base).state_dict())
+        tensors |= {COUNTS: self.counts, BUCKET: self.bucket}
+        return Saved(tensors if self.added is None else {**tensors, ADDED: self.added}, self.about)
 
-    def export(self) -> None:
-        """Reduce text to what the model makes of it."""
-        self.expert.export()
+    # -- who gets what ------------------------------------------------------------------------------------------------
 
-    def add(self, vectors: Tensor) -> None:
-        """Append items by their text vectors (m, S)."""
-        self.expert.add(vectors)
+    def past(self, user: int | None, items: Rows | None = None) -> Rows:
+        if user is None:
+            return np.asarray([] if items is None else items, np.int32)
+        if self.data is None:
+            raise RunError(
+                f"{self.config.title}: what a known user met stands in the log, which this model was loaded without; "
+                "give the data (--data), or the items they liked"
+            )
+        log = self.data.log
+        return log.slot_item[int(log.start[user]) : int(log.start[user + 1])]
 
+    def seen(self, past: Rows) -> Rows:
+        return past
 
-def cross_entropy(states: Tensor, table: Tensor, target: Tensor, trained: Tensor | None) -> Tensor:
-    """Full cross-entropy over the items of ``trained`` (c,) catalogue rows, ascending, or over all but padding.
+    def scores(self, pasts: Sequence[Rows], rows: Rows) -> Floats:
+        """(b, n); a past without items gets the training counts, so that the best known items come first."""
+        ends = np.array([len(past) for past in pasts], np.int64)
+        start = np.concatenate([[0], np.cumsum(ends)[:-1]]) + 1  # place 0 is padding
+        slots = np.concatenate([np.zeros(1, np.int32), *pasts])
+        items, _ = left_padded(start, ends, slots, settings_of(self.config).length)
+        device = place_of(self.module)
+        wanted = torch.from_numpy(rows.astype(np.int64)).to(device)
+        with torch.no_grad():
+            found = score_histories(self._net, self._catalogue, torch.from_numpy(items).to(device), wanted).cpu()
+        scores: Floats = found.numpy()
+        if not ends.all():
+            known = rows < len(self.counts)  # the others came later
+            scores[ends == 0] = np.where(known, self.counts.numpy()[np.where(known, rows, 0)], 0)
+        return scores
 
-    states (n, S)    table (I + 1, S)    target (n,) catalogue rows, all of them in ``trained``
-    """
-    if trained is None:
-        return full_cross_entropy(states, table, target)
-    candidates = torch.cat([table[:1], table.index_select(0, trained)])
-    return full_cross_entropy(states, candidates, torch.searchsorted(trained, target) + 1)
+    def notes(self, *, new_user: bool, added: int) -> list[str]:
+        found = []
+        if new_user:
+            found.append(
+                "a new user is known by the items given, oldest first, of which the last "
+                f"{settings_of(self.config).length} count; without any, the items met most often come first"
+            )
+        if added:
+            some = "1 item was" if added == 1 else f"{added:,} items were"
+            found.append(f"{some} added after training: text speaks there ({self._net.stand_in})")
+        return found
 
+    def facts(self) -> Mapping[str, Any]:
+        """gate: share of each expert per frequency bucket, hottest first, where there is such a gate."""
+        return self._net.facts()
 
-def monitors_of(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean norms, detached, for the log."""
-    return {f"norm_{name}": value.detach().norm(dim=-1).mean() for name, value in states.items()}
+    # -- items added after training -----------------------------------------------------------------------------------
+
+    def with_items(self, added: Added) -> SequentialModel:
+        if not self.reads_text:
+            raise RunError(
+                f"{self.config.title} knows items by id alone; add_items needs a model that reads text, such as enhance = 'pad'"
+            )
+        return self._grown(added.vectors)
+
+    def _grown(self, vectors: Tensor) -> SequentialModel:
+        module = twin(self.module)
+        cast(NextItemModel, module).add(vectors)
+        return replace(
+            self,
+            module=module,
+            base=self.module if self.base is None else self.base,
+            added=vectors if self.added is None else torch.cat([self.added, vectors]),
+        )
+
+    @property
+    def _net(self) -> NextItemModel:
+        return cast(NextItemModel, self.module)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        with torch.no_grad():
+            return self._net.catalogue()

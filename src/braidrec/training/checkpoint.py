@@ -201,11 +201,13 @@ def restore_randomness(state: Randomness, modules: Sequence[nn.Module]) -> None:
     if cuda and torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.tensors[name] for name in cuda])
     private = _private(modules)
-    stored = {name.removeprefix("private.") for name in state.tensors if name.startswith("private.")}
-    if private.keys() != stored:
+    stored = {name.removeprefix("private."): each for name, each in state.tensors.items() if name.startswith("private.")}
+    own = [each for name, each in stored.items() if name in private]
+    # an earlier version held a generator under the name of each module that led to it
+    if not private.keys() <= stored.keys() or any(not any(torch.equal(each, one) for one in own) for each in stored.values()):
         raise RunError(f"the checkpoint holds the random generators {sorted(stored)}, the modules name {sorted(private)}")
     for name, generator in private.items():
-        generator.set_state(state.tensors[f"private.{name}"])
+        generator.set_state(stored[name])
 
 
 def _private(modules: Sequence[nn.Module]) -> dict[str, torch.Generator]:

@@ -9,16 +9,18 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
-from braidrec.objectives.step import Step
 from braidrec.strict import Strict
+from braidrec.training.config import Precision
+from braidrec.training.step import Step
 
 __all__ = [
     "Batch",
     "Batches",
     "CheckpointEvery",
+    "FittedPhase",
     "Hardware",
     "OptimiserGroup",
     "Phase",
@@ -28,7 +30,11 @@ __all__ = [
     "StopRule",
     "Trainable",
     "TrainingResult",
+    "Validate",
 ]
+
+# Called in evaluation mode without gradients: metric name -> value.
+Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Batch(Protocol):
@@ -110,7 +116,7 @@ class Hardware(Strict):
     """Where training runs, in the words of lightning-fabric.  One process: ``devices`` is 1, or (n,) for device number n."""
 
     accelerator: str = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     devices: int | tuple[int, ...] = 1
 
 
@@ -152,7 +158,7 @@ class Phase:
     batches: Batches
     groups: Sequence[OptimiserGroup]
     weights: Mapping[str, float]
-    validate: Callable[[nn.Module], Mapping[str, float]]
+    validate: Validate
     monitor: str = "auc"
     mode: Literal["max", "min"] = "max"
     stop: StopRule = field(default_factory=StopRule)
@@ -164,8 +170,7 @@ class Phase:
         self._check_groups()
         if not 0.0 <= self.averaging < 1.0:
             raise ConfigError(f"phase '{self.name}': averaging = {self.averaging}; a decay is from 0 up to, not including, 1")
-        if not self.name or not all(mark.isalnum() or mark in "-_" for mark in self.name):
-            raise ConfigError(f"phase name {self.name!r}: it names files; use letters, digits, '-' and '_'")
+        _check_name(self.name)
         if not len(self.batches):
             raise ConfigError(f"phase '{self.name}': its source has no batches")
         if not any(self.weights.values()):
@@ -199,10 +204,33 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class FittedPhase:
+    """A phase that is fitted at once: the tensors of ``fit`` become buffers of the module, by name, and are validated.
+
+    starts_from: as of a `Phase`, taken over before ``fit`` is called
+    """
+
+    name: str
+    module: nn.Module
+    fit: Callable[[], Mapping[str, Tensor]]
+    validate: Validate
+    starts_from: Sequence[Start] = ()
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
+
+def _check_name(name: str) -> None:
+    if not name or not all(mark.isalnum() or mark in "-_" for mark in name):
+        raise ConfigError(f"phase name {name!r}: it names files; use letters, digits, '-' and '_'")
+
+
+@dataclass(frozen=True)
 class PhaseResult:
     """How a phase went.  best_check counts from 1, best_step is the batches trained by then, metrics are those of that check.
 
     seconds and samples_per_second: training without validation.  weights: directory of the best weights in the run.
+    A fitted phase has one check, and no steps or samples.
     """
 
     name: str

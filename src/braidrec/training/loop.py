@@ -37,6 +37,7 @@ from braidrec.training.checkpoint import (
 )
 from braidrec.training.contracts import (
     CheckpointEvery,
+    FittedPhase,
     Hardware,
     OptimiserGroup,
     Phase,
@@ -45,6 +46,7 @@ from braidrec.training.contracts import (
     Trainable,
     TrainingResult,
 )
+from braidrec.training.devices import device_of
 from braidrec.training.interrupts import Interrupted, Signals
 from braidrec.training.optimisers import LazyAdam, build
 from braidrec.training.record import Guard, Meter, MetricsLog
@@ -55,8 +57,11 @@ _GRADIENT_CHECK = 16  # steps between looks at the gradients, where no clipping 
 _SHOW_EVERY = 0.2  # seconds between updates of the progress bar
 
 
+AnyPhase = Phase | FittedPhase
+
+
 def train(
-    phases: Sequence[Phase],
+    phases: Sequence[AnyPhase],
     directory: Path,
     *,
     seed: int = 0,
@@ -91,7 +96,7 @@ def train(
     return TrainingResult(tuple(run.finished))
 
 
-def _check_names(phases: Sequence[Phase]) -> None:
+def _check_names(phases: Sequence[AnyPhase]) -> None:
     names = [phase.name for phase in phases]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"phases are named {names}; a run has at least one phase, and each name once")
@@ -110,11 +115,14 @@ def _fabric(hardware: Hardware) -> Any:
         raise ConfigError(
             f"devices = {hardware.devices}: training runs in one process on one device; give 1, or [n] for device n"
         )
-    return Fabric(accelerator=hardware.accelerator, devices=devices, precision=hardware.precision)
+    return Fabric(accelerator=device_of(hardware.accelerator).type, devices=devices, precision=hardware.precision)
 
 
-def _plan(phase: Phase) -> dict[str, Any]:
+def _plan(phase: AnyPhase) -> dict[str, Any]:
     """Everything that decides how a phase goes, as JSON: a checkpoint is resumed under the same plan only."""
+    starts = [[str(start.source), dict(start.names)] for start in phase.starts_from]
+    if isinstance(phase, FittedPhase):
+        return {"name": phase.name, "fitted": True, "starts_from": starts}
     names = {id(parameter): name for name, parameter in phase.module.named_parameters()}
 
     def describe(group: OptimiserGroup) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def _plan(phase: Phase) -> dict[str, Any]:
         "stop": phase.stop.model_dump(),
         "clip_norm": phase.clip_norm,
         "averaging": phase.averaging,
-        "starts_from": [[str(start.source), dict(start.names)] for start in phase.starts_from],
+        "starts_from": starts,
     }
 
 
@@ -161,7 +169,7 @@ class _Run:
 
     def __init__(
         self,
-        phases: Sequence[Phase],
+        phases: Sequence[AnyPhase],
         plan: Mapping[str, Any],
         store: Store,
         log: MetricsLog,
@@ -191,13 +199,21 @@ class _Run:
         self.log.cut(archive.facts["metrics_bytes"])
         self.finished = [PhaseResult(**result) for result in archive.facts["finished"]]
         for phase, result in zip(self.phases, self.finished, strict=False):
-            _load(phase.module, self.read_weights(result.weights), f"the weights of phase '{phase.name}'")
+            tensors = self.read_weights(result.weights)
+            if isinstance(phase, FittedPhase):
+                _put(phase.module, tensors)
+            else:
+                _load(phase.module, tensors, f"the weights of phase '{phase.name}'")
             phase.module.eval()
         restore_randomness(Randomness(archive.files["random"], archive.facts["random"]), self.modules)
         self._resumed = archive if archive.facts["progress"] is not None else None
 
     def train_phase(self, number: int) -> None:
         phase = self.phases[number]
+        if isinstance(phase, FittedPhase):
+            self.finished.append(self._fit(phase))
+            self.save(None)
+            return
         current = _PhaseRun(self, phase)
         if self._resumed is not None:
             current.restore(self._resumed)
@@ -209,6 +225,34 @@ class _Run:
         with progress(title, left, "batches", show=self.show_progress) as advance:
             self.finished.append(current.train(advance))
         self.save(None)
+
+    def _fit(self, phase: FittedPhase) -> PhaseResult:
+        """Fit a phase at once, and validate it; a kill before its end leaves nothing of it."""
+        seed_everything(spawn(self.seed, "phase", phase.name))
+        self._start_from(phase)
+        begun = time.perf_counter()
+        try:
+            with self.signals.at_once(), torch.no_grad():
+                _put(phase.module, phase.fit())
+                seconds = time.perf_counter() - begun
+                phase.module.to(self.fabric.device).eval()
+                metrics = {name: float(value) for name, value in phase.validate(phase.module).items()}
+        except Interrupted:
+            self.signals.leave(f"in phase '{phase.name}', which is fitted at once and then begins again")
+            raise AssertionError("unreachable") from None
+        tensors = {name: tensor.detach().cpu() for name, tensor in phase.module.state_dict().items()}
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad := bad + [name for name, tensor in tensors.items() if not _finite(tensor)]:
+            raise TrainingError(f"phase '{phase.name}': '{bad[0]}' is not finite; look for such numbers in the input")
+        facts = {"phase": phase.name, "step": 0, "metrics": metrics}
+        weights = f"{phase.name}-{0:08d}"
+        write_archive(self.store.weights_path(weights), Archive({"model": tensors}, facts))
+        self.log.append(
+            {"phase": phase.name, "check": 1, "epoch": 0.0, "step": 0, "losses": {}, "first": {}, "monitors": {}}
+            | {"validation": metrics, "best": True, "samples_per_second": 0.0, "seconds": round(seconds, 3)}
+        )
+        metric = next(iter(metrics.values()), 0.0)
+        return PhaseResult(phase.name, 1, 0, metric, metrics, 0, seconds, 0.0, weights)
 
     def save(self, current: _PhaseRun | None) -> Path:
         """A checkpoint in the middle of a phase, or between two."""
@@ -231,7 +275,7 @@ class _Run:
     def read_weights(self, name: str) -> Mapping[str, Tensor]:
         return read_archive(self.store.weights_path(name)).files["model"]
 
-    def _start_from(self, phase: Phase) -> None:
+    def _start_from(self, phase: AnyPhase) -> None:
         for start in phase.starts_from:
             if isinstance(start.source, Path):
                 tensors = read_archive(start.source).files["model"]
@@ -265,6 +309,13 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str, *, partly
             shapes = f"{tuple(tensor.shape)}, in the module {tuple(own[name].shape)}"
             raise RunError(f"{what} do not fit the module: '{name}' has shape {shapes}")
     module.load_state_dict(tensors, strict=False)
+
+
+def _put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Make ``tensors`` buffers of the module, or of the parts that their dotted names lead to, whatever was there."""
+    for name, tensor in tensors.items():
+        owner, _, own = name.rpartition(".")
+        module.get_submodule(owner).register_buffer(own, tensor)
 
 
 class _PhaseRun:

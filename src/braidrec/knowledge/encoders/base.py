@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from braidrec.strict import Strict
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class EncoderConfig(Strict):
+    """Settings of a text encoder.  Its own config has ``kind: Literal["name"] = "name"``, the name that it is registered by."""
+
+    if TYPE_CHECKING:
+        kind: str
 
 
 class TextEncoder(Protocol):

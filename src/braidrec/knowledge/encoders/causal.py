@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from braidrec.knowledge.encoders.base import EncoderConfig
 from braidrec.knowledge.encoders.weights import (
     Precision,
     choose_device,
@@ -21,13 +22,13 @@ from braidrec.knowledge.encoders.weights import (
     resolve,
     token_ids,
 )
-from braidrec.strict import Strict
+from braidrec.registry import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class LanguageModelSettings(Strict):
+class LanguageModelSettings(EncoderConfig):
     """``model``: a folder or a hub name, such as "lmsys/vicuna-7b-v1.3"."""
 
     model: str
@@ -92,3 +93,6 @@ class CausalLMEncoder:
 
     def _fingerprint(self, folder: Path) -> str:
         return fingerprint(folder)
+
+
+SPEC = Spec("causal-lm", "Causal language model", CausalLMConfig, CausalLMEncoder)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from braidrec.errors import KnowledgeError
-from braidrec.knowledge.encoders.base import Cost
-from braidrec.strict import Strict
+from braidrec.knowledge.encoders.base import Cost, EncoderConfig
+from braidrec.registry import Spec
 
 if TYPE_CHECKING:
     import httpx
@@ -31,7 +31,7 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _log = logging.getLogger(__name__)
 
 
-class EndpointConfig(Strict):
+class EndpointConfig(EncoderConfig):
     """``url``: up to and including the version, "https://api.openai.com/v1".  ``width``: what the model returns.
 
     ``revision``: the model's version as its owner states it; it belongs to the identity of the vectors.
@@ -203,3 +203,6 @@ def _retry_after(value: str | None) -> float | None:
 
 def _redact(text: str, key: str | None) -> str:
     return text.replace(key, "***") if key else text
+
+
+SPEC = Spec("endpoint", "OpenAI-compatible endpoint", EndpointConfig, EndpointEncoder)

@@ -16,6 +16,7 @@ from braidrec.errors import KnowledgeError
 from braidrec.files import read_json
 from braidrec.knowledge.encoders.causal import CausalLMEncoder, LanguageModelSettings
 from braidrec.knowledge.encoders.weights import fingerprint, resolve
+from braidrec.registry import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,3 +121,6 @@ def merge_lora(model: nn.Module, folder: Path) -> None:
                     f"{path}: '{layer}' is {tuple(change.shape)}, the model's {tuple(weight.shape)}; wrong adapter"
                 )
             weight.copy_((weight.float().cpu() + change).to(weight.dtype))
+
+
+SPEC = Spec("llm2vec", "LLM2Vec", LLM2VecConfig, LLM2VecEncoder)

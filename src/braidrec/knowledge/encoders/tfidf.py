@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from braidrec.errors import KnowledgeError
-from braidrec.strict import Strict
+from braidrec.knowledge.encoders.base import EncoderConfig
+from braidrec.registry import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _BUCKETS = 2**16
 
 
-class TfidfConfig(Strict):
+class TfidfConfig(EncoderConfig):
     """``seed`` starts the randomised SVD: the same corpus gives the same vectors."""
 
     kind: Literal["tfidf"] = "tfidf"
@@ -123,3 +124,6 @@ def _counts(texts: Sequence[str]) -> Any:
     counts = HashingVectorizer(n_features=_BUCKETS, ngram_range=(1, 2), alternate_sign=False, norm=None).transform(texts)
     counts.data = 1 + np.log(counts.data)
     return counts
+
+
+SPEC = Spec("tfidf", "Hashed TF-IDF", TfidfConfig, HashedTfidfEncoder)

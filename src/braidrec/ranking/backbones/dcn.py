@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import CrossMatrix, CrossMix, CrossVector
 from braidrec.layers.mlp import MLP, Norm, initialise
-from braidrec.ranking.contracts import Needs, RankingInput
-from braidrec.strict import Strict
+from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.registry import Spec
 
 
-class DCNConfig(Strict):
-    name: Literal["dcn"] = "dcn"
+class DCNConfig(BackboneConfig):
     variant: Literal["v1", "v2", "mix"] = "mix"
     layers: PositiveInt | None = None  # 3 for v1 and v2, 4 for mix
     experts: PositiveInt = 2
@@ -36,9 +35,9 @@ class DCNConfig(Strict):
 class DCN(nn.Module):
     needs = Needs()
 
-    def __init__(self, config: DCNConfig, *, num_fields: int, num_extras: int, num_item_fields: int, dim: int):
+    def __init__(self, config: DCNConfig, sizes: Sizes):
         super().__init__()
-        width = (num_fields + num_extras) * dim
+        width = (sizes.num_fields + sizes.num_extras) * sizes.dim
         layers = config.layers or (4 if config.variant == "mix" else 3)
         self.cross: nn.Module
         if config.variant == "v1":
@@ -54,3 +53,17 @@ class DCN(nn.Module):
         flat = inputs.all_fields.flatten(1)
         out: Tensor = self.head(torch.cat([self.cross(flat), self.mlp(flat)], dim=1)).squeeze(1)
         return out
+
+
+SPEC = Spec(
+    "dcn",
+    "DCN",
+    DCNConfig,
+    DCN,
+    presets={
+        "ours": {"variant": "mix"},
+        "paper": {"variant": "mix"},
+        "authors": {"variant": "mix", "norm": "ln_post"},
+        "textbook": {"variant": "v1"},
+    },
+)

@@ -8,8 +8,6 @@ embeddings have .1, and their 28 products with one another drown the ids' (ML-1M
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field as Setting
 from pydantic import PositiveInt
@@ -17,12 +15,11 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import fm_second_order
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import Needs, RankingInput
-from braidrec.strict import Strict
+from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.registry import Spec
 
 
-class DeepFMConfig(Strict):
-    name: Literal["deepfm"] = "deepfm"
+class DeepFMConfig(BackboneConfig):
     mlp: tuple[PositiveInt, ...] = (128, 64)
     norm: Norm = "none"
     extras_in_fm: bool = True
@@ -32,11 +29,12 @@ class DeepFMConfig(Strict):
 class DeepFM(nn.Module):
     needs = Needs(linear=True)
 
-    def __init__(self, config: DeepFMConfig, *, num_fields: int, num_extras: int, num_item_fields: int, dim: int):
+    def __init__(self, config: DeepFMConfig, sizes: Sizes):
         super().__init__()
         self.extras_in_fm = config.extras_in_fm
         self.bias = nn.Parameter(torch.zeros(()))
-        self.mlp = MLP((num_fields + num_extras) * dim, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        width = (sizes.num_fields + sizes.num_extras) * sizes.dim
+        self.mlp = MLP(width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
@@ -44,3 +42,13 @@ class DeepFM(nn.Module):
         deep: Tensor = self.mlp(fields.flatten(1)).squeeze(1)
         pairwise = fm_second_order(fields if self.extras_in_fm else inputs.fields)
         return self.bias + inputs.linear.sum(dim=1) + pairwise + deep
+
+
+SPEC = Spec(
+    "deepfm",
+    "DeepFM",
+    DeepFMConfig,
+    DeepFM,
+    presets={"ours": {}, "paper": {}, "authors": {"norm": "ln_post"}, "textbook": {}},
+    joined={"ours": {"extras_in_fm": False}},
+)

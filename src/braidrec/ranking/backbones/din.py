@@ -18,34 +18,40 @@ from torch import Tensor, nn
 
 from braidrec.layers.attention import ActivationUnit, BilinearAttention
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BehaviourInput, Needs, RankingInput
-from braidrec.strict import Strict
+from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Sizes
+from braidrec.registry import Spec
 
 
-class DINConfig(Strict):
-    name: Literal["din"] = "din"
-    variant: Literal["paper", "bilinear", "none"] = "bilinear"  # none: patterns take the history's place
+class DINConfig(BackboneConfig):
+    variant: Literal["paper", "bilinear", "none"] = "bilinear"  # none: no history of its own
     softmax: bool = False  # of the paper variant; bilinear always has one
     history_fields: Literal["id", "all"] = "id"
     mlp: tuple[PositiveInt, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def takes_mean(self) -> bool:
+        return False
+
 
 class DIN(nn.Module):
-    def __init__(self, config: DINConfig, *, num_fields: int, num_extras: int, num_item_fields: int, dim: int):
+    def __init__(self, config: DINConfig, sizes: Sizes):
         super().__init__()
-        self.needs = Needs(history=config.variant != "none")
+        variant = config.variant if sizes.own_history else "none"
+        self.needs = Needs(history=variant != "none")
         self.id_only = config.history_fields == "id"
-        width = dim if self.id_only else num_item_fields * dim
+        target = sizes.num_item_fields * sizes.dim
+        width = sizes.dim if self.id_only else target
         self.attention: nn.Module | None = None
-        if config.variant == "bilinear":
-            self.attention = BilinearAttention(num_item_fields * dim, width)
-        elif config.variant == "paper":
+        if variant == "bilinear":
+            self.attention = BilinearAttention(target, width)
+        elif variant == "paper":
             self.attention = ActivationUnit(width, softmax=config.softmax)
-        self.whole_target = config.variant == "bilinear"
-        own = 0 if self.attention is None else dim + width
-        self.mlp = MLP((num_fields + num_extras) * dim + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.whole_target = variant == "bilinear"
+        own = 0 if self.attention is None else sizes.dim + width
+        fields = (sizes.num_fields + sizes.num_extras) * sizes.dim
+        self.mlp = MLP(fields + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         parts = [inputs.fields.flatten(1), inputs.extras.flatten(1)]
@@ -62,3 +68,17 @@ class DIN(nn.Module):
         target = history.target if self.whole_target or not self.id_only else history.target[:, :1]
         interest, weights = self.attention(target.flatten(1), items, history.index, history.mask)
         return [interest, history.mix_signals(weights)]
+
+
+SPEC = Spec(
+    "din",
+    "DIN",
+    DINConfig,
+    DIN,
+    presets={
+        "ours": {"variant": "bilinear"},
+        "paper": {"variant": "bilinear"},
+        "authors": {"variant": "bilinear", "norm": "ln_post"},
+        "textbook": {"variant": "paper", "history_fields": "all"},
+    },
+)

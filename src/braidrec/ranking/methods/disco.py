@@ -31,11 +31,10 @@ Departures
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
@@ -44,12 +43,20 @@ from braidrec.errors import ConfigError
 from braidrec.layers.attention import attend, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable
 from braidrec.layers.mlp import initialise
+from braidrec.layers.text import TextReader, TextTable
 from braidrec.objectives.club import Estimator, VClub
 from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
-from braidrec.ranking.contracts import Patterns
+from braidrec.ranking.contracts import Patterns, PatternSource, Replaced, SourceContext
+from braidrec.registry import Spec
 from braidrec.strict import Strict
+from braidrec.training.seeding import spawn
+from braidrec.training.stages import Group
+
+if TYPE_CHECKING:
+    from braidrec.task import Added
 
 Block = Literal["TT", "SS", "TS", "ST"]
+GROUP = "estimators"  # their optimiser, under the name that checkpoints of earlier versions have
 # Quarter of an item row that a block reads its keys from, and the quarter its query comes from.
 _QUARTERS = {"TI": 0, "TC": 1, "SI": 2, "SC": 3}
 _KEYS: dict[str, str] = {"TT": "TI", "ST": "TC", "SS": "SI", "TS": "SC"}
@@ -76,57 +83,28 @@ class DisCoConfig(Strict):
     club_normalise: bool = False
     club_per_dimension: bool = True
     club_floor: bool = True
-    replaces: Literal["nothing", "mean", "history"] = "nothing"  # what else of the history the patterns make superfluous
+    replaces: Replaced = "nothing"  # what else of the history the patterns make superfluous
 
 
-class SemanticItems(nn.Module):
+class SemanticItems(TextReader):
     """h^S: the frozen knowledge base through a small trained MLP; after `export` a table of width D and the MLP alone.
 
-    knowledge: (I + 1, S) float, row 0 zero; it is held, never saved, and has no gradient.
+    knowledge: (I + 1, S) float, row 0 zero, or the table of them that others read, too.
     """
 
-    knowledge: Tensor | None
-    reduced: Tensor | None
-
-    def __init__(self, knowledge: Tensor | None, semantic_width: int, dim: int, *, hidden: int, norm: bool):
-        super().__init__()
-        self.semantic_width, self.norm = semantic_width, norm
+    def __init__(self, knowledge: TextTable | Tensor | None, semantic_width: int, dim: int, *, hidden: int, norm: bool):
         layers = (
             [nn.Linear(semantic_width, hidden), nn.ReLU(), nn.Linear(hidden, dim)]
             if hidden
             else [nn.Linear(semantic_width, dim)]
         )
-        self.mlp = initialise(nn.Sequential(*layers))
-        # LayerNorm without weights is the same in every step: it is taken once.
-        prepared = None if knowledge is None else self._prepare(knowledge)
-        self.register_buffer("knowledge", prepared, persistent=False)
-        self.register_buffer("reduced", None)
+        super().__init__(TextTable.of(knowledge), initialise(nn.Sequential(*layers)), "normed" if norm else "plain")
+        self.semantic_width = semantic_width
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """rows (n,) int64 catalogue rows -> (n, D)."""
-        if self.reduced is not None:
-            return self.reduced[rows]
-        assert self.knowledge is not None
-        whole = len(rows) == len(self.knowledge)  # then rows count up from 0
-        vectors: Tensor = self.mlp(self.knowledge if whole else self.knowledge[rows])
+    def read(self, rows: Tensor) -> Tensor:
+        whole = len(rows) == self.num_rows  # then rows count up from 0
+        vectors: Tensor = self.mlp(self.text(None if whole else rows))
         return vectors
-
-    @torch.no_grad()
-    def export(self, block: int = 65_536) -> None:
-        """Replace the knowledge base by what the model makes of it, (I + 1, D); the MLP stays for items added later."""
-        if self.knowledge is not None:
-            self.reduced = torch.cat([self.mlp(part) for part in self.knowledge.split(block)])
-            self.knowledge = None
-
-    @torch.no_grad()
-    def add(self, vectors: Tensor) -> None:
-        """Append items by their text vectors (m, S); needs `export` first."""
-        assert self.reduced is not None
-        self.reduced = torch.cat([self.reduced, self.mlp(self._prepare(vectors.to(self.reduced.device)))])
-
-    def _prepare(self, vectors: Tensor) -> Tensor:
-        vectors = vectors.float()
-        return F.layer_norm(vectors, vectors.shape[-1:]) if self.norm else vectors
 
 
 class PatternAttention(nn.Module):
@@ -171,12 +149,14 @@ class PatternAttention(nn.Module):
         return values.transpose(0, 1), weights
 
 
-class DisCo(nn.Module):
+class DisCo(nn.Module, PatternSource):
     """A pattern source: E = 8 extra fields (4 without ``inter``) and the two constraints.
 
     knowledge: (I + 1, S) text vectors by catalogue row, row 0 zero; None to load an exported model.
     seed: of the private generator that draws the sufficiency pairs, so switching the term off moves no other random number.
     """
+
+    name = "disco"
 
     def __init__(
         self,
@@ -185,7 +165,7 @@ class DisCo(nn.Module):
         dim: int,
         num_item_fields: int,
         semantic_width: int,
-        knowledge: Tensor | None,
+        knowledge: TextTable | Tensor | None,
         seed: int = 0,
     ):
         super().__init__()
@@ -211,17 +191,27 @@ class DisCo(nn.Module):
     @property
     def weights(self) -> Mapping[str, float]:
         """alpha and beta by the losses' names."""
-        return {"sufficiency": self.config.sufficiency_weight, "disentanglement": self.config.disentangle_weight}
+        found = {"sufficiency": self.config.sufficiency_weight, "disentanglement": self.config.disentangle_weight}
+        return {name: weight for name, weight in found.items() if weight}
 
-    def estimator_parameters(self) -> list[nn.Parameter]:
-        return list(self.estimators.parameters())
+    @property
+    def replaces(self) -> Replaced:
+        return self.config.replaces
+
+    @property
+    def semantic_width(self) -> int:
+        return self.semantic.semantic_width
+
+    def groups(self) -> Sequence[Group]:
+        weights = list(self.estimators.parameters())
+        config = self.config
+        return [Group(GROUP, weights, config.estimator_lr, 0.0, config.estimator_steps)] if weights else []
 
     def generators(self) -> Mapping[str, torch.Generator]:
         return {"pairs": self._pairs_generator}
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
-        tabular = items.fields[:, 0] if self.fuse is None else self.fuse(items.fields.flatten(1))
-        rows = torch.cat([tabular, self.semantic(items.rows)], dim=1)  # (n, 2D): [T_I, T_C, S_I, S_C]
+        rows = torch.cat([self._tabular(items), self.semantic(items.rows)], dim=1)  # (n, 2D): [T_I, T_C, S_I, S_C]
         patterns, attention = self.attention(rows, items.candidate, items.history, batch.history.mask)
         labels = embed.signal_mix(batch.history.signals, attention)
         extras = torch.stack([patterns, labels], dim=2).flatten(1, 2)  # H_TT, L_TT, H_SS, L_SS, ...
@@ -241,21 +231,30 @@ class DisCo(nn.Module):
                 ).sum()
             return terms
 
-        def learn() -> Mapping[str, Tensor]:
-            return {
-                name: self._club(name).learning_loss(x.detach(), y.detach())
-                for name, (x, y) in self._joined(by_block, by_label).items()
-            }
+        def learn() -> Tensor:
+            sides = self._joined(by_block, by_label).items()
+            return torch.stack([self._club(name).learning_loss(x.detach(), y.detach()) for name, (x, y) in sides]).sum()
 
         monitors = (
             {f"norm {block}": value.detach().norm(dim=1).mean() for block, value in by_block.items()} if self.training else {}
         )
-        return Patterns(extras, losses, learn if len(self.estimators) else None, monitors)
+        return Patterns(extras, losses, {GROUP: learn} if len(self.estimators) else {}, monitors)
 
     def export(self) -> None:
         """Drop what inference does not need: the knowledge base (for its reduced table), discriminators, estimators."""
         self.semantic.export()
         self.discriminators, self.estimators = nn.ModuleDict(), nn.ModuleDict()
+
+    def add(self, added: Added) -> None:
+        self.semantic.add(added.vectors)
+
+    def spaces(self, items: ItemTable) -> Mapping[str, Tensor]:
+        """h^T and h^S."""
+        return {"tabular": self._tabular(items), "text": self.semantic(items.rows)}
+
+    def _tabular(self, items: ItemTable) -> Tensor:
+        vectors: Tensor = items.fields[:, 0] if self.fuse is None else self.fuse(items.fields.flatten(1))
+        return vectors
 
     def _sufficiency(self, rows: Tensor, items: ItemTable, patterns: Mapping[str, Tensor], batch: RankingBatch) -> Tensor:
         quarters = rows.unflatten(1, (4, -1))
@@ -297,3 +296,42 @@ class DisCo(nn.Module):
             per_dimension=config.club_per_dimension,
             floor=config.club_floor,
         )
+
+
+def _build(config: DisCoConfig, context: SourceContext) -> DisCo:
+    material = context.material
+    return DisCo(
+        config,
+        dim=context.settings.dim,
+        num_item_fields=material.layout.num_item_fields,
+        semantic_width=material.semantic_width,
+        knowledge=material.text,
+        seed=spawn(material.seed, "pairs"),
+    )
+
+
+SPEC = Spec(
+    "disco",
+    "DisCo",
+    DisCoConfig,
+    _build,
+    presets={
+        "ours": {"sufficiency_weight": 0.0},
+        "paper": {"club_per_dimension": False, "club_floor": False, "replaces": "mean"},
+        # What the released code sets out to do, without its bugs (listed above).
+        "authors": {
+            "club_per_dimension": False,
+            "club_floor": False,
+            "semantic_hidden": 0,
+            "attention_bias": True,
+            "attention_scale": False,
+            "sufficiency_scope": "all",
+            "sufficiency_anchor": "history",
+            "disentangle_scope": "H+L",
+            "sufficiency_weight": 0.2,
+            "disentangle_weight": 0.2,
+            "replaces": "history",
+        },
+    },
+    reads_text=True,
+)

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from braidrec.layers.mlp import initialise
 from braidrec.layers.transformer import Packing, dropout, spread
+from braidrec.registry import Spec
+from braidrec.sequential.contracts import EncoderSizes
 from braidrec.strict import Strict
 
 
 class CaserConfig(Strict):
-    name: Literal["caser"] = "caser"
     vertical: PositiveInt = 2  # n_v filters over all L items, shared by the D columns
     horizontal: PositiveInt = 2  # n_h filters of each height 1..L
     dropout: float = Setting(default=0.1, ge=0, lt=1)
@@ -45,25 +46,26 @@ class Caser(nn.Module):
     places: Tensor
     late: Tensor
 
-    def __init__(self, config: CaserConfig, *, dim: int, length: int):
+    def __init__(self, config: CaserConfig, sizes: EncoderSizes):
         super().__init__()
+        dim, length = sizes.dim, sizes.length
         self.length, self.rate, self.activated = length, config.dropout, config.final_activation == "relu"
-        sizes = torch.arange(1, length + 1).repeat_interleave(config.horizontal)  # (L n_h,) height of each filter
+        heights = torch.arange(1, length + 1).repeat_interleave(config.horizontal)  # (L n_h,) height of each filter
         self.vertical = nn.Parameter(torch.empty(config.vertical, length))
         self.vertical_bias = nn.Parameter(torch.zeros(config.vertical))
-        self.horizontal = nn.Parameter(torch.empty(int(sizes.sum()), dim))  # rows of the first filter, of the second, ...
-        self.horizontal_bias = nn.Parameter(torch.zeros(len(sizes)))
-        self.dense = initialise(nn.Linear(config.vertical * dim + len(sizes), dim))
+        self.horizontal = nn.Parameter(torch.empty(int(heights.sum()), dim))  # rows of the first filter, of the second, ...
+        self.horizontal_bias = nn.Parameter(torch.zeros(len(heights)))
+        self.dense = initialise(nn.Linear(config.vertical * dim + len(heights), dim))
         with torch.no_grad():
             nn.init.xavier_normal_(self.vertical.view(config.vertical, 1, length, 1))
-            for height, rows in enumerate(self.horizontal.split((sizes.view(length, -1).sum(dim=1)).tolist()), start=1):
+            for height, rows in enumerate(self.horizontal.split((heights.view(length, -1).sum(dim=1)).tolist()), start=1):
                 nn.init.xavier_normal_(rows.view(config.horizontal, 1, height, dim))
         # Where each filter row goes among L x (L n_h), the first rows of all filters, then the second ones, ...
-        row = torch.cat([torch.arange(size) for size in sizes.tolist()])
-        filters = torch.arange(len(sizes)).repeat_interleave(sizes)
-        self.register_buffer("places", row * len(sizes) + filters, persistent=False)
+        row = torch.cat([torch.arange(size) for size in heights.tolist()])
+        filters = torch.arange(len(heights)).repeat_interleave(heights)
+        self.register_buffer("places", row * len(heights) + filters, persistent=False)
         # (L, L n_h): -inf where a filter that starts there would end behind the window
-        late = torch.arange(length)[:, None] + sizes > length
+        late = torch.arange(length)[:, None] + heights > length
         self.register_buffer("late", torch.zeros(late.shape).masked_fill(late, -torch.inf), persistent=False)
 
     def forward(self, items: Tensor, mask: Tensor) -> Tensor:
@@ -106,3 +108,6 @@ class Caser(nn.Module):
     def _states(self, vertical: Tensor, horizontal: Tensor) -> Tensor:
         states: Tensor = self.dense(dropout(torch.cat([vertical, horizontal], dim=1), self.rate, self.training))
         return F.relu(states) if self.activated else states
+
+
+SPEC = Spec("caser", "Caser", CaserConfig, Caser)

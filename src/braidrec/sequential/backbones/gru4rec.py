@@ -8,8 +8,6 @@ session-parallel batches and ranking losses are the training's side, not the enc
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field as Setting
 from pydantic import PositiveInt
@@ -18,11 +16,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from braidrec.layers.mlp import initialise
 from braidrec.layers.transformer import dropout, spread
+from braidrec.registry import Spec
+from braidrec.sequential.contracts import EncoderSizes
 from braidrec.strict import Strict
 
 
 class GRU4RecConfig(Strict):
-    name: Literal["gru4rec"] = "gru4rec"
     hidden: PositiveInt = 128
     layers: PositiveInt = 1
     dropout: float = Setting(default=0.1, ge=0, lt=1)  # on the item vectors
@@ -36,13 +35,13 @@ class GRU4Rec(nn.Module):
     first real item.  A recurrence has no window: ``length``, which every backbone is given, sets nothing, and K is free.
     """
 
-    def __init__(self, config: GRU4RecConfig, *, dim: int, length: int):
+    def __init__(self, config: GRU4RecConfig, sizes: EncoderSizes):
         super().__init__()
         self.rate = config.dropout
-        self.gru = nn.GRU(dim, config.hidden, config.layers, bias=config.bias, batch_first=True)
+        self.gru = nn.GRU(sizes.dim, config.hidden, config.layers, bias=config.bias, batch_first=True)
         for name, weight in self.gru.named_parameters():
             nn.init.zeros_(weight) if name.startswith("bias") else nn.init.xavier_uniform_(weight)
-        self.dense = initialise(nn.Linear(config.hidden, dim))
+        self.dense = initialise(nn.Linear(config.hidden, sizes.dim))
 
     def forward(self, items: Tensor, mask: Tensor) -> Tensor:
         if bool(mask.all()):  # one stride per step: the backward pass of packed rows takes a third longer here
@@ -80,3 +79,6 @@ def time_major(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sizes = running.sum(dim=1)
     slots = (order * width + width - lengths + step)[running]
     return order, slots, sizes[sizes > 0].cpu()
+
+
+SPEC = Spec("gru4rec", "GRU4Rec", GRU4RecConfig, GRU4Rec)

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from braidrec.errors import ConfigError
 from braidrec.layers.mlp import initialise
 from braidrec.layers.transformer import CausalAttention, Heads, Packing, dropout
+from braidrec.registry import Spec
+from braidrec.sequential.contracts import EncoderSizes
 from braidrec.strict import Strict
 
 
 class SASRecConfig(Strict):
-    name: Literal["sasrec"] = "sasrec"
     variant: Literal["authors", "classic"] = "authors"
     blocks: PositiveInt = 5
     heads: PositiveInt = 2  # divides the width D
@@ -41,8 +42,9 @@ class SASRec(nn.Module):
     Raises ConfigError when ``heads`` does not divide ``dim`` and when a batch is wider than ``length``.
     """
 
-    def __init__(self, config: SASRecConfig, *, dim: int, length: int):
+    def __init__(self, config: SASRecConfig, sizes: EncoderSizes):
         super().__init__()
+        dim, length = sizes.dim, sizes.length
         self.length, self.heads, self.rate = length, config.heads, config.dropout
         self.classic = config.variant == "classic"
         self.positions = nn.Embedding(length, dim)
@@ -115,3 +117,8 @@ class ClassicBlock(nn.Module):
         mixed = self.norm(queries + self.attention(queries, rows, heads, newest=newest))
         deep = dropout(F.relu(self.inner(mixed), inplace=True), self.rate, self.training)
         return mixed + dropout(self.outer(deep), self.rate, self.training)
+
+
+SPEC = Spec(
+    "sasrec", "SASRec", SASRecConfig, SASRec, presets={"ours": {"blocks": 2}, "textbook": {"variant": "classic", "blocks": 2}}
+)

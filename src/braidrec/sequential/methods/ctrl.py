@@ -8,30 +8,30 @@ Departures, PAD's comparison form: items are contrasted, where CTRL contrasts ta
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field as Setting
-from torch import nn
+from torch import Tensor, nn
 
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
-from braidrec.objectives.step import Step
-from braidrec.sequential.contracts import Distinct, Stage, main_group
-from braidrec.sequential.maps import IdMap, TextConfig, TextMap
-from braidrec.sequential.model import SequenceModel
+from braidrec.registry import Spec
+from braidrec.sequential.contracts import Distinct, StageModule
+from braidrec.sequential.maps import OURS, IdMap, TextConfig, TextMap
 from braidrec.sequential.parts import Parts
+from braidrec.sequential.stages import single_stage
 from braidrec.strict import Strict
+from braidrec.training.stages import Stage, main_group
+from braidrec.training.step import Step
 
 
 class CTRLConfig(Strict):
-    name: Literal["ctrl"] = "ctrl"
     text: TextConfig = TextConfig()
     temperature: float = Setting(default=0.1, gt=0)
-    title: ClassVar[str] = "CTRL"
 
 
-class Contrast(nn.Module):
+class Contrast(nn.Module, StageModule):
     """Stage 1: two item maps and no encoder."""
 
     def __init__(self, ids: IdMap, text: TextMap, temperature: float):
@@ -42,6 +42,9 @@ class Contrast(nn.Module):
         rows = Distinct.of(batch).rows[1:]
         loss = info_nce(self.text(rows), self.ids(rows), temperature=self.temperature, symmetric=True)
         return Step(lambda: {"contrast": loss})
+
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        return {**self.ids.spaces(rows), **self.text.spaces(rows)}
 
     @torch.no_grad()
     def validation(self) -> dict[str, float]:
@@ -54,11 +57,11 @@ class Contrast(nn.Module):
 
 def stages(config: CTRLConfig, parts: Parts) -> list[Stage]:
     ids, text = parts.id_expert().items, parts.text_expert(config.text).items
-    assert isinstance(ids, IdMap)
-    assert isinstance(text, TextMap)
     contrast = Contrast(ids, text, config.temperature)
-    model = SequenceModel(parts.id_expert(), loss=parts.loss, trained=parts.trained_only)
     return [
         Stage("contrast", contrast, {"contrast": 1.0}, [main_group(contrast)], monitor="contrast", mode="min"),
-        Stage("tune", model, {"prediction": 1.0}, [main_group(model)], {"contrast": {"ids.": "expert.items."}}),
+        single_stage("tune", parts.id_expert(), parts, {"contrast": {"ids.": "expert.items."}}),
     ]
+
+
+SPEC = Spec("ctrl", "CTRL", CTRLConfig, stages, presets={"ours": OURS}, reads_text=True)

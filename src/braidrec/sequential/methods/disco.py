@@ -11,7 +11,8 @@ CTR and its chunks are attention patterns over the history; here they are parts 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +23,15 @@ from braidrec.data.sequences import SequenceBatch
 from braidrec.layers.mlp import initialise
 from braidrec.objectives.club import VClub
 from braidrec.objectives.next_item import binary_cross_entropy
-from braidrec.objectives.step import Step
 from braidrec.objectives.sufficiency import BilinearDiscriminator
-from braidrec.sequential.contracts import Distinct, DotProducts, Group, Stage, States, main_group
-from braidrec.sequential.maps import IdMap, TextConfig, TextMap
-from braidrec.sequential.model import Expert, cross_entropy
+from braidrec.registry import Spec
+from braidrec.sequential.contracts import Distinct
+from braidrec.sequential.maps import OURS, IdMap, TextConfig, TextMap
+from braidrec.sequential.next_item import Expert, OneExpert, cross_entropy, sampled_entropy
 from braidrec.sequential.parts import Parts
 from braidrec.strict import Strict
+from braidrec.training.stages import Group, Stage, main_group
+from braidrec.training.step import Step
 
 _PAIRS = ((0, 2), (0, 1), (2, 3))
 ESTIMATORS = "estimators"
@@ -37,18 +40,18 @@ ESTIMATORS = "estimators"
 class DisCoSRConfig(Strict):
     """club_floor, club_per_dimension: the bounded form of the constraint, see `braidrec.objectives.club`."""
 
-    name: Literal["disco"] = "disco"
     text: TextConfig = TextConfig()
     sufficiency_weight: float = Setting(default=0.2, ge=0)
     disentangle_weight: float = Setting(default=0.2, ge=0)
     estimator_lr: float = Setting(default=1e-3, gt=0)
     club_per_dimension: bool = True
     club_floor: bool = True
-    title: ClassVar[str] = "DisCo-SR"
 
 
 class ChunkedMap(nn.Module):
     """An item vector made of four chunks of D/4."""
+
+    reads_text: ClassVar[bool] = True
 
     def __init__(self, ids: tuple[IdMap, IdMap], text: tuple[TextMap, TextMap], dim: int):
         super().__init__()
@@ -73,6 +76,13 @@ class ChunkedMap(nn.Module):
         """(n,) -> (n, D)."""
         return self.whole(rows, self.chunks(rows))
 
+    def spaces(self, rows: Tensor) -> Mapping[str, Tensor]:
+        """The four chunks (n, D/4), and the whole vector (n, D)."""
+        chunks = self.chunks(rows)
+        names = ("id_specific", "id_common", "text_specific", "text_common")
+        found = {name: chunk * (rows > 0)[:, None] for name, chunk in zip(names, chunks, strict=True)}
+        return {**found, "whole": self.whole(rows, chunks)}
+
     def export(self) -> None:
         for part in self.text:
             cast(TextMap, part).export()
@@ -82,31 +92,23 @@ class ChunkedMap(nn.Module):
             cast(IdMap | TextMap, part).add(vectors)
 
 
-class DisCoSR(nn.Module):
+class DisCoSR(OneExpert):
     """A single expert over chunked item vectors, with both constraints."""
 
-    trained: Tensor | None
+    expert: Expert[ChunkedMap]
 
-    def __init__(self, expert: Expert, config: DisCoSRConfig, parts: Parts):
-        super().__init__()
-        self.expert, self.loss = expert, parts.loss
-        width = self._map.chunk
+    def __init__(self, expert: Expert[ChunkedMap], config: DisCoSRConfig, parts: Parts):
+        super().__init__(expert, parts.loss, parts.candidates)
+        width = expert.items.chunk
         self.clubs = nn.ModuleList(
             VClub(width, per_dimension=config.club_per_dimension, floor=config.club_floor) for _ in _PAIRS
         )
         self.judges = nn.ModuleList(BilinearDiscriminator(width, width) for _ in range(4))
-        self.register_buffer("trained", parts.candidates, persistent=False)
-
-    @property
-    def _map(self) -> ChunkedMap:
-        items = self.expert.items
-        assert isinstance(items, ChunkedMap)
-        return items
 
     def step(self, batch: SequenceBatch) -> Step:
         real, distinct = batch.targets > 0, Distinct.of(batch)
-        chunks = self._map.chunks(distinct.rows)
-        vectors = self._map.whole(distinct.rows, chunks)
+        chunks = self.expert.items.chunks(distinct.rows)
+        vectors = self.expert.items.whole(distinct.rows, chunks)
         targets, negatives = distinct.targets[real], distinct.negatives[real]
         if self.loss == "full_ce":
             table = self.expert.table()
@@ -114,8 +116,7 @@ class DisCoSR(nn.Module):
             prediction = cross_entropy(states, table, batch.targets[real].long(), self.trained)
         else:
             states = self.expert.read(vectors, distinct.items, batch.mask)[real]
-            positive = (states * vectors[targets]).sum(dim=-1)
-            prediction = binary_cross_entropy(positive, (states[:, None] * vectors[negatives]).sum(dim=-1))
+            prediction = sampled_entropy(states, vectors, targets, negatives)
         apart = [chunk[1:] for chunk in chunks]  # without padding
         pairs = [(cast(VClub, club), apart[a], apart[b]) for club, (a, b) in zip(self.clubs, _PAIRS, strict=True)]
 
@@ -143,27 +144,11 @@ class DisCoSR(nn.Module):
             terms.append(binary_cross_entropy(judge(mean, chunk[targets]), judge(mean, chunk[negatives])) / 2)
         return torch.stack(terms).sum()
 
-    def states(self, items: Tensor, mask: Tensor) -> States:
-        return States(self.expert.last(items, mask), items[:, -1].long())
-
-    def catalogue(self) -> DotProducts:
-        return DotProducts(self.expert.table())
-
-    def export(self) -> None:
-        self._map.export()
-
-    def add(self, vectors: Tensor) -> None:
-        self._map.add(vectors)
-
 
 def stages(config: DisCoSRConfig, parts: Parts) -> list[Stage]:
-    ids = [parts.id_expert().items for _ in range(2)]
-    text = [parts.text_expert(config.text).items for _ in range(2)]
-    assert isinstance(ids[0], IdMap)
-    assert isinstance(ids[1], IdMap)
-    assert isinstance(text[0], TextMap)
-    assert isinstance(text[1], TextMap)
-    expert = Expert(ChunkedMap((ids[0], ids[1]), (text[0], text[1]), parts.dim), parts.make_encoder())
+    ids = parts.id_expert().items, parts.id_expert().items
+    text = parts.text_expert(config.text).items, parts.text_expert(config.text).items
+    expert = Expert(ChunkedMap(ids, text, parts.dim), parts.make_encoder())
     module = DisCoSR(expert, config, parts)
     apart = [parameter for club in module.clubs for parameter in club.parameters()]
     weights = {
@@ -173,3 +158,14 @@ def stages(config: DisCoSRConfig, parts: Parts) -> list[Stage]:
     }
     groups = [main_group(module, apart), Group(ESTIMATORS, apart, lr=config.estimator_lr, weight_decay=0.0)]
     return [Stage("train", module, weights, groups)]
+
+
+SPEC = Spec(
+    "disco",
+    "DisCo-SR",
+    DisCoSRConfig,
+    stages,
+    presets={"ours": OURS, "authors": {"club_per_dimension": False, "club_floor": False}},
+    training={"ours": {"lr": 1e-3}},
+    reads_text=True,
+)

@@ -6,23 +6,31 @@ PAD's own description of the baseline is not part of its printed text.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from braidrec.sequential.contracts import Stage, main_group
-from braidrec.sequential.maps import TextConfig
-from braidrec.sequential.model import SequenceModel
+from braidrec.registry import Spec
+from braidrec.sequential.maps import OURS, TextConfig
 from braidrec.sequential.parts import Parts
+from braidrec.sequential.stages import single_stage
 from braidrec.strict import Strict
+from braidrec.training.stages import Stage
 
 
 class HybridConfig(Strict):
-    name: Literal["hybrid"] = "hybrid"
     text: TextConfig = TextConfig()
     fusion: Literal["concat", "add"] = "concat"
-    title: ClassVar[str] = "Hybrid"
 
 
 def stages(config: HybridConfig, parts: Parts) -> list[Stage]:
-    expert = parts.fused_expert(config.text, fusion=config.fusion)
-    model = SequenceModel(expert, loss=parts.loss, trained=parts.trained_only)
-    return [Stage("train", model, {"prediction": 1.0}, [main_group(model)])]
+    return [single_stage("train", parts.fused_expert(config.text, fusion=config.fusion), parts)]
+
+
+SPEC = Spec(
+    "hybrid",
+    "Hybrid",
+    HybridConfig,
+    stages,
+    presets={"ours": {**OURS, "fusion": "add"}},
+    training={"ours": {"lr": 1e-3}},
+    reads_text=True,
+)

@@ -8,27 +8,40 @@ Departures, PAD's comparison form: no SimTier, no losses beside the recommendati
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
-from braidrec.sequential.contracts import Stage, main_group
-from braidrec.sequential.maps import TextConfig
-from braidrec.sequential.methods.pad import PADConfig, mixture_stage
-from braidrec.sequential.model import SequenceModel
+from braidrec.registry import Spec
+from braidrec.sequential.gates import GateInit
+from braidrec.sequential.maps import OURS, TextConfig
+from braidrec.sequential.next_item import Expert
 from braidrec.sequential.parts import Parts
+from braidrec.sequential.stages import mixture_stage, single_stage
 from braidrec.strict import Strict
+from braidrec.training.stages import Stage
 
 
 class MAKEConfig(Strict):
-    name: Literal["make"] = "make"
     text: TextConfig = TextConfig()
-    gate_init: Literal["uniform", "authors"] = "uniform"
+    gate_init: GateInit = "uniform"
     unseen: Literal["trained", "text"] = "trained"
-    title: ClassVar[str] = "MAKE"
 
 
 def stages(config: MAKEConfig, parts: Parts) -> list[Stage]:
-    text = SequenceModel(parts.text_expert(config.text), loss=parts.loss, trained=parts.trained_only)
-    experts = {"id": parts.id_expert(), "text": parts.text_expert(config.text)}
-    gate = PADConfig(experts=("id", "text"), gate_init=config.gate_init, unseen=config.unseen)
-    mixed = mixture_stage("experts", experts, gate, parts, {"text": {"expert.": "experts.text."}})
-    return [Stage("text", text, {"prediction": 1.0}, [main_group(text)]), mixed]
+    text = single_stage("text", parts.text_expert(config.text), parts)
+    experts: dict[str, Expert[Any]] = {"id": parts.id_expert(), "text": parts.text_expert(config.text)}
+    starts = {"text": {"expert.": "experts.text."}}
+    return [text, mixture_stage(experts, parts, starts, gate_init=config.gate_init, unseen=config.unseen)]
+
+
+SPEC = Spec(
+    "make",
+    "MAKE",
+    MAKEConfig,
+    stages,
+    presets={"ours": {**OURS, "unseen": "text"}, "paper": {}, "authors": {"gate_init": "authors"}},
+    training={
+        "ours": {"phases": {"experts": {"lr": 1e-3}}},
+        "authors": {"phases": {"experts": {"lr": 1e-4}}},  # as PAD's
+    },
+    reads_text=True,
+)

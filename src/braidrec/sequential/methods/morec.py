@@ -5,21 +5,20 @@ Departure, PAD's: the text encoder is frozen, where MoRec trains it end to end.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from braidrec.sequential.contracts import Stage, main_group
-from braidrec.sequential.maps import TextConfig
-from braidrec.sequential.model import SequenceModel
+from braidrec.registry import Spec
+from braidrec.sequential.maps import OURS, TextConfig
 from braidrec.sequential.parts import Parts
+from braidrec.sequential.stages import single_stage
 from braidrec.strict import Strict
+from braidrec.training.stages import Stage
 
 
 class MoRecConfig(Strict):
-    name: Literal["morec"] = "morec"
     text: TextConfig = TextConfig()
-    title: ClassVar[str] = "MoRec"
 
 
 def stages(config: MoRecConfig, parts: Parts) -> list[Stage]:
-    model = SequenceModel(parts.text_expert(config.text), loss=parts.loss, trained=parts.trained_only)
-    return [Stage("train", model, {"prediction": 1.0}, [main_group(model)])]
+    return [single_stage("train", parts.text_expert(config.text), parts)]
+
+
+SPEC = Spec("morec", "MoRec", MoRecConfig, stages, presets={"ours": OURS}, reads_text=True)

@@ -15,7 +15,7 @@ averaged over chunks of 16 sequences, what one of the authors' processes saw; th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +25,19 @@ from torch import Tensor, nn
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
 from braidrec.objectives.mmd import mmd
-from braidrec.objectives.next_item import binary_cross_entropy
-from braidrec.objectives.step import Step
-from braidrec.sequential.contracts import Distinct, DotProducts, Group, Stage, States, main_group
-from braidrec.sequential.gates import BucketGate, ContextualGate, check_experts
-from braidrec.sequential.maps import FusedMap, TextConfig
-from braidrec.sequential.mixture import Mixture
-from braidrec.sequential.model import Expert, SequenceModel, cross_entropy
+from braidrec.registry import Spec
+from braidrec.sequential.contracts import Distinct
+from braidrec.sequential.gates import GateInit, check_experts
+from braidrec.sequential.maps import OURS, FusedMap, TextConfig
+from braidrec.sequential.next_item import Expert, OneExpert, cross_entropy, sampled_entropy
 from braidrec.sequential.parts import Parts
+from braidrec.sequential.stages import mixture_stage, plain_stages
 from braidrec.strict import Strict
+from braidrec.training.stages import Group, Stage, main_group
+from braidrec.training.step import Step
 
 ExpertName = Literal["id", "aligned", "text"]
 Kernel = Literal["gaussian", "laplacian", "linear", "cosine", "info_nce"]
-_GATE_DECAY = 0.01  # AdamW's own default, which the released code leaves in place for the gate
 
 
 class PADConfig(Strict):
@@ -47,7 +47,6 @@ class PADConfig(Strict):
     (id expert out, the gate renormalised, and the mean id row of the coldest bucket on the aligned side)
     """
 
-    name: Literal["pad"] = "pad"
     alignment: Literal["anchored", "anchored_frozen", "non_anchored", "none"] = "anchored"
     gamma: float = Setting(default=0.2, ge=0)
     kernel: Kernel = "gaussian"
@@ -61,7 +60,7 @@ class PADConfig(Strict):
     fusion: Literal["concat", "add"] = "concat"
     experts: tuple[ExpertName, ...] = ("id", "aligned", "text")
     gate: Literal["bucket_sigmoid", "contextual"] = "bucket_sigmoid"
-    gate_init: Literal["uniform", "authors"] = "uniform"
+    gate_init: GateInit = "uniform"
     frequency_gate: bool = True
     unseen: Literal["trained", "text"] = "trained"
 
@@ -70,15 +69,14 @@ class PADConfig(Strict):
         return "SMEM" if self.alignment == "none" and len(self.experts) > 1 else "PAD"
 
 
-class Alignment(nn.Module):
+class Alignment(OneExpert):
     """Phase 2: the aligned expert, and the distance between its two sides."""
 
-    trained: Tensor | None
+    expert: Expert[FusedMap]
 
-    def __init__(self, expert: Expert, config: PADConfig, parts: Parts):
-        super().__init__()
-        self.expert, self.config, self.loss = expert, config, parts.loss
-        self.register_buffer("trained", parts.candidates, persistent=False)
+    def __init__(self, expert: Expert[FusedMap], config: PADConfig, parts: Parts):
+        super().__init__(expert, parts.loss, parts.candidates)
+        self.config = config
 
     def step(self, batch: SequenceBatch) -> Step:
         distinct = Distinct.of(batch)
@@ -96,9 +94,7 @@ class Alignment(nn.Module):
 
     @property
     def _map(self) -> FusedMap:
-        items = self.expert.items
-        assert isinstance(items, FusedMap)
-        return items
+        return self.expert.items
 
     def _prediction(self, batch: SequenceBatch, distinct: Distinct, vectors: Tensor) -> Tensor:
         real = batch.targets > 0
@@ -108,9 +104,7 @@ class Alignment(nn.Module):
             states = self.expert.read(table, batch.items.long(), batch.mask)[real]
             return cross_entropy(states, table, batch.targets[real].long(), self.trained)
         states = self.expert.read(vectors, distinct.items, batch.mask)[real]
-        positive = (states * vectors[distinct.targets[real]]).sum(dim=-1)
-        negative = (states[:, None] * vectors[distinct.negatives[real]]).sum(dim=-1)
-        return binary_cross_entropy(positive, negative)
+        return sampled_entropy(states, vectors, distinct.targets[real], distinct.negatives[real])
 
     def _distance(self, distinct: Distinct, ids: Tensor, text: Tensor) -> Tensor:
         """MMD^2 between the two sides of the batch's items, a chunk of sequences at a time; InfoNCE over distinct items."""
@@ -152,23 +146,16 @@ class Alignment(nn.Module):
             return {"alignment": float(info_nce(text, ids, temperature=self.config.temperature))}
         return {"alignment": float(self._mmd(text, ids))}
 
-    def states(self, items: Tensor, mask: Tensor) -> States:
-        return States(self.expert.last(items, mask), items[:, -1].long())
-
-    def catalogue(self) -> DotProducts:
-        return DotProducts(self.expert.table())
-
 
 def stages(config: PADConfig, parts: Parts) -> list[Stage]:
     """The phases of PAD as data; the last stage's module is the model that is kept."""
     check_experts(config.experts, "enhance")
-    pretrain = pretrain_stage(parts)
-    found = [pretrain]
+    found = plain_stages(parts)
     aligned = "aligned" in config.experts
     if aligned and config.alignment != "none":
         found.append(_align_stage(config, parts))
     unseen = config.unseen == "text"
-    experts: dict[str, Expert] = {}
+    experts: dict[str, Expert[Any]] = {}
     starts: dict[str, dict[str, str]] = {}
     for name in config.experts:
         if name == "id":
@@ -182,14 +169,16 @@ def stages(config: PADConfig, parts: Parts) -> list[Stage]:
                 starts.setdefault("align", {})["expert."] = "experts.aligned."
         else:
             experts[name] = parts.text_expert(config.text)
-    found.append(mixture_stage("experts", experts, config, parts, starts))
-    return found
-
-
-def pretrain_stage(parts: Parts) -> Stage:
-    """Phase 1: the id model alone."""
-    model = SequenceModel(parts.id_expert(), loss=parts.loss, trained=parts.trained_only)
-    return Stage("pretrain", model, {"prediction": 1.0}, [main_group(model)])
+    mixed = mixture_stage(
+        experts,
+        parts,
+        starts,
+        gate=config.gate,
+        gate_init=config.gate_init,
+        frequency_gate=config.frequency_gate,
+        unseen=config.unseen,
+    )
+    return [*found, mixed]
 
 
 def _align_stage(config: PADConfig, parts: Parts) -> Stage:
@@ -206,29 +195,38 @@ def _align_stage(config: PADConfig, parts: Parts) -> Stage:
     return Stage("align", module, weights, [main_group(module, frozen)], starts)
 
 
-def mixture_stage(
-    name: str,
-    experts: Mapping[str, Expert],
-    config: PADConfig,
-    parts: Parts,
-    starts: Mapping[str, Mapping[str, str]],
-) -> Stage:
-    """Experts behind the gate, all of them trained, the gate with a weight decay of its own."""
-    names = tuple(experts)
-    gate: BucketGate | ContextualGate
-    buckets, bucket = (parts.num_buckets, parts.bucket) if config.frequency_gate else (1, (parts.bucket > 0).long())
-    if config.gate == "contextual":
-        gate = ContextualGate(names, buckets, parts.dim)
-    else:
-        gate = BucketGate(names, buckets, init=config.gate_init)
-    model = Mixture(
-        experts,
-        gate,
-        bucket,
-        untrained=parts.untrained if config.unseen == "text" else None,
-        loss=parts.loss,
-        trained=parts.trained_only,
-    )
-    apart = list(gate.parameters())
-    groups = [main_group(model, apart), Group("main.gate", apart, weight_decay=_GATE_DECAY)]
-    return Stage(name, model, {"prediction": 1.0}, groups, starts)
+def _reads_text(config: PADConfig) -> bool:
+    return bool({"aligned", "text"} & set(config.experts))
+
+
+_OURS = {**OURS, "fusion": "add", "unseen": "text"}
+_EXPERTS = {"phases": {"experts": {"lr": 1e-4}}}
+
+# `ours`: an id model that is fitted to the end leaves its text nothing to explain, so the first phase is short, and the later
+# ones go in smaller steps.
+SPEC = Spec(
+    "pad",
+    lambda config: config.title,
+    PADConfig,
+    stages,
+    presets={
+        "ours": _OURS,
+        "paper": {},
+        "authors": {"gate_init": "authors", "estimator": "authors", "mmd_include_pad": True},
+    },
+    training={
+        "ours": {"phases": {"pretrain": {"max_epochs": 4}, "align": {"lr": 1e-3}, "experts": {"lr": 1e-3}}},
+        "authors": _EXPERTS,
+    },
+    reads_text=_reads_text,
+)
+SMEM = Spec(
+    "smem",
+    lambda config: config.title,
+    PADConfig,
+    stages,
+    presets={"ours": _OURS, "paper": {}, "authors": {"gate_init": "authors"}},
+    training={"ours": {"phases": {"pretrain": {"max_epochs": 4}, "experts": {"lr": 1e-3}}}, "authors": _EXPERTS},
+    values={"alignment": "none"},
+    reads_text=_reads_text,
+)

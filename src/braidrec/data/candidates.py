@@ -1,0 +1,171 @@
+"""Candidates scored now: all that a ranking model reads of items and of who asks, as tensors, so that the log can stay away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from braidrec.data.batches import RankingBatch
+from braidrec.data.history import History
+from braidrec.data.statistics import joined
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class UserSide:
+    """What is known of one user at the end of the log.
+
+    fields (F_U,) int32    numbers (N_U,) float32    bags: per multi-valued field (M,) int32, padded with 0
+    statistics (4,) float32, the user's columns of the time-causal statistics, or None where the model has none
+    """
+
+    fields: Tensor
+    numbers: Tensor
+    bags: tuple[Tensor, ...]
+    statistics: Tensor | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, user: int) -> UserSide:
+        """Of a catalogue row; 0 is somebody new: unknown rows, mean numbers, no past."""
+        features, statistics = dataset.features, dataset.statistics
+        return cls(
+            torch.from_numpy(features.user_fields[user].copy()),
+            torch.from_numpy(features.user_numbers[user].copy()),
+            tuple(torch.from_numpy(bag.rows[user].copy()) for bag in features.bags if bag.owner == "user"),
+            None if statistics is None else torch.from_numpy(statistics.user_now(user)),
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The catalogue, somebody new, and an unknown context: self-contained, and never changed in place.
+
+    item_fields (I + 1, F_I) int32    item_numbers (I + 1, N_I) float32    item_bags: per multi-valued field (I + 1, M) int32
+    item_statistics (I + 1, 3) float32 or None    row 0 of each is padding
+    context_fields (F_C,) int32, the unknown rows    context_numbers (N_C,) float32, zeros    context_bags: (1,) int32 zeros
+    """
+
+    item_fields: Tensor
+    item_numbers: Tensor
+    item_bags: tuple[Tensor, ...]
+    item_statistics: Tensor | None
+    context_fields: Tensor
+    context_numbers: Tensor
+    context_bags: tuple[Tensor, ...]
+    nobody: UserSide
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset) -> Candidates:
+        """As of the end of the log."""
+        features, statistics = dataset.features, dataset.statistics
+        owners = [bag.owner for bag in features.bags]
+        return cls(
+            torch.from_numpy(features.item_fields),
+            torch.from_numpy(features.item_numbers),
+            tuple(torch.from_numpy(bag.rows) for bag in features.bags if bag.owner == "item"),
+            None if statistics is None else torch.from_numpy(statistics.items_now),
+            torch.tensor(features.context_unknown, dtype=torch.int32),
+            torch.zeros(features.context_numbers.shape[1]),
+            tuple(torch.zeros(1, dtype=torch.int32) for _ in range(owners.count("context"))),
+            UserSide.of(dataset, 0),
+        )
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_fields) - 1
+
+    def stranger(self) -> UserSide:
+        """Somebody new, known without the data set."""
+        return self.nobody
+
+    def batch(self, user: UserSide, items: Tensor, history: History) -> RankingBatch:
+        """``items`` (B,) as candidates for one user now; ``history`` (1, K) or (B, K).  Context fields are unknown."""
+        count = len(items)
+
+        def repeated(part: Tensor) -> Tensor:
+            return part.expand(count, -1)
+
+        numbers = [repeated(user.numbers), self.item_numbers.index_select(0, items), repeated(self.context_numbers)]
+        if self.item_statistics is not None:
+            assert user.statistics is not None, "a user side taken without the statistics that these candidates have"
+            numbers.append(
+                torch.from_numpy(joined(self.item_statistics.index_select(0, items).numpy(), user.statistics.numpy()))
+            )
+        return RankingBatch(
+            position=torch.full((count,), -1),
+            item=items,
+            fields=torch.cat(
+                [repeated(user.fields), self.item_fields.index_select(0, items), repeated(self.context_fields)], dim=1
+            ),
+            numbers=torch.cat(numbers, dim=1),
+            bags=(
+                *map(repeated, user.bags),
+                *(rows.index_select(0, items) for rows in self.item_bags),
+                *map(repeated, self.context_bags),
+            ),
+            history=History(*(repeated(part) for part in (history.items, history.signals, history.mask))),
+            label=torch.zeros(count),
+        )
+
+    def with_items(self, fields: Tensor, numbers: Tensor, bags: Sequence[Tensor]) -> Candidates:
+        """More items behind the catalogue: fields (n, F_I), numbers (n, N_I), one (n, M) per multi-valued item field.
+
+        An item added after training has no past: its statistics are those of row 0, which has none either.
+        """
+        statistics = self.item_statistics
+        return replace(
+            self,
+            item_fields=torch.cat([self.item_fields, fields]),
+            item_numbers=torch.cat([self.item_numbers, numbers]),
+            item_bags=tuple(_stacked(rows, bag) for rows, bag in zip(self.item_bags, bags, strict=True)),
+            item_statistics=None if statistics is None else torch.cat([statistics, statistics[:1].expand(len(fields), -1)]),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as `of` takes them back."""
+        found = {
+            "item.fields": self.item_fields,
+            "item.numbers": self.item_numbers,
+            "context.fields": self.context_fields,
+            "context.numbers": self.context_numbers,
+            "user.fields": self.nobody.fields,
+            "user.numbers": self.nobody.numbers,
+        }
+        for owner, bags in (("item", self.item_bags), ("context", self.context_bags), ("user", self.nobody.bags)):
+            found |= {f"{owner}.bag.{at}": bag for at, bag in enumerate(bags)}
+        if self.item_statistics is not None and self.nobody.statistics is not None:
+            found |= {"item.statistics": self.item_statistics, "user.statistics": self.nobody.statistics}
+        return found
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Candidates:
+        """The candidates whose `tensors` these are."""
+
+        def bags(owner: str) -> tuple[Tensor, ...]:
+            return tuple(
+                tensors[f"{owner}.bag.{at}"] for at in range(sum(name.startswith(f"{owner}.bag.") for name in tensors))
+            )
+
+        return cls(
+            tensors["item.fields"],
+            tensors["item.numbers"],
+            bags("item"),
+            tensors.get("item.statistics"),
+            tensors["context.fields"],
+            tensors["context.numbers"],
+            bags("context"),
+            UserSide(tensors["user.fields"], tensors["user.numbers"], bags("user"), tensors.get("user.statistics")),
+        )
+
+
+def _stacked(rows: Tensor, more: Tensor) -> Tensor:
+    """Both, padded to the same width."""
+    width = max(rows.shape[1], more.shape[1])
+    return torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (rows, more)])

@@ -1,0 +1,1 @@
+"""From files, frames and public archives to checked `Tables`: nothing is numbered or split here."""

@@ -1,0 +1,270 @@
+"""Column roles from names and contents, each with its reason, to be shown before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from braidrec.data.schema import Field, Schema
+from braidrec.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Names are compared in lower case without punctuation; an earlier tier wins over a later one.
+_Tiers = tuple[frozenset[str], ...]
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _tiers(*groups: str) -> _Tiers:
+    return tuple(_names(group) for group in groups)
+
+
+_USER = _tiers("userid user uid", "reviewerid customerid memberid visitorid accountid listenerid readerid", "sessionid session")
+_ITEM = _tiers(
+    "itemid item iid",
+    "movieid movie productid product asin sku bookid book isbn songid song trackid track artistid artist newsid news articleid "
+    "article videoid video businessid gameid game adid recipeid courseid",
+    "parentasin id",
+)
+_TIMESTAMP = _tiers(
+    "timestamp ts unixtime unixreviewtime unixtimestamp", "time datetime eventtime createdat", "date reviewtime day"
+)
+_ORDER = _tiers("order position seq sequence step")
+_RATING = _tiers("rating ratings", "stars score overall")
+_LABEL = _tiers("label click clicked isclick", "target liked like y")
+_WEIGHT = _tiers("weight sampleweight")
+_TITLES = _names("title name itemname productname movietitle booktitle")
+_KINDS = _names("genre genres category categories brand maincategory topic subject author")
+_BODIES = _names("description desc summary abstract plot synopsis text body content about features")
+_CATEGORY = _tiers("category maincategory genre topic", "categories genres")
+_SEPARATORS = ("|", ";", ",")
+GIVEN = "given"
+_CODES = ("id", "code", "zip")  # endings of names whose numbers are no quantities
+_MANY = 50  # distinct integers beyond which a column counts as a quantity, not as a choice
+_LOOKED_AT = 50_000  # rows of the interactions whose contents are looked at
+
+
+@dataclass(frozen=True)
+class RoleGuess:
+    """One line of the table shown to the user."""
+
+    column: str  # "interactions.userId"
+    role: str  # "user", "text 1", "field (multi, cut at '|')", "not used"
+    why: str
+
+
+def guess_schema(
+    interactions: pl.DataFrame,
+    items: pl.DataFrame | None = None,
+    users: pl.DataFrame | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+    ids: Mapping[str, str | None] | None = None,
+) -> tuple[Schema, list[RoleGuess]]:
+    """What each column means; ``given`` (keys of `Schema`) is decided already and is not guessed again.
+
+    ``ids`` says what the id columns of "items" and "users" are called.  Columns of the interactions become no fields by
+    themselves: what is known only after the fact would leak into the prediction.
+    Raises DataError listing the candidates and the TOML line that decides, when names do not.
+    """
+    schema: dict[str, Any] = dict(given or {})
+    ids = ids or {}
+    guesses = [RoleGuess(f"interactions.{schema[role]}", role, GIVEN) for role in _INTERACTION_ROLES if schema.get(role)]
+    taken = {schema[role] for role in _INTERACTION_ROLES if schema.get(role)}
+    for role, tiers in _INTERACTION_ROLES.items():
+        if role in schema or (role == "order" and schema.get("timestamp")):
+            continue
+        column, why = _named(role, tiers, [name for name in interactions.columns if name not in taken])
+        if column is None and role in ("user", "item"):
+            column, why = _shared(role, interactions, users if role == "user" else items, ids.get(f"{role}s"))
+        if column is None:
+            continue
+        problem = _unfit(role, interactions[column].head(_LOOKED_AT))
+        if problem:
+            guesses.append(RoleGuess(f"interactions.{column}", "not used", f"called like the {role}, but {problem}"))
+            continue
+        schema[role] = column
+        taken.add(column)
+        guesses.append(RoleGuess(f"interactions.{column}", role, why))
+    used = (
+        taken
+        | {entry.name for entry in schema.get("context_fields", ())}
+        | {guess.column.partition(".")[2] for guess in guesses}
+    )
+    guesses += [
+        RoleGuess(f"interactions.{name}", "not used", "to use it write it under [[interactions.fields]]")
+        for name in interactions.columns
+        if name not in used
+    ]
+    if items is not None:
+        key = ids.get("items") or guess_id("items", items, schema["item"])
+        guesses += _catalogue("items", items, key, schema, "item_fields")
+    if users is not None:
+        key = ids.get("users") or guess_id("users", users, schema["user"])
+        guesses += _catalogue("users", users, key, schema, "user_fields")
+    return Schema(**schema), guesses
+
+
+def guess_id(kind: str, table: pl.DataFrame, same_as: str | None) -> str:
+    """The id column of the ``items`` or ``users`` table; ``same_as`` is what the interactions call it, where that is known."""
+    if same_as in table.columns:
+        return str(same_as)
+    column, _ = _named("id", (*(_ITEM if kind == "items" else _USER), frozenset(["id"])), table.columns, kind)
+    if column is None:
+        raise DataError(
+            f"{kind}: no column looks like the id (columns: {', '.join(table.columns)}); "
+            f'write under [{kind}]: id = "{table.columns[0]}"'
+        )
+    return column
+
+
+_INTERACTION_ROLES: Mapping[str, _Tiers] = {
+    "user": _USER,
+    "item": _ITEM,
+    "timestamp": _TIMESTAMP,
+    "order": _ORDER,
+    "rating": _RATING,
+    "label": _LABEL,
+    "weight": _WEIGHT,
+    "part": (),  # named or not there: half the columns called so are something else
+}
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _named(role: str, tiers: _Tiers, columns: Sequence[str], table: str = "interactions") -> tuple[str | None, str]:
+    """The one column whose name is in the first tier that has any."""
+    for tier in tiers:
+        found = [name for name in columns if _plain(name) in tier]
+        if len(found) > 1:
+            lines = " or ".join(f'{role} = "{name}"' for name in found)
+            raise DataError(
+                f"{table}: {len(found)} columns could be the {role}: {', '.join(found)}; write under [{table}]: {lines}"
+            )
+        if found:
+            return found[0], f"called like a {role} column" if role != "item" else "called like an item id"
+    return None, ""
+
+
+def _shared(role: str, interactions: pl.DataFrame, table: pl.DataFrame | None, key: str | None) -> tuple[str, str]:
+    """The only column that the interactions share with the catalogue."""
+    kind = f"{role}s"
+    if key in interactions.columns:
+        return str(key), f"called like the id of the {kind} table"
+    common = [name for name in interactions.columns if table is not None and name in table.columns]
+    if len(common) == 1:
+        return common[0], f"the only column shared with the {kind} table"
+    names = common or interactions.columns
+    raise DataError(
+        f"interactions: no column is called like a {role} id (candidates: {', '.join(names)}); "
+        f'write under [interactions]: {role} = "{names[0]}"'
+    )
+
+
+def _unfit(role: str, values: pl.Series) -> str:
+    """Why the contents of a column cannot have its role, or ''."""
+    if role in ("user", "item"):
+        return ""
+    kind = values.dtype
+    numbers = _as_numbers(values)
+    if role == "timestamp":
+        return "" if kind.is_temporal() or numbers is not None or values.dtype.is_(_text_type()) else f"its type is {kind}"
+    if numbers is None:
+        return "it holds text"
+    if role == "label" and ((numbers != 0) & (numbers != 1)).any():
+        return "it holds other values than 0 and 1"
+    if role in ("weight", "order") and (numbers < 0).any():
+        return "it holds negative values"
+    if role == "order" and not ((numbers.drop_nulls() % 1) == 0).all():
+        return "it holds fractions"
+    return ""
+
+
+def _text_type() -> Any:
+    import polars as pl
+
+    return pl.String
+
+
+def _as_numbers(values: pl.Series) -> pl.Series | None:
+    """Float64, or None when some cell is no number."""
+    import polars as pl
+
+    if values.dtype.is_numeric() or values.dtype == pl.Boolean:
+        return values.cast(pl.Float64)
+    if values.dtype != pl.String:
+        return None
+    text = values.str.strip_chars()
+    text = text.set((text == "").fill_null(False), None)
+    numbers = text.cast(pl.Float64, strict=False)
+    return None if (numbers.is_null() & text.is_not_null()).any() or not numbers.is_not_null().any() else numbers
+
+
+def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any], fields_key: str) -> list[RoleGuess]:
+    """Text, category and fields of the items or users table, written into ``schema``."""
+    columns = [name for name in table.columns if name != key]
+    roles = {name: field_of(table[name]) for name in columns}
+    texts: tuple[str, ...] = tuple(schema.get("text", ())) if kind == "items" else ()
+    if kind == "items":
+        if "text" not in schema:
+            groups = (_TITLES, _KINDS, _BODIES)
+            texts = tuple(name for group in groups for name in columns if _plain(name) in group)
+            schema["text"] = texts
+        if "category" not in schema:
+            named = next((found for tier in _CATEGORY if (found := [name for name in columns if _plain(name) in tier])), [])
+            if named:
+                schema["category"] = named[0]
+    chosen = (
+        tuple(schema[fields_key]) if fields_key in schema else tuple(entry for entry, _ in roles.values() if entry is not None)
+    )
+    schema[fields_key] = chosen
+    by_name = {entry.name: entry for entry in chosen}
+    guesses = [RoleGuess(f"{kind}.{key}", "id", "the id that the interactions use")]
+    for name in columns:
+        said = []
+        if name in texts:
+            said.append(f"text {texts.index(name) + 1}")
+        if kind == "items" and name == schema.get("category"):
+            said.append("category")
+        if name in by_name:
+            entry = by_name[name]
+            said.append(f"field ({entry.kind}" + (f", cut at {entry.separator!r})" if entry.kind == "multi" else ")"))
+        guesses.append(RoleGuess(f"{kind}.{name}", " + ".join(said) or "not used", roles[name][1]))
+    return guesses
+
+
+def field_of(values: pl.Series) -> tuple[Field | None, str]:
+    """The field that a catalogue column can be, or None, and why."""
+    import polars as pl
+
+    name, count = values.name, len(values)
+    if isinstance(values.dtype, pl.List) and not values.dtype.inner.is_nested():
+        return Field(name=name, kind="multi"), "lists"
+    if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype in (pl.Binary, pl.Object):
+        return None, f"values of type {values.dtype}"
+    distinct = values.n_unique()
+    if distinct < 2:
+        return None, "one value for every row"
+    numbers = _as_numbers(values)
+    if numbers is not None and values.dtype != pl.Boolean:
+        fractional = bool((numbers.drop_nulls() % 1 != 0).any())
+        if fractional or (distinct > _MANY and not _plain(name).endswith(_CODES)):
+            return Field(name=name, kind="numeric"), f"{distinct:,} different numbers"
+        return Field(name=name), f"{distinct:,} different whole numbers"
+    text = values.cast(pl.String).drop_nulls()
+    for separator in _SEPARATORS:
+        cut = int(text.str.contains(separator, literal=True).sum())
+        if 10 * cut >= len(text) > 0 and (separator == "|" or _plain(name) in _KINDS | {"tags"}):
+            pieces = text.str.split(separator).list.explode(empty_as_null=True).n_unique()
+            if 2 * pieces <= count or count < 20:
+                return Field(name=name, kind="multi", separator=separator), f"{pieces:,} different values, several in a cell"
+    if distinct > 0.9 * count and count > 1:
+        return None, "nearly every row has its own value"
+    return Field(name=name), f"{distinct:,} different values in {count:,} rows"

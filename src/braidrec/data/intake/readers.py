@@ -1,0 +1,256 @@
+"""Files and frames of any common kind to one Polars frame, with where it came from and what reading had to decide."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field as Setting
+
+from braidrec.data.intake.delimited import Delimited, LineMap, OnBadRows, parse_delimited
+from braidrec.data.tables import ReadReport, SourceFile
+from braidrec.errors import DataError
+from braidrec.files import sha256
+from braidrec.strict import Strict
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+FRAME = "<frame>"
+_NAMED_PROBLEMS = 5  # rows left out that a note names one by one
+_FREE_INFLATION = 1 << 30  # bytes that a gzip file may always grow to; beyond that at most 100 times its size
+_ACCEPTED = "Parquet, Arrow IPC (Feather) or CSV/TSV, plain or as .gz"
+
+
+class ReadConfig(Strict):
+    """How text files are read."""
+
+    on_bad_rows: OnBadRows = "error"  # "skip": leave ragged, badly quoted and undecodable rows out, counted in the report
+    encoding: Literal["utf-8", "latin-1", "cp1252", "utf-16"] = "utf-8"
+    separator: str | None = Setting(
+        default=None, min_length=1, max_length=1
+    )  # None: comma, tab or semicolon, whichever is there
+    quoting: bool = True  # off: " is an ordinary character
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as read: the columns of the file, integers as integers where that loses nothing, otherwise text."""
+
+    frame: pl.DataFrame
+    source: SourceFile
+    report: ReadReport
+    where: str  # opens every message about this table
+    lines: LineMap | None = None  # text files only
+
+    def place(self, row: int) -> str:
+        """Where row ``row`` (from 0) stands, for a message: file and line, or frame and row (from 1)."""
+        return f"{self.where}, " + (f"line {self.lines.line_of(row)}" if self.lines else f"row {row + 1}")
+
+
+def read_table(
+    source: Any,
+    *,
+    what: str,
+    read: ReadConfig | None = None,
+    columns: Sequence[str] | None = None,
+) -> RawTable:
+    """Read a path (Parquet, Arrow IPC, CSV/TSV, .gz) or a frame (Polars, Arrow, or any with an Arrow or dataframe interface).
+
+    ``what`` names the table ("interactions") in messages about frames; files are named by their path.
+    ``columns`` names the columns of a text file without a header line.
+    Raises DataError naming file, line, column, value and remedy.
+    """
+    if isinstance(source, str | Path):
+        return _read_file(Path(source), read or ReadConfig(), columns)
+    frame = _from_frame(source, what)
+    _check_shape(frame, what)
+    return RawTable(frame, SourceFile(FRAME, ""), ReadReport(), what)
+
+
+def read_bytes(data: bytes, where: str, source: SourceFile, read: ReadConfig, columns: Sequence[str] | None = None) -> RawTable:
+    """Delimited text that is already in memory, such as a member of an archive."""
+    if read.encoding != "utf-8":
+        try:
+            data = data.decode(read.encoding).encode()
+        except UnicodeError as cause:
+            raise DataError(
+                f"{where}: cannot be read as {read.encoding} ({cause}); choose another encoding ([read] in TOML)"
+            ) from None
+    parsed = parse_delimited(
+        data, what=where, separator=read.separator, quoting=read.quoting, columns=columns, on_bad_rows=read.on_bad_rows
+    )
+    return RawTable(_with_integers(parsed.frame), source, _report(parsed, where), where, parsed.lines)
+
+
+def _read_file(path: Path, read: ReadConfig, columns: Sequence[str] | None) -> RawTable:
+    if path.is_dir():
+        raise DataError(f"{path}: this is a folder, a file is needed ({_ACCEPTED})")
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(8)
+        if not magic:
+            raise DataError(f"{path}: the file is empty; it needs a line of column names and rows below it")
+        source = SourceFile(path.name, sha256(path))
+        where = str(path)
+        if magic.startswith(b"PAR1") or path.suffix == ".parquet":
+            return _columnar(_read_parquet, path, source)
+        if magic.startswith(b"ARROW1") or path.suffix in (".feather", ".arrow", ".ipc"):
+            return _columnar(_read_arrow, path, source)
+        if magic.startswith(b"PK\x03\x04"):
+            raise DataError(f"{path}: this is a zip archive; unpack it and name the table inside ({_ACCEPTED})")
+        data = _inflate(path) if magic.startswith(b"\x1f\x8b") else path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: the file does not exist (looked in {path.absolute().parent}){_neighbour(path)}") from None
+    except OSError as cause:
+        raise DataError(f"{path}: cannot be read ({cause.strerror or cause})") from None
+    if read.separator is None and {".tsv", ".tab"} & set(path.suffixes):
+        read = read.model_copy(update={"separator": "\t"})
+    return read_bytes(data, where, source, read, columns)
+
+
+def _neighbour(path: Path) -> str:
+    from braidrec.errors import suggest
+
+    try:
+        names = [entry.name for entry in path.absolute().parent.iterdir() if entry.is_file()][:200]
+    except OSError:
+        return ""
+    near = suggest(path.name, names)
+    return near if "did you mean" in near else ""
+
+
+def _inflate(path: Path) -> bytes:
+    """The text in a gzip file; a file that swells without measure is refused."""
+    limit = max(_FREE_INFLATION, 100 * path.stat().st_size)
+    whole = io.BytesIO()
+    try:
+        with gzip.open(path) as stream:
+            while block := stream.read(1 << 22):
+                if whole.write(block) and whole.tell() > limit:
+                    raise DataError(f"{path}: unpacks to more than {limit:,} bytes; unpack it yourself if that is meant")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as cause:
+        raise DataError(f"{path}: the gzip file is cut short or damaged ({cause}); fetch or write it again") from None
+    return whole.getvalue()
+
+
+def _columnar(read: Callable[[Path], pa.Table], path: Path, source: SourceFile) -> RawTable:
+    import pyarrow as pa
+
+    try:
+        table = read(path)
+        table.validate(full=True)
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as cause:
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        raise DataError(f"{path}: cut short, damaged or not {_ACCEPTED} ({reason}); write the file again") from None
+    frame = _from_arrow(table, str(path))
+    if not len(frame):
+        raise DataError(f"{path}: the table has no row (columns: {', '.join(names)})")
+    return RawTable(frame, source, ReadReport(), str(path))
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    with path.open("rb") as stream:
+        is_file = stream.read(6) == b"ARROW1"
+        stream.seek(0)
+        return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(stream).read_all()
+
+
+def _from_frame(source: Any, what: str) -> pl.DataFrame:
+    import polars as pl
+    import pyarrow as pa
+
+    if isinstance(source, pl.LazyFrame):
+        return source.collect()
+    if isinstance(source, pl.DataFrame):
+        return source
+    try:
+        if isinstance(source, pa.Table):
+            table = source
+        elif hasattr(source, "__arrow_c_stream__"):
+            table = pa.table(source)
+        elif hasattr(source, "__dataframe__"):
+            table = pa.interchange.from_dataframe(source)
+        else:
+            kind = f"{type(source).__module__}.{type(source).__qualname__}"
+            raise DataError(f"{what}: {kind} is no table; accepted: a path, or a Polars, Arrow or pandas frame")
+        table.validate(full=True)
+    except pa.ArrowException as cause:
+        reason = str(cause).strip().partition("\n")[0]
+        raise DataError(f"{what}: the frame cannot become an Arrow table ({reason}); give each column one type") from None
+    return _from_arrow(table, what)
+
+
+def _from_arrow(table: pa.Table, where: str) -> pl.DataFrame:
+    import polars as pl
+
+    names = [name for name in table.column_names if not name.startswith("__index_level_")]  # the index of a pandas frame
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise DataError(
+                f"{where}: the columns {names.index(name) + 1} and {at + 1} are both called '{name}'; rename one of them"
+            )
+    try:
+        frame = pl.from_arrow(table.select(names))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError) as cause:
+        raise DataError(f"{where}: a column has a type that cannot be read ({cause}); cast it to numbers or text") from None
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _check_shape(frame: pl.DataFrame, what: str) -> None:
+    if not frame.width:
+        raise DataError(f"{what}: the frame has no column")
+    if not len(frame):
+        raise DataError(f"{what}: the frame has no row (columns: {', '.join(frame.columns)})")
+
+
+def _with_integers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Text columns whose every cell is an integer as Python would write it become integers; '007' and '1.0' stay text."""
+    return frame.with_columns(as_integers(column) for column in frame.get_columns())
+
+
+def as_integers(column: pl.Series) -> pl.Series:
+    """Int64 (or UInt64) when that is reversible for every cell of a text column, else the column as it is."""
+    import polars as pl
+
+    head = column.head(100)
+    for kind in (pl.Int64, pl.UInt64):
+        if not _reversible(head, head.cast(kind, strict=False)):
+            continue
+        numbers = column.cast(kind, strict=False)
+        if _reversible(column, numbers) and numbers.null_count() < len(numbers):
+            return numbers
+    return column
+
+
+def _reversible(text: pl.Series, numbers: pl.Series) -> bool:
+    import polars as pl
+
+    return bool((numbers.cast(pl.String).eq_missing(text)).all())
+
+
+def _report(parsed: Delimited, where: str) -> ReadReport:
+    notes = []
+    if parsed.problems:
+        more = len(parsed.problems) - _NAMED_PROBLEMS
+        named = "; ".join(parsed.problems[:_NAMED_PROBLEMS]) + (f"; and {more:,} more" if more > 0 else "")
+        notes.append(f"{where}: left out {len(parsed.problems):,} bad rows: {named}")
+    if parsed.blank:
+        notes.append(f"{where}: passed over {parsed.blank:,} blank lines")
+    return ReadReport(len(parsed.problems), tuple(notes))

@@ -1,0 +1,468 @@
+"""Raw tables and their schema to `Tables`: every column of a role is checked, and brought to one form, as a whole column.
+
+ids         Int64, else UInt64, else text: whatever brings every id back exactly; the same type in all three tables
+timestamp   Int64 seconds since 1970, UTC                  order   Int64, each user's own position
+rating      finite number       label  Int8, 0 or 1        weight  finite number >= 0       numeric fields  finite, or empty
+part        train, valid or test
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from braidrec.data.intake.delimited import OnBadRows
+from braidrec.data.intake.readers import RawTable
+from braidrec.data.schema import Field, Schema
+from braidrec.data.settings import PART_NAMES
+from braidrec.data.tables import ReadReport, SourceFile, Tables
+from braidrec.errors import DataError, suggest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+_BORDERS = (10**11, 10**14, 10**17)  # 10^11 s is the year 5138; 10^11 ms is March 1973
+_EXACT_FLOAT = 2**53
+_LARGEST_FLOAT32 = 3.4e38
+_SHOWN = 60
+_NAMED_PROBLEMS = 5
+
+
+def validate(
+    name: str,
+    schema: Schema,
+    interactions: RawTable,
+    items: RawTable | None = None,
+    users: RawTable | None = None,
+    *,
+    on_bad_rows: OnBadRows = "error",
+    notes: Iterable[str] = (),
+) -> Tables:
+    """Check the tables against ``schema``.  What had to be decided stands in the report of the result, after ``notes``.
+
+    ``on_bad_rows="skip"`` leaves out rows with an empty id or an unusable value, counted; columns that are missing, units
+    that are mixed and ids that stand twice in a catalogue are always errors.
+    Raises DataError naming file, line, column, value and remedy.
+    """
+    log = _Table(interactions, on_bad_rows)
+    catalogues = {
+        key: _Table(table, on_bad_rows) for key, table in ((schema.item, items), (schema.user, users)) if table is not None
+    }
+    _interactions(log, schema)
+    _refuse_orphans(schema, items, users)
+    for key, table in catalogues.items():
+        is_item = key == schema.item
+        table.require(key, "its id")
+        table.ids(key)
+        _refuse_repeats(table, key)
+        _fields(table, schema.item_fields if is_item else schema.user_fields)
+        if is_item:
+            _texts(table, schema)
+    for key in (schema.user, schema.item):
+        _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
+    frames = {key: table.finish() for key, table in catalogues.items()}
+    events = log.finish()
+    _count_repeats(log, events, schema)
+    for key, frame in frames.items():
+        _count_strangers(log, events, frame, key)
+    tables = [log, *catalogues.values()]
+    return Tables(
+        name,
+        schema,
+        events,
+        frames.get(schema.item),
+        frames.get(schema.user),
+        tuple(_sources(tables)),
+        ReadReport(
+            sum(table.raw.report.rows_skipped + table.num_bad for table in tables),
+            (*notes, *(note for table in tables for note in (*table.raw.report.notes, *table.notes))),
+        ),
+    )
+
+
+@dataclass
+class _Table:
+    """One table on its way: the frame so far, rows found bad, and what is to be said about it."""
+
+    raw: RawTable
+    on_bad_rows: OnBadRows
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    num_bad: int = 0
+
+    def __post_init__(self) -> None:
+        import polars as pl
+
+        self.frame = self.raw.frame
+        self.bad = pl.repeat(False, len(self.frame), eager=True)
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self.raw.where}: {text}")
+
+    def require(self, column: str, role: str) -> None:
+        if column not in self.frame.columns:
+            raise DataError(f"{self.raw.where}: no column '{column}' (named as {role}){suggest(column, self.frame.columns)}")
+
+    def refuse(self, column: str, bad: pl.Series, problem: str) -> None:
+        """Rows marked in ``bad`` cannot be used: an error for the first of them, or one more row left out."""
+        if not bad.any():
+            return
+        row = bad.arg_max()
+        assert row is not None
+        message = f"{self.raw.place(row)}, column '{column}': {_shown(self.raw.frame[column][row])} {problem}"
+        if self.on_bad_rows == "error":
+            raise DataError(f'{message}; or leave such rows out with on_bad_rows = "skip"')
+        self.problems.append(f"{int(bad.sum()):,} such as {message}")
+        self.bad = self.bad | bad
+
+    def fail(self, column: str, row: int, problem: str) -> DataError:
+        return DataError(f"{self.raw.place(row)}, column '{column}': {_shown(self.raw.frame[column][row])} {problem}")
+
+    def put(self, column: str, values: pl.Series) -> None:
+        self.frame = self.frame.with_columns(values.alias(column))
+
+    def ids(self, column: str) -> None:
+        import polars as pl
+
+        values = self.frame[column]
+        if values.dtype.is_float():
+            values = self._whole_ids(column, values)
+        elif values.dtype in (pl.Categorical, pl.Enum):
+            values = values.cast(pl.String)
+        if not (values.dtype.is_integer() or values.dtype == pl.String):
+            raise DataError(f"{self.raw.where}, column '{column}': ids of type {values.dtype}; integers or text are accepted")
+        empty = values.is_null()
+        if values.dtype == pl.String:
+            empty = empty | (values.str.strip_chars() == "").fill_null(False)
+        self.refuse(column, empty, "is an empty id; every row needs one: fill it in or delete the row")
+        self.put(column, values)
+
+    def _whole_ids(self, column: str, values: pl.Series) -> pl.Series:
+        import polars as pl
+
+        inexact = ~((values == values.floor()) & (values.abs() < _EXACT_FLOAT)).fill_null(False)
+        self.refuse(column, inexact, "is no id: decimal numbers cannot name things exactly; keep ids as integers or text")
+        self.note(f"column '{column}': ids came as decimal numbers, all whole; read as integers")
+        return values.set(inexact, None).cast(pl.Int64)
+
+    def numbers(self, column: str, role: str, *, may_be_empty: bool = False) -> pl.Series:
+        """A column as numbers: integers stay integers, text is read as numbers; NaN and infinity are refused."""
+        import polars as pl
+
+        values = self.frame[column]
+        if values.dtype == pl.String:
+            text = values.str.strip_chars()
+            text = text.set((text == "").fill_null(False), None)
+            values = text.cast(pl.Float64, strict=False)
+            self.refuse(
+                column,
+                values.is_null() & text.is_not_null(),
+                f"is not a number ({role}); correct it" + _empty_hint(may_be_empty),
+            )
+        elif values.dtype == pl.Boolean:
+            values = values.cast(pl.Int8)
+        elif values.dtype.is_decimal():
+            values = values.cast(pl.Float64)
+        elif not values.dtype.is_numeric():
+            raise DataError(f"{self.raw.where}, column '{column}': type {values.dtype} where numbers are needed ({role})")
+        if values.dtype.is_float():
+            if may_be_empty:
+                values = values.fill_nan(None)
+            wild = ~values.is_finite() | (values.abs() > _LARGEST_FLOAT32)
+            self.refuse(
+                column, wild.fill_null(False), f"is not a finite number ({role}); correct it" + _empty_hint(may_be_empty)
+            )
+        if not may_be_empty:
+            self.refuse(column, values.is_null(), f"is empty or no number ({role}); fill it in or delete the row")
+        return values
+
+    def whole(self, column: str, role: str) -> pl.Series:
+        import polars as pl
+
+        values = self.numbers(column, role)
+        if values.dtype.is_float():
+            partial = (values != values.floor()).fill_null(False)
+            self.refuse(column, partial, f"has a fraction ({role}); round it to a whole number")
+        whole = values.cast(pl.Int64, strict=False)
+        self.refuse(column, (values.is_not_null() & whole.is_null()), f"does not fit 64 bits ({role})")
+        self.refuse(column, (whole < 0).fill_null(False), f"is negative ({role}); numbers from 0 on are accepted")
+        return whole.set((whole < 0).fill_null(False), None)
+
+    def finish(self) -> pl.DataFrame:
+        """The frame without the rows found bad."""
+        self.num_bad = int(self.bad.sum())
+        if not self.num_bad:
+            return self.frame
+        more = len(self.problems) - _NAMED_PROBLEMS
+        named = "; ".join(self.problems[:_NAMED_PROBLEMS]) + (f"; and {more} more kinds" if more > 0 else "")
+        self.note(f"left out {self.num_bad:,} of {len(self.frame):,} rows with unusable values: {named}")
+        if self.num_bad == len(self.frame):
+            raise DataError(f"{self.raw.where}: no usable row; {named}")
+        return self.frame.filter(~self.bad)
+
+
+def _interactions(log: _Table, schema: Schema) -> None:
+    roles = {
+        "user": schema.user,
+        "item": schema.item,
+        "timestamp": schema.timestamp,
+        "order": schema.order,
+        "rating": schema.rating,
+        "label": schema.label,
+        "weight": schema.weight,
+        "part": schema.part,
+    }
+    taken: dict[str, str] = {}
+    for role, column in roles.items():
+        if column is None:
+            continue
+        log.require(column, f"the {role}")
+        if column in taken:
+            raise DataError(
+                f"{log.raw.where}: column '{column}' cannot be both the {taken[column]} and the {role}; name two columns"
+            )
+        taken[column] = role
+    log.ids(schema.user)
+    log.ids(schema.item)
+    if schema.timestamp is not None:
+        log.put(schema.timestamp, _seconds(log, schema.timestamp))
+    if schema.order is not None:
+        log.put(schema.order, log.whole(schema.order, "the order of a user's interactions"))
+    if schema.rating is not None:
+        log.put(schema.rating, log.numbers(schema.rating, "the rating"))
+    if schema.label is not None:
+        log.put(schema.label, _labels(log, schema.label))
+    if schema.weight is not None:
+        weights = log.numbers(schema.weight, "the sample weight")
+        log.refuse(schema.weight, (weights < 0).fill_null(False), "is negative; a sample weight is 0 or more")
+        log.put(schema.weight, weights)
+    if schema.part is not None:
+        log.put(schema.part, _parts(log, schema.part))
+    _fields(log, schema.context_fields)
+
+
+def _parts(log: _Table, column: str) -> pl.Series:
+    """A ready-made split: train, valid or test."""
+    import polars as pl
+
+    values = log.frame[column]
+    if _nested(values.dtype):
+        raise DataError(
+            f"{log.raw.where}, column '{column}': type {values.dtype} where a part is named: {', '.join(PART_NAMES)}"
+        )
+    parts = values.cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
+    log.refuse(column, parts.is_null(), f"is no part of a split; accepted: {', '.join(PART_NAMES)}")
+    return parts
+
+
+def _labels(log: _Table, column: str) -> pl.Series:
+    import polars as pl
+
+    values = log.numbers(column, "the label")
+    other = ((values != 0) & (values != 1)).fill_null(False)
+    remedy = "is no label: 0 and 1 are accepted; for graded feedback name the column as the rating and set positive_above"
+    log.refuse(column, other, remedy)
+    return values.set(other, None).cast(pl.Int8)
+
+
+def _seconds(log: _Table, column: str) -> pl.Series:
+    """Whole seconds since 1970 from numbers in any unit, dates, or text of either."""
+    import polars as pl
+
+    values = log.frame[column]
+    if values.dtype == pl.String:
+        values = _clock_of_text(log, column, values)
+    if values.dtype == pl.Date:
+        values = values.cast(pl.Datetime("us"))
+    if isinstance(values.dtype, pl.Datetime):
+        return _seconds_of_clock(log, column, values)
+    if values.dtype.is_temporal():
+        raise DataError(
+            f"{log.raw.where}, column '{column}': type {values.dtype} is no point in time; use dates or seconds since 1970"
+        )
+    log.put(column, values)
+    numbers = log.whole(column, "seconds since 1970")
+    low, high = numbers.arg_min(), numbers.arg_max()
+    if low is None or high is None:
+        return numbers
+    units = [sum(int(numbers[row]) >= border for border in _BORDERS) for row in (low, high)]
+    if units[0] != units[1]:
+        parts = [
+            f"{numbers[row]} ({_last(log, row)}) looks like {_UNITS[unit]}"
+            for row, unit in zip((low, high), units, strict=True)
+        ]
+        raise DataError(
+            f"{log.raw.where}, column '{column}': mixed units, {' and '.join(parts)}; write all of them in seconds since 1970"
+        )
+    if units[0]:
+        log.note(f"column '{column}': timestamps in {_UNITS[units[0]]} (told by their size), made whole seconds")
+    return numbers // 1000 ** units[0]
+
+
+def _clock_of_text(log: _Table, column: str, text: pl.Series) -> pl.Series:
+    """Text as numbers when all of it is, else as dates."""
+    import polars as pl
+
+    numbers = text.str.strip_chars().cast(pl.Float64, strict=False)
+    given = text.is_not_null() & (text.str.strip_chars() != "")
+    if not (given & numbers.is_null()).any():
+        return text
+    readable = numbers.is_not_null().sum()
+    expected = "is not a time; seconds since 1970 or ISO 8601 dates such as 2024-05-31T18:00:00+02:00 are accepted"
+    if 2 * readable >= given.sum():
+        return text  # mostly numbers: the others are named as such
+    try:
+        clock = text.str.to_datetime(strict=False, time_zone="UTC", time_unit="us")
+    except pl.exceptions.PolarsError:
+        clock = pl.repeat(None, len(text), dtype=pl.Datetime("us", "UTC"), eager=True)
+    if not clock.is_not_null().any():
+        row = given.arg_max()
+        assert row is not None
+        raise log.fail(column, row, expected)
+    log.refuse(column, clock.is_null() & given, expected)
+    return clock
+
+
+def _seconds_of_clock(log: _Table, column: str, clock: pl.Series) -> pl.Series:
+    import polars as pl
+
+    log.refuse(column, clock.is_null(), "is empty (the timestamp); fill it in or delete the row")
+    fine = clock.cast(pl.Datetime("us", clock.dtype.time_zone)).dt.epoch("us")  # type: ignore[attr-defined]
+    seconds = fine // 1_000_000
+    log.refuse(column, (seconds < 0).fill_null(False), "lies before 1970; later times are accepted")
+    zone = "as UTC" if clock.dtype.time_zone in (None, "UTC") else f"from {clock.dtype.time_zone}"  # type: ignore[attr-defined]
+    cut = int((fine % 1_000_000 != 0).sum())
+    log.note(
+        f"column '{column}': dates read {zone} to seconds since 1970"
+        + (f", fractions of a second cut in {cut:,} rows" if cut else "")
+    )
+    return seconds
+
+
+def _fields(table: _Table, fields: Iterable[Field]) -> None:
+    import polars as pl
+
+    for entry in fields:
+        table.require(entry.name, "a field")
+        kind = table.frame[entry.name].dtype
+        if entry.kind == "numeric":
+            table.put(entry.name, table.numbers(entry.name, "a numeric field", may_be_empty=True))
+        elif kind == pl.List and entry.kind == "single":
+            raise DataError(f"{table.raw.where}, column '{entry.name}': lists of values need kind = 'multi', not 'single'")
+        elif kind in (pl.Binary, pl.Object) or _nested(kind.inner if isinstance(kind, pl.List) else kind):
+            raise DataError(
+                f"{table.raw.where}, column '{entry.name}': values of type {kind} cannot be a field; make them text"
+            )
+        elif kind in (pl.Categorical, pl.Enum):
+            table.put(entry.name, table.frame[entry.name].cast(pl.String))
+
+
+def _texts(table: _Table, schema: Schema) -> None:
+    """Columns that a person would read become text; lists are joined, unless the column is a field as well."""
+    import polars as pl
+
+    fields = {entry.name for entry in schema.item_fields}
+    for name in schema.text:
+        table.require(name, "text")
+    if schema.category is not None:
+        table.require(schema.category, "the category")
+    for name in schema.text:
+        values = table.frame[name]
+        if name in fields or name == schema.item or values.dtype == pl.String:
+            continue
+        if isinstance(values.dtype, pl.List) and not _nested(values.dtype.inner):
+            table.put(name, values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True))
+        elif _nested(values.dtype) or values.dtype in (pl.Binary, pl.Object):
+            raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
+        else:
+            table.put(name, values.cast(pl.String))
+
+
+def _nested(kind: Any) -> bool:
+    return bool(kind.is_nested())
+
+
+def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | None) -> None:
+    needed = {
+        "items": (items, [entry.name for entry in schema.item_fields if entry.name != schema.item] + list(schema.text)),
+        "users": (users, [entry.name for entry in schema.user_fields if entry.name != schema.user]),
+    }
+    for kind, (table, columns) in needed.items():
+        if table is None and columns:
+            raise DataError(
+                f"the schema names columns of the {kind} ({', '.join(columns)}) but there is no {kind} table; bring one"
+            )
+
+
+def _refuse_repeats(table: _Table, key: str) -> None:
+    ids = table.frame[key]
+    repeated = ids.is_duplicated() & ids.is_not_null() & ~table.bad
+    if not repeated.any():
+        return
+    first = repeated.arg_max()
+    assert first is not None
+    second = int(((ids == ids[first]) & repeated).arg_true()[1])
+    raise DataError(
+        f"{table.raw.where}, column '{key}': the id {_shown(ids[first])} stands twice, at {_last(table, first)} and "
+        f"{_last(table, second)} ({int(repeated.sum()):,} rows share an id); keep one row for each id"
+    )
+
+
+def _last(table: _Table, row: int) -> str:
+    return table.raw.place(row).rpartition(", ")[2]
+
+
+def _one_type(key: str, tables: list[_Table]) -> None:
+    """Ids of one kind get the same type in every table: Int64, else UInt64, else text."""
+    import polars as pl
+
+    columns = [table.frame[key] for table in tables]
+    target: Any = pl.String
+    if all(column.dtype.is_integer() for column in columns):
+        for candidate in (pl.UInt64, pl.Int64):
+            if all(column.cast(candidate, strict=False).null_count() == column.null_count() for column in columns):
+                target = candidate
+    kinds = {str(column.dtype) for column in columns}
+    if target == pl.String and len(kinds) > 1:
+        tables[-1].note(f"column '{key}': ids are {' in one table and '.join(sorted(kinds))} in the other; compared as text")
+    for table, column in zip(tables, columns, strict=True):
+        if column.dtype != target:
+            table.put(key, column.cast(target))
+
+
+def _count_repeats(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
+    keys = [schema.user, schema.item, *([schema.clock] if schema.clock else [])]
+    rows = events.select(keys)
+    if rows.hash_rows().n_unique() == len(rows):  # no two hashes alike, so no two rows; quicker than comparing rows
+        return
+    repeats = len(rows) - rows.n_unique()
+    if repeats:
+        log.note(f"{repeats:,} rows repeat an earlier ({', '.join(keys)}); kept")
+
+
+def _count_strangers(log: _Table, events: pl.DataFrame, catalogue: pl.DataFrame, key: str) -> None:
+    strange = events.select(key).join(catalogue.select(key), on=key, how="anti")
+    if len(strange):
+        log.note(
+            f"{len(strange):,} interactions are with {strange[key].n_unique():,} values of '{key}' that its table "
+            f"does not list (such as {_shown(strange[key][0])}); kept, with empty fields"
+        )
+
+
+def _sources(tables: Iterable[_Table]) -> Iterable[SourceFile]:
+    seen = set()
+    for table in tables:
+        if table.raw.source not in seen or not table.raw.source.sha256:
+            seen.add(table.raw.source)
+            yield table.raw.source
+
+
+def _empty_hint(may_be_empty: bool) -> str:
+    return ", or leave the cell empty" if may_be_empty else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

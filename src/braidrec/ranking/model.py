@@ -1,0 +1,203 @@
+"""A trained ranking model as a run holds it: probabilities that somebody clicks, now.
+
+What answers need is held as tensors and saved beside the network's, under ``data.``: every item's fields and numbers, what
+stands for somebody new, the end state of statistics, the directions of a history by meaning.  Only a known user needs the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from braidrec.config import RunConfig
+from braidrec.data.candidates import Candidates, UserSide
+from braidrec.data.dataset import Dataset
+from braidrec.data.history import History
+from braidrec.errors import RunError
+from braidrec.layers.embedding import TableLayout
+from braidrec.layers.twins import twin
+from braidrec.ranking.build import build_model
+from braidrec.ranking.config import settings_of
+from braidrec.ranking.contracts import Material, RankingModel, as_module
+from braidrec.ranking.history import Directions, directions_of, latest
+from braidrec.task import Added, Floats, Rows, Saved
+
+CHUNK = 8192  # candidates scored at a time
+DATA, SIMILAR = "data.", "similar."
+
+
+@dataclass(frozen=True)
+class Past:
+    """Who asks, and all their behaviours: items and signals (n,) int32, oldest first."""
+
+    user: UserSide
+    items: Tensor
+    signals: Tensor
+
+
+class KnownUsers:
+    """The users of a data set as of the end of its log; statistics are taken on first use."""
+
+    def __init__(self, given: Dataset, *, statistics: bool):
+        self.given, self._statistics = given, statistics
+
+    @cached_property
+    def data(self) -> Dataset:
+        return with_statistics(self.given, self._statistics)
+
+    def past(self, row: int) -> Past:
+        log = self.given.log
+        events = slice(int(log.start[row]), int(log.start[row + 1]))
+        return Past(
+            UserSide.of(self.data, row), torch.from_numpy(log.slot_item[events]), torch.from_numpy(log.slot_signal[events])
+        )
+
+
+def with_statistics(dataset: Dataset, wanted: bool) -> Dataset:
+    return dataset.with_statistics() if wanted and dataset.statistics is None else dataset
+
+
+@dataclass(frozen=True)
+class ClickModel:
+    """See `braidrec.task.Model`.
+
+    network: exported, in evaluation mode    length: of histories    directions: where histories go by meaning, else None
+    known: None for a model that was loaded without its data
+    """
+
+    network: RankingModel
+    layout: TableLayout
+    length: int
+    candidates: Candidates
+    directions: Directions | None = None
+    known: KnownUsers | None = None
+
+    @property
+    def probabilities(self) -> bool:
+        return True
+
+    @property
+    def reads_text(self) -> bool:
+        return self.network.reads_text
+
+    @property
+    def module(self) -> nn.Module:
+        return as_module(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        weight = next(self.module.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
+
+    def saved(self) -> Saved:
+        tensors = dict(self.module.state_dict())
+        tensors |= {DATA + name: tensor.clone() for name, tensor in self.candidates.tensors().items()}
+        if self.directions is not None:
+            tensors |= {DATA + SIMILAR + name: tensor for name, tensor in self.directions.tensors().items()}
+        about = {
+            "layout": asdict(self.layout),
+            "semantic_width": self.network.semantic_width,
+            "parameters": sum(weight.numel() for weight in self.module.parameters()),
+        }
+        return Saved(tensors, about)
+
+    def past(self, user: int | None, items: Rows | None = None) -> Past:
+        """Each of a stranger's ``items`` counts as rated with the highest signal."""
+        if user is None:
+            rows = torch.from_numpy(np.asarray([] if items is None else items, np.int32))
+            return Past(self.candidates.stranger(), rows, torch.full_like(rows, self.layout.signals))
+        if self.known is None:
+            raise RunError(
+                f"user row {user}: this model was loaded without its data, so it knows nobody by id; load it with its data "
+                "(--data FOLDER), or pass the items that they liked"
+            )
+        return self.known.past(user)
+
+    def seen(self, past: Past) -> Rows:
+        found: Rows = past.items.numpy()
+        return found
+
+    def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
+        """Probabilities of a positive."""
+        chunks = torch.from_numpy(np.asarray(rows, np.int32)).split(CHUNK)
+        with torch.inference_mode():
+            return np.stack([torch.cat([self._chances(past, chunk) for chunk in chunks]).numpy() for past in pasts])
+
+    def _chances(self, past: Past, rows: Tensor) -> Tensor:
+        batch = self.candidates.batch(past.user, rows, self.window(past, rows)).to(self.device)
+        return torch.sigmoid(self.network(batch).float()).cpu()
+
+    def window(self, past: Past, candidates: Tensor) -> History:
+        """What the model reads of a past: the latest behaviours (1, K), or those most similar to each candidate (B, K)."""
+        if self.directions is None:
+            return latest(past.items, past.signals, self.length)
+        return self.directions.window(past.items, past.signals, candidates, self.length)
+
+    def with_items(self, added: Added) -> ClickModel:
+        """Text goes through what `export` kept; every id field takes its unknown row."""
+        module: Any = twin(self.module)
+        module.add(added)
+        return replace(
+            self,
+            network=module,
+            candidates=self.candidates.with_items(added.fields, added.numbers, added.bags),
+            directions=None if self.directions is None else self.directions.with_items(added.vectors),
+        )
+
+    def notes(self, *, new_user: bool, added: int) -> list[str]:
+        stranger = "a new user has no id row: the unknown rows stand in, and each liked item counts with the highest rating"
+        return [stranger] if new_user else []
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def reading(self, dataset: Dataset) -> Dataset:
+        """A data set with what this model reads of it, taken once for the one that it was loaded with."""
+        if self.known is not None and self.known.given is dataset:
+            return self.known.data
+        return with_statistics(dataset, self.candidates.item_statistics is not None)
+
+
+def kept(
+    network: RankingModel, config: RunConfig, layout: TableLayout, directions: Directions | None, known: KnownUsers
+) -> ClickModel:
+    """A network that is trained, on the CPU and exported."""
+    as_module(network).cpu().eval()
+    network.export()
+    length = settings_of(config).history.length
+    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known)
+
+
+def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Floats] | None = None) -> ClickModel:
+    """See `braidrec.task.Task.load`.  Raises RunError for a run of an earlier version without its data."""
+    settings, about = settings_of(config), saved.about
+    own = {name.removeprefix(DATA): tensor for name, tensor in saved.tensors.items() if name.startswith(DATA)}
+    state = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith(DATA)}
+    known = None if data is None else KnownUsers(data, statistics=settings.statistics)
+    if not own and known is None:
+        raise RunError("this run was saved by an earlier version, which needs its data to answer; load it with its data")
+    candidates = Candidates.of(own) if own or known is None else Candidates.of_dataset(known.data)
+    similar = {name.removeprefix(SIMILAR): tensor for name, tensor in own.items() if name.startswith(SIMILAR)}
+    if similar:
+        directions: Directions | None = Directions.of_tensors(similar)
+    else:
+        meant = settings.history.kind == "semantic_topk"
+        directions = directions_of(settings.history, text() if meant and text is not None else None)
+    layout = TableLayout(**{name: _tuples(value) for name, value in about["layout"].items()})
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(config, Material(layout, candidates.item_fields, semantic_width=about["semantic_width"]))
+    network.export()
+    module = as_module(network)
+    module.load_state_dict(state)
+    module.eval()
+    return ClickModel(network, layout, settings.history.length, candidates, directions, known)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list | tuple) else value

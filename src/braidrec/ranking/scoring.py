@@ -1,0 +1,97 @@
+"""The samples of a part of a data set, in log order: their batches, labels, weights, whose they are, and a model's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from braidrec.data.batches import RankingBatch, RankingBatches
+from braidrec.data.dataset import Dataset
+from braidrec.data.history import HistorySource
+from braidrec.data.negatives import NegativeSampler
+from braidrec.errors import ConfigError
+from braidrec.progress import progress
+
+EVALUATION_BATCH = 4096
+EVALUATION_SEED = 0  # of drawn negatives in validation and test: runs of every seed rank the same rows
+
+
+def score_batches(model: nn.Module, batches: Iterable[RankingBatch], device: torch.device) -> NDArray[np.float32]:
+    """Logits of all rows, in order; the model is left in the mode it came in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            parts = [model(batch.to(device)).float().cpu() for batch in batches]
+    finally:
+        model.train(training)
+    return torch.cat(parts).numpy()
+
+
+def score_with_progress(
+    model: nn.Module, batches: RankingBatches, device: torch.device, title: str, show: bool
+) -> NDArray[np.float32]:
+    with progress(title, batches.num_samples, "rows", show=show) as advance:
+
+        def counted() -> Iterable[RankingBatch]:
+            for batch in batches:
+                yield batch
+                advance(len(batch))
+
+        return score_batches(model, counted(), device)
+
+
+def part_batches(
+    dataset: Dataset, part: str, history: HistorySource, negatives: NegativeSampler | None, batch_size: int = EVALUATION_BATCH
+) -> RankingBatches:
+    """The samples of one part in log order."""
+    return RankingBatches(dataset, dataset.split[part], batch_size, history, shuffle=False, negatives=negatives)
+
+
+def part_labels(dataset: Dataset, part: str, negatives: NegativeSampler | None) -> NDArray[np.float32]:
+    """Labels in the order of `part_batches`."""
+    rows = dataset.split[part]
+    if negatives is None:
+        return dataset.log.label[rows]
+    per_event = 1 + negatives.per_positive
+    return (np.arange(len(rows) * per_event) % per_event == 0).astype(np.float32)
+
+
+def part_weights(dataset: Dataset, part: str, negatives: NegativeSampler | None) -> NDArray[np.float32] | None:
+    """Sample weights in the order of `part_batches`, None where the log has none."""
+    weight = dataset.log.weight
+    if weight is None:
+        return None
+    return weight[dataset.split[part]].repeat(1 + (negatives.per_positive if negatives else 0))
+
+
+def part_pairs(dataset: Dataset, part: str, negatives: NegativeSampler | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Users (N,) and items (N,) in the order of `part_batches`; with drawn negatives every event stands for all its samples."""
+    log, rows = dataset.log, dataset.split[part]
+    if negatives is None:
+        return log.user[rows], log.item[rows]
+    per_event = 1 + negatives.per_positive
+    samples = torch.arange(len(rows) * per_event)
+    items = negatives.draw(torch.from_numpy(rows).repeat_interleave(per_event), samples, samples % per_event, 0)
+    return log.user[rows].repeat(per_event), items.numpy()
+
+
+def negative_sampler(dataset: Dataset, per_positive: int | None, seed: int) -> NegativeSampler | None:
+    """Raises ConfigError when the log has positives only and nothing says how many negatives to draw, or the reverse."""
+    if per_positive is not None:
+        if not dataset.log.label.all():
+            raise ConfigError(
+                f"{dataset.name}: negatives = {per_positive}, but this log has negative rows of its own, which would then "
+                "count as positive; leave negatives out, here and where the data set was prepared"
+            )
+        return NegativeSampler(dataset.log, dataset.num_items, per_positive, seed)
+    if dataset.log.label[dataset.split["train"]].all():
+        raise ConfigError(
+            f"{dataset.name}: every training row is positive, so there is nothing to rank against; say how many negatives to "
+            "draw for each positive: negatives = 4 in the run file, or --negatives 4"
+        )
+    return None

@@ -1,0 +1,211 @@
+"""The ranking task: from settings and data to stages, from a model to scores of held-out rows, from scores to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from braidrec.config import RunConfig
+from braidrec.data.batches import RankingBatches
+from braidrec.data.dataset import Dataset
+from braidrec.data.history import HistorySource
+from braidrec.data.negatives import NegativeSampler
+from braidrec.errors import ConfigError, DataError
+from braidrec.evaluation.baselines import RankingLog
+from braidrec.evaluation.metrics import ScoreKind, auc, log_loss
+from braidrec.evaluation.ranking_report import evaluate_ranking
+from braidrec.evaluation.report import MIN_ROWS, Report
+from braidrec.evaluation.significance import PairedTest, paired_test
+from braidrec.evaluation.slices import ranking_slices
+from braidrec.layers.text import TextTable
+from braidrec.ranking import TASK as SPEC
+from braidrec.ranking.build import build_model, material_of
+from braidrec.ranking.config import settings_of
+from braidrec.ranking.contracts import RankingModel, as_module
+from braidrec.ranking.history import directions_of, history_source
+from braidrec.ranking.model import ClickModel, KnownUsers, kept, load
+from braidrec.ranking.scoring import (
+    EVALUATION_SEED,
+    negative_sampler,
+    part_batches,
+    part_labels,
+    part_pairs,
+    part_weights,
+    score_batches,
+    score_with_progress,
+)
+from braidrec.registry import TaskSpec
+from braidrec.task import Floats, Model, Outcome, Plan, Saved
+from braidrec.training.config import TrainingConfig
+from braidrec.training.contracts import Validate
+from braidrec.training.optimisers import choose_table_update
+from braidrec.training.seeding import seed_everything, spawn
+from braidrec.training.stages import AnyStage, Stage
+
+STAGE = "rank"
+
+
+class RankingTask:
+    """See `braidrec.task.Task`."""
+
+    @property
+    def spec(self) -> TaskSpec:
+        return SPEC
+
+    def reads_text(self, config: RunConfig) -> bool:
+        return config.reads_text or settings_of(config).history.kind == "semantic_topk"
+
+    def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
+        settings, training = settings_of(config), config.training.of_phase(STAGE)
+        known = KnownUsers(data, statistics=settings.statistics)
+        data = known.data
+        per_positive = config.negatives or data.settings.negatives
+        if per_positive is not None and settings.history.kind == "semantic_topk":
+            raise ConfigError(
+                "model.history.kind = 'semantic_topk' is prepared for the items of the log's own events, so it would give "
+                "drawn negatives away; use model.history.kind = 'recent' for logs of positives only"
+            )
+        negatives = negative_sampler(data, per_positive, config.seed)
+        held_out = negative_sampler(data, per_positive, EVALUATION_SEED)
+        rows = data.features.num_rows
+        lazy, averaging = _table_updates(training, rows, settings.dim)
+        seed_everything(config.seed)
+        table = TextTable(text) if text is not None and config.reads_text else None
+        material = material_of(data, table, seed=config.seed, sparse=lazy)
+        network = build_model(config, material)
+        earlier = network.earlier()
+        starts = {each.stage.name: each.names for each in earlier}
+        own = Stage(STAGE, as_module(network), network.weights, network.groups(), starts, monitor="auc")
+        stages: list[AnyStage] = [*(each.stage for each in earlier), own]
+        labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
+        directions = directions_of(settings.history, text)
+        history = history_source(data, settings.history, directions, show_progress=show_progress)
+
+        def batches(stage: Stage) -> RankingBatches:
+            return RankingBatches(
+                data,
+                data.split[stage.train],
+                config.training.of_phase(stage.name).batch_size,
+                history,
+                shuffle=True,
+                seed=spawn(config.seed, "batches", *([] if stage is own else [stage.name])) % 2**31,
+                negatives=negatives,
+            )
+
+        def validate(stage: AnyStage) -> Validate:
+            return _validation(data, stage.valid, history, held_out, labels[stage.valid])
+
+        return Plan(
+            stages,
+            batches,
+            validate,
+            monitor="auc",
+            keep=lambda: kept(network, config, material.layout, directions, known),
+            names=[stage.name for stage in stages],
+            choices={"tables": "lazy" if lazy else "dense", "table_rows": rows, "average_epochs": averaging},
+            average_epochs=None if averaging == training.average_epochs else averaging,
+        )
+
+    def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Floats] | None = None) -> Model:
+        return load(config, saved, data, text)
+
+    def outcome(self, model: Model, config: RunConfig, data: Dataset, part: str, *, show_progress: bool = True) -> Outcome:
+        """Logits of the part's samples in log order, those of drawn negatives behind each positive."""
+        own = cast(ClickModel, model)
+        data, negatives = own.reading(data), _held_out(config, data)
+        history = history_source(data, settings_of(config).history, own.directions, show_progress=show_progress)
+        batches = part_batches(data, part, history, negatives)
+        logits = score_with_progress(own.module, batches, own.device, f"scoring {part}", show_progress)
+        return Outcome(*part_pairs(data, part, negatives), {"scores": logits}, "logits")
+
+    def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome | None:
+        """Of the test part, of logs that have negatives of their own."""
+        spec = SPEC.baselines[name]
+        if part != "test" or _held_out(config, data) is not None:
+            return None
+        log, split = data.log, data.split
+        ranking = spec.build(spec.config())(
+            RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["test"])
+        )
+        return Outcome(*part_pairs(data, part, None), {"scores": ranking.test}, "scores")
+
+    def report(
+        self, outcome: Outcome, config: RunConfig | None, data: Dataset, part: str, *, min_rows: int | None = None
+    ) -> Report:
+        log, train, negatives = data.log, data.split["train"], _held_out(config, data)
+        return evaluate_ranking(
+            part_labels(data, part, negatives),
+            outcome.values["scores"],
+            ranking_slices(outcome.user, outcome.item, log.user[train], log.item[train], data.num_items),
+            outcome.user,
+            kind=cast(ScoreKind, outcome.kind),
+            weights=part_weights(data, part, negatives),
+            min_rows=MIN_ROWS if min_rows is None else min_rows,
+        )
+
+    def tests(
+        self, first: Sequence[Outcome], second: Sequence[Outcome], config: RunConfig | None, data: Dataset, part: str
+    ) -> list[PairedTest]:
+        """One, of AUC."""
+        scores = [np.stack([each.values["scores"] for each in side]) for side in (first, second)]
+        return [paired_test(part_labels(data, part, _held_out(config, data)), first[0].user, *scores)]
+
+    def inspect(self, module: nn.Module, num_items: int) -> Mapping[str, NDArray[np.float32]]:
+        found = cast(RankingModel, module).spaces()
+        return {name: vectors[: num_items + 1].cpu().numpy() for name, vectors in found.items()}
+
+
+TASK = RankingTask()
+
+
+def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[bool, float]:
+    """Whether tables are updated lazily, and over how many epochs weights are averaged."""
+    lazy = training.tables == "lazy" or (training.tables == "auto" and choose_table_update(rows, dim) == "lazy")
+    averaging = training.average_epochs
+    if not (lazy and averaging):
+        return lazy, averaging
+    # a mean of all weights visits every row at every step, which lazy tables are there to avoid
+    if training.tables == "lazy":
+        raise ConfigError(
+            f"training.tables = 'lazy' does not go with training.average_epochs = {averaging}; set average_epochs = 0, "
+            "or tables = 'dense'"
+        )
+    return lazy, 0.0
+
+
+def _held_out(config: RunConfig | None, data: Dataset) -> NegativeSampler | None:
+    """Of the held-out parts: the same for every seed, None where the log has negatives of its own."""
+    per_positive = (None if config is None else config.negatives) or data.settings.negatives
+    return negative_sampler(data, per_positive, EVALUATION_SEED)
+
+
+def _labels_of_both(data: Dataset, part: str, negatives: NegativeSampler | None) -> NDArray[np.float32]:
+    """The part's labels.  Raises DataError where they are of one class."""
+    labels = part_labels(data, part, negatives)
+    if labels.min() == labels.max():
+        what = "validation" if part == "valid" else f"'{part}'"
+        raise DataError(
+            f"{data.name}: all {len(labels):,} {what} rows have label {labels[0]:.0f}, so no AUC can choose a model; "
+            "prepare it with another split or positive_above"
+        )
+    return labels
+
+
+def _validation(
+    data: Dataset, part: str, history: HistorySource, negatives: NegativeSampler | None, labels: NDArray[np.float32]
+) -> Validate:
+    """AUC and log loss of a part."""
+    batches, weights = part_batches(data, part, history, negatives), part_weights(data, part, negatives)
+
+    def validate(module: nn.Module) -> Mapping[str, float]:
+        weight = next(module.parameters(), None)
+        logits = score_batches(module, batches, torch.device("cpu") if weight is None else weight.device)
+        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return {"auc": auc(labels, logits, weights), "log_loss": log_loss(labels, probabilities, weights)}
+
+    return validate

@@ -1,0 +1,40 @@
+"""Next-item rankings without learning, by name.
+
+``Spec.build(config, rows, user, item)`` gives a scorer of the evaluation rows; user, item (M,) int32 of every training event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+
+from braidrec.evaluation.retrieval import RetrievalRows, Scorer
+from braidrec.evaluation.sequential_baselines import LENGTH, ItemKNN, Markov, Popularity
+from braidrec.registry import Spec
+from braidrec.strict import Strict
+
+Rows = NDArray[np.int32]
+
+
+class ItemKNNConfig(Strict):
+    length: PositiveInt = LENGTH  # inputs that are read
+
+
+def _popularity(config: Any, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer:
+    return Popularity(rows, user, item)
+
+
+def _item_knn(config: ItemKNNConfig, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer:
+    return ItemKNN(rows, user, item, config.length)
+
+
+def _markov(config: Any, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer:
+    return Markov(rows, user, item)
+
+
+POPULARITY = Spec("popularity", "popularity", Strict, _popularity)
+ITEM_KNN = Spec("item-knn", "item-kNN", ItemKNNConfig, _item_knn)
+MARKOV = Spec("markov", "Markov", Strict, _markov)

@@ -1,0 +1,72 @@
+"""Sequence models on a data set's parts: histories in, scores of the whole catalogue out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from braidrec.data.dataset import Dataset
+from braidrec.data.sequences import left_padded
+from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
+from braidrec.evaluation.retrieval_report import gains
+from braidrec.sequential.contracts import Catalogue, NextItemModel, StageModule
+from braidrec.training.contracts import Validate
+
+
+class HistoryScorer:
+    """A sequence model as evaluation sees it.  The catalogue's side is computed once, when the scorer is made.
+
+    model: a NextItemModel, which is put into evaluation mode
+    """
+
+    def __init__(self, model: nn.Module, rows: RetrievalRows, length: int):
+        self._rows, self._length, self._width = rows, length, rows.num_items + 1
+        self._model = cast(NextItemModel, model.eval())
+        self._device = place_of(model)
+        with torch.no_grad():
+            self._catalogue: Catalogue = self._model.catalogue()
+
+    def scores(self, rows: NDArray[np.int64]) -> Tensor:
+        """(b, I + 1) float32."""
+        first, last = self._rows.first[rows], self._rows.last[rows]
+        items, _ = left_padded(first, last - first, self._rows.past_items, self._length)
+        with torch.no_grad():
+            scores = score_histories(self._model, self._catalogue, torch.from_numpy(items).to(self._device)).cpu()
+        return scores[:, : self._width].contiguous() if scores.shape[1] > self._width else scores  # items added later
+
+
+def score_histories(model: NextItemModel, catalogue: Catalogue, items: Tensor, rows: Tensor | None = None) -> Tensor:
+    """items (B, K) left-padded catalogue rows -> (B, I + 1) float32, or (B, n) for the catalogue rows ``rows`` (n,)."""
+    longest = int((items > 0).sum(dim=1).max()) if items.numel() else 0
+    items = items[:, items.shape[1] - max(longest, 1) :]
+    return catalogue.scores(model.states(items, items > 0), rows).float()
+
+
+def place_of(module: nn.Module) -> torch.device:
+    """Where a module is; the CPU for one without weights."""
+    weight = next(module.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
+def part_rows(dataset: Dataset, part: str) -> RetrievalRows:
+    """The events of one part as targets, each with all that its user met before."""
+    return RetrievalRows.of(dataset.log, dataset.split[part], dataset.num_items)
+
+
+def validation(rows: RetrievalRows, length: int) -> Validate:
+    """What a stage's module watches itself, and for one that ranks the full ranking of the rows."""
+
+    def validate(module: nn.Module) -> Mapping[str, float]:
+        stage = cast(StageModule, module)
+        found = dict(stage.validation())
+        if stage.ranks() is not None:
+            ranks = rank_targets(HistoryScorer(module, rows, length), rows, top=0).rank
+            found |= {"hr@10": float(gains(ranks, "hr", 10).mean()), "ndcg@10": float(gains(ranks, "ndcg", 10).mean())}
+        return found
+
+    return validate

@@ -1,0 +1,47 @@
+"""The [training] table of a run file: how a model is trained, and what single phases do otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field as Setting
+
+from braidrec.strict import Strict
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+class PhaseTraining(Strict):
+    """What one phase does otherwise than the rest of its run; None is as the run says."""
+
+    batch_size: int | None = Setting(default=None, ge=1)
+    lr: float | None = Setting(default=None, gt=0)
+    weight_decay: float | None = Setting(default=None, ge=0)
+    max_epochs: int | None = Setting(default=None, ge=1)
+    patience: int | None = Setting(default=None, ge=1)
+    checks_per_epoch: int | None = Setting(default=None, ge=1)
+
+
+class TrainingConfig(Strict):
+    """How a model is trained; patience counts checks, weight decay is Adam's (L2) unless ``decoupled``."""
+
+    batch_size: int = Setting(default=2048, ge=1)
+    lr: float = Setting(default=1e-3, gt=0)
+    weight_decay: float = Setting(default=1e-5, ge=0)
+    decoupled: bool = False  # AdamW: decay is taken off the weights, not added to the gradient
+    max_epochs: int = Setting(default=10, ge=1)
+    patience: int = Setting(default=4, ge=1)
+    checks_per_epoch: int = Setting(default=2, ge=1)
+    clip_norm: float | None = Setting(default=None, gt=0)
+    average_epochs: float = Setting(default=0.0, ge=0)  # weights kept are a running mean over about so many epochs
+    precision: Precision = "32-true"
+    accelerator: str = "auto"  # auto: a GPU where there is one; checked where training begins
+    tables: Literal["auto", "dense", "lazy"] = "auto"  # auto: by the measured crossover in table size
+    checkpoint_seconds: float = Setting(default=60.0, gt=0)
+    phases: Mapping[str, PhaseTraining] = Setting(default_factory=dict)  # by the phase's name, over the values above
+
+    def of_phase(self, name: str) -> TrainingConfig:
+        """What holds in the phase ``name``: its own values over the run's."""
+        own = self.phases[name].model_dump(exclude_none=True) if name in self.phases else {}
+        return self.model_copy(update={**own, "phases": {}})

@@ -1,0 +1,146 @@
+"""What a method says of its training, without data: stages; and the one place where a stage becomes a phase of the loop.
+
+A method lists `Stage`s (or `Fitted` ones, which need no optimiser).  Its task adds batches and validation, the run's
+settings add rates and the stop rule: `make_phase`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from braidrec.errors import ConfigError, suggest
+from braidrec.training.config import TrainingConfig
+from braidrec.training.contracts import Batches, FittedPhase, OptimiserGroup, Phase, Start, StopRule, Validate
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share an optimiser, as a method names them; None: the phase's own value.
+
+    name: "main" and "main.*" step on the weighted sum of losses, any other on its own loss and first (`OptimiserGroup`)
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    lr: float | None = None
+    weight_decay: float | None = None
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of a method, without the data: what trains, on which losses, from which earlier weights.
+
+    weights: loss name -> weight    starts: earlier stage -> prefix of names there -> prefix here
+    groups: "main" and others; parameters in none are frozen
+    monitor: of validation; None for what the task watches    mode: which way it is better
+    train, valid: the parts of the split that it trains and validates on
+    """
+
+    name: str
+    module: nn.Module
+    weights: Mapping[str, float]
+    groups: Sequence[Group]
+    starts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    monitor: str | None = None
+    mode: Literal["max", "min"] = "max"
+    train: str = "train"
+    valid: str = "valid"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A stage that is fitted at once, without an optimiser: closed forms, counts, trees as text in a byte tensor.
+
+    module: what the tensors of ``fit`` go into, as buffers by name    fit: the tensors, once
+    starts, valid: as of a `Stage`
+    """
+
+    name: str
+    module: nn.Module
+    fit: Callable[[], Mapping[str, Tensor]]
+    starts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    valid: str = "valid"
+
+
+AnyStage = Stage | Fitted
+
+
+def main_group(module: nn.Module, *apart: Sequence[nn.Parameter]) -> Group:
+    """Everything that trains except what has a group of its own."""
+    others = {id(parameter) for group in apart for parameter in group}
+    return Group("main", [each for each in module.parameters() if each.requires_grad and id(each) not in others])
+
+
+def make_phase(
+    stage: Stage,
+    training: TrainingConfig,
+    batches: Batches,
+    validate: Validate,
+    *,
+    monitor: str,
+    taken: Mapping[str, Path] | None = None,
+) -> Phase:
+    """A stage with data, optimisers and stop rule.
+
+    training: what holds in this phase    monitor: of the task, where the stage has none
+    taken: stages whose weights come from elsewhere, by name: directories of saved weights
+    """
+    taken, steps = taken or {}, training.average_epochs * len(batches)
+    return Phase(
+        stage.name,
+        stage.module,
+        batches,
+        [
+            OptimiserGroup(
+                group.name,
+                group.parameters,
+                training.lr if group.lr is None else group.lr,
+                training.weight_decay if group.weight_decay is None else group.weight_decay,
+                steps=group.steps,
+                decoupled=training.decoupled and group.name.startswith("main"),
+            )
+            for group in stage.groups
+        ],
+        stage.weights,
+        validate,
+        monitor=stage.monitor or monitor,
+        mode=stage.mode,
+        stop=StopRule(max_epochs=training.max_epochs, patience=training.patience, checks_per_epoch=training.checks_per_epoch),
+        clip_norm=training.clip_norm,
+        averaging=max(0.0, 1.0 - 1.0 / steps) if steps else 0.0,
+        starts_from=[Start(taken.get(name, name), names) for name, names in stage.starts.items()],
+    )
+
+
+def fitted_phase(stage: Fitted, validate: Validate, *, taken: Mapping[str, Path] | None = None) -> FittedPhase:
+    """A fitted stage with its validation."""
+    starts = [Start((taken or {}).get(name, name), names) for name, names in stage.starts.items()]
+    return FittedPhase(stage.name, stage.module, stage.fit, validate, starts)
+
+
+def left_to_train(stages: Sequence[AnyStage], taken: Mapping[str, str]) -> list[AnyStage]:
+    """The stages without those whose weights come from another run.
+
+    taken: stage -> run directory.  Raises ConfigError for a name that no other stage follows.
+    """
+    names = [stage.name for stage in stages]
+    for name in taken:
+        if name not in names[:-1]:
+            raise ConfigError(
+                f"model.start_from names the stage '{name}', which is none that another follows (this model has: "
+                f"{', '.join(names[:-1]) or 'a single stage'})"
+            )
+    return [stage for stage in stages if stage.name not in taken]
+
+
+def check_phases(training: TrainingConfig, names: Sequence[str], title: str) -> None:
+    """Raise ConfigError for training settings of a phase that is not among ``names``, which are all that ``title`` has."""
+    for name in training.phases:
+        if name not in names:
+            raise ConfigError(f"training.phases: {title} has no phase '{name}'{suggest(name, names)}")

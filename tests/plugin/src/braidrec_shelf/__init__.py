@@ -1,0 +1,1 @@
+"""Additions to braidrec from outside: one file each, found by entry points."""
