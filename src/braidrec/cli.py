@@ -351,10 +351,20 @@ def reproduce(
     encoder: Annotated[
         str | None, typer.Option(help="One more row with text by this encoder, as in 'knowledge build' (pad/rq6).")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Train nothing; write every table to this Markdown file, or the first screen's between its marks."),
+    ] = None,
 ) -> None:
-    """Print a paper's table or figure with measured numbers; only the cells that are missing are trained."""
+    """Print a paper's table or figure with measured numbers; only the cells that are missing or stale are trained."""
     from braidrec.experiments import reproduce as tables
 
+    if page is not None:
+        from braidrec.experiments.page import write_page
+
+        write_page(page, results)
+        _print(f"{page}")
+        return
     if experiment is None:
         _print(tables.listing(results))
         return

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo, create_model, field_validator
 from pydantic import Field as Setting
@@ -39,6 +39,14 @@ class ModelConfig(Strict):
     def of(self, enhancer: str) -> Any:
         """The settings of an enhancer of this run."""
         return getattr(self, enhancer)
+
+    def givers(self) -> Mapping[str, str]:
+        """Stage -> run directory that it is taken over from, in tasks that have such a setting."""
+        return {}
+
+    def without_givers(self) -> Self:
+        """The same settings, without the runs that stages are taken over from."""
+        return self
 
 
 class RunRequest(Strict):

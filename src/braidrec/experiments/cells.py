@@ -1,164 +1,52 @@
 """A table is a list of rows; a row is a model on a data set; a cell is one seed of it.
 
-Each finished cell is one small JSON file with its settings, seed, time and commit, so a long table is made in pieces and
-goes on where it stopped.  Selection is on validation; the test part is scored once per cell, with the best weights.  What is
+Each finished cell is one small JSON file with its settings, data, seed, time and version, so a long table is made in pieces
+and goes on where it stopped; a cell that would be made from something else today is stale (`braidrec.experiments.provenance`),
+and made anew.  Selection is on validation; the test part is scored once per cell, with the best weights.  What is
 measured is the task's (`braidrec.experiments.measures`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import statistics
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import RunError
 from braidrec.evaluation.significance import holm
-from braidrec.experiments.measures import Cell, Outcomes, Simple, Source, entry_of, read_cell, run_cell, simple_cell, value_of
-from braidrec.files import write_json
-from braidrec.registry import TASKS, Metric, TaskSpec, task_of
+from braidrec.experiments.measures import Cell, Outcomes, Simple, entry_of, read_cell, run_cell, simple_cell, value_of
+from braidrec.experiments.provenance import CELL_FORMAT, Provenance
+from braidrec.experiments.rows import OFFLINE as OFFLINE
+from braidrec.experiments.rows import Row as Row
+from braidrec.experiments.rows import Workshop as Workshop
+from braidrec.experiments.rows import encoder_name as encoder_name
+from braidrec.files import read_json, write_json
 from braidrec.runs.directory import environment
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run
 from braidrec.strict import merge
 
-OFFLINE = "offline"  # the text encoder that needs no download
 
-
-@dataclass(frozen=True)
-class Row:
-    """One model of a table, or a ranking without learning, which ``backbone`` then names (popularity, item-knn, markov).
-
-    data: which prepared variant it is trained on     against: name or names of the rows it is tested against
-    published: by metric as printed, for rankings also (AUC, log loss)     model, training: settings over the preset
-    starts: stage -> name of the row whose run of the same seed gives this stage, so that it is trained once
-    encoder: who reads the items' text     ablation: keeps its own seeds when a table is asked for others
-    task: where the backbone's name does not say it, as for rankings without learning
-    """
-
-    name: str
-    data: str
-    backbone: str
-    enhance: str | None = None
-    preset: str = "ours"
-    model: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    against: str | tuple[str, ...] | None = None
-    published: Mapping[str, float] | tuple[float, float] | None = None
-    seeds: tuple[int, ...] = (1, 2, 3)
-    note: str = ""
-    starts: Mapping[str, str] = field(default_factory=dict)
-    encoder: str = OFFLINE
-    ablation: bool = False
-    task: str | None = None
-
-    @property
-    def of_task(self) -> TaskSpec:
-        return TASKS[self.task] if self.task is not None else task_of(self.backbone, None)
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return self.of_task.metrics
-
-    @property
-    def simple(self) -> bool:
-        """Whether it is measured without training; such a row has one cell, of seed 0, that goes with every seed."""
-        return self.backbone not in self.of_task and self.backbone in self.of_task.baselines
-
-    @property
-    def cells(self) -> tuple[int, ...]:
-        """The seeds of its cells."""
-        return (0,) if self.simple else self.seeds
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        return (self.against,) if isinstance(self.against, str) else self.against or ()
-
-    @property
-    def printed(self) -> Mapping[str, float] | None:
-        """The published numbers by metric."""
-        if isinstance(self.published, tuple):
-            return dict(zip((metric.key for metric in self.metrics), self.published, strict=True))
-        return self.published
-
-    @property
-    def reads_text(self) -> bool:
-        return not self.simple and bool(self.of_task.room().reads_text(self.config()))
-
-    def config(self) -> RunConfig:
-        """Its settings, resolved, the folders named by what they hold."""
-        return resolve(
-            RunRequest(
-                data=self.data,
-                task=self.task,
-                backbone=self.backbone,
-                enhance=self.enhance,  # type: ignore[arg-type]
-                preset=self.preset,
-                model=dict(self.model),
-                training=dict(self.training),
-            ),
-            f"row '{self.name}'",
-        )
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """Where a table is made: prepared variants by name, their knowledge bases, run directories and result files.
-
-    rows: by name, all that ``starts`` of a row may speak of.  A knowledge base by another encoder than the first lies beside
-    it, its folder's name followed by the encoder's.
-    """
-
-    prepared: Mapping[str, Path]
-    knowledge: Mapping[str, Path]
-    runs: Path
-    results: Path
-    rows: Mapping[str, Row] = field(default_factory=dict)
-
-    def run_path(self, row: Row, seed: int) -> Path:
-        return self.runs / f"{row.name}-s{seed}"
-
-    def cell_path(self, row: Row, seed: int) -> Path:
-        return self.results / "cells" / f"{row.name}-s{seed}.json"
-
-    def knowledge_path(self, row: Row) -> Path:
-        folder = self.knowledge[row.data]
-        return folder if row.encoder == OFFLINE else folder.with_name(f"{folder.name}-{encoder_name(row.encoder)}")
-
-    def origin(self, row: Row, stage: str) -> Row:
-        """The row that gives ``row`` a stage.  Raises ConfigError for a name that is not among ``rows``."""
-        name = row.starts[stage]
-        if name not in self.rows:
-            raise ConfigError(f"row '{row.name}' starts its stage '{stage}' from the row '{name}'{suggest(name, self.rows)}")
-        return self.rows[name]
-
-    def source(self, row: Row, seed: int) -> Source:
-        return Simple(row.of_task.name, row.backbone, self.prepared[row.data]) if row.simple else self.run_path(row, seed)
-
-    def at_hand(self, row: Row, seeds: Iterable[int]) -> bool:
-        """Whether the ranks or scores of the row can be read here, or made without training."""
-        if row.simple:
-            return (self.prepared[row.data] / "manifest.json").exists()
-        return all((self.run_path(row, seed) / "run.json").exists() for seed in seeds)
-
-
-def encoder_name(encoder: str) -> str:
-    """What an encoder (a short name, a model's name or folder, a TOML file) adds to names of rows and folders."""
-    return Path(encoder).name.removesuffix(".toml").lower()
+def differences(row: Row, seed: int, shop: Workshop, made: Provenance | None = None) -> list[str] | None:
+    """Why the cell is stale, empty where it is not; None where there is no cell.  made: to look at rows and data once."""
+    file = shop.cell_path(row, seed)
+    return (made or Provenance(shop)).differences(row, read_json(file, RunError)) if file.exists() else None
 
 
 def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
-    """Train and evaluate one cell unless its file is there; True when it was made now."""
-    file = shop.cell_path(row, seed)
-    if file.exists():
-        return False
+    """Train and evaluate one cell unless its file is there and not stale; True when it was made now."""
+    file, made = shop.cell_path(row, seed), Provenance(shop)
+    if (stale := differences(row, seed, shop, made)) is not None:
+        if not stale:
+            return False
+        _set_aside(row, seed, shop)
     begun = time.monotonic()
     source = shop.source(row, seed)
     found = simple_cell(source) if isinstance(source, Simple) else run_cell(train_row(row, seed, shop))
@@ -169,8 +57,19 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
         "commit": _commit(),
         "seconds": round(time.monotonic() - begun, 1),
     }
-    write_json(file, head | found)
+    write_json(file, head | made.record(row) | found)
     return True
+
+
+def _set_aside(row: Row, seed: int, shop: Workshop) -> None:
+    """Put a stale cell and its run directory, each with ".stale" behind its name, out of the way of what is made anew.
+
+    The run goes first: whenever the process dies, what is made anew is trained anew.
+    """
+    for path in (shop.run_path(row, seed), shop.cell_path(row, seed)):
+        if path.exists():
+            names = (path.with_name(f"{path.name}.stale{number or ''}") for number in range(1_000))
+            os.replace(path, next(each for each in names if not each.exists()))
 
 
 def train_row(row: Row, seed: int, shop: Workshop) -> Run:
@@ -218,20 +117,24 @@ def summary(
     earlier: summaries made before, whose tests are kept for rows whose run directories are no longer here
     reference: row -> row that its gain is over, on the seeds that both have
     Tests are those of a row against each of its ``against`` that is in the table, on shared seeds; Holm's correction is over
-    all tests of the table.
+    all tests of the table: ``p_value`` of a test is raw, ``p_holm`` adjusted, ``holm_over`` the size of the family.
+    Stale cells are listed with what differs.  They are left out; a row that has no others shows them, marked, without a gain
+    and without tests.
     """
-    outcomes, by_name = Outcomes(), {row.name: row for row in rows}
-    done = {row.name: [seed for seed in row.cells if shop.cell_path(row, seed).exists()] for row in rows}
-    cells = {
-        row.name: {seed: read_cell(shop.cell_path(row, seed), row.metrics) for seed in done[row.name]}
-        for row in rows
-        if done[row.name]
-    }
-    entries = {name: _entry(by_name[name], list(own.values())) for name, own in cells.items()}
+    outcomes, by_name, made = Outcomes(), {row.name: row for row in rows}, Provenance(shop)
+    states = {row.name: {seed: differences(row, seed, shop, made) for seed in row.cells} for row in rows}
+    done = {name: [seed for seed, why in seeds.items() if why == []] for name, seeds in states.items()}
+    cells = {name: _read(by_name[name], seeds, shop) for name, seeds in done.items() if seeds}
+    entries: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.name in cells:
+            entries[row.name] = _entry(row, list(cells[row.name].values()))
+        elif old := _read(row, [seed for seed, why in states[row.name].items() if why], shop):
+            entries[row.name] = _entry(row, list(old.values())) | {"stale": True}
     before = [{entry["row"]: entry for entry in each["rows"]} for each in earlier]
     tests: list[dict[str, Any]] = []
-    for name, entry in entries.items():
-        row = by_name[name]
+    for name in cells:
+        row, entry = by_name[name], entries[name]
         over = (reference or {}).get(name, name)
         if over != name and over in cells:
             entry["gain"] = _gain(row, by_name[over], cells)
@@ -245,9 +148,22 @@ def summary(
             entry["against"] = found
             tests += found
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]) if tests else [], strict=True):
-        test["p_holm"] = float(adjusted)
-    missing = [f"{row.name} s{seed}" for row in rows for seed in row.cells if seed not in done[row.name]]
-    return {"environment": environment(), "rows": list(entries.values()), "not_run": missing}
+        test |= {"p_holm": float(adjusted), "holm_over": len(tests)}
+    each_state = [(f"{name} s{seed}", why) for name, seeds in states.items() for seed, why in seeds.items()]
+    return {
+        "environment": environment(),
+        "rows": list(entries.values()),
+        "not_run": [cell for cell, why in each_state if why is None],
+        "stale": [{"cell": cell, "differs": why} for cell, why in each_state if why],
+        "digest_from_command": sum("digest_from" in cell for own in cells.values() for cell in own.values()),
+    }
+
+
+def _read(row: Row, seeds: Sequence[int], shop: Workshop) -> dict[int, Cell]:
+    """By seed; what a later version wrote is left out."""
+    files = {seed: shop.cell_path(row, seed) for seed in seeds}
+    readable = {seed: file for seed, file in files.items() if read_json(file, RunError).get("format", 1) <= CELL_FORMAT}
+    return {seed: read_cell(file, row.metrics) for seed, file in readable.items()}
 
 
 def paired_tests(entry: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,16 +14,24 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from braidrec.errors import RunError
-from braidrec.experiments.cells import Row, Workshop, make_cell, summary
+from braidrec.experiments.cells import make_cell, summary
 from braidrec.experiments.experiment import Experiment
+from braidrec.experiments.rows import Row, Workshop
 from braidrec.files import read_json, write_json
 
 # KDD 2024, Tables 2 and 3, ML-1M: (AUC, log loss), Vicuna-13b text, vocabulary over the whole log.
 PLAIN = {"din": (0.7976, 0.5401), "deepfm": (0.7947, 0.5470), "dcn": (0.7961, 0.5417)}
 DISCO = {"din": (0.8016, 0.5373), "deepfm": (0.8029, 0.5340), "dcn": (0.8035, 0.5343)}
 ABLATIONS = {"unconstrained": (0.7988, 0.5391), "no-sufficiency": (0.8019, 0.5354), "no-disentangle": (0.8011, 0.5377)}
+
+ABOUT = "DisCo (KDD 2024) on MovieLens"
+
+# Said of every row with DisCo by `ours`: its gain is no evidence for the paper's two losses.
+UNCONSTRAINED = "no working constraint (sufficiency off, disentanglement at zero): what it gains, the attention patterns give"
+_EPOCHS = "3 of the paper's 50 epochs"
 
 _STATISTICS = {"statistics": True}
 # Counts and rates carry what ids would overfit, so these rows gain from more and smaller steps.
@@ -35,7 +43,17 @@ def headline() -> list[Row]:
     rows = []
     for backbone in ("din", "deepfm", "dcn"):
         rows.append(Row(f"{backbone}", "ml-1m", backbone, published=PLAIN[backbone]))
-        rows.append(Row(f"{backbone}-disco", "ml-1m", backbone, "disco", against=backbone, published=DISCO[backbone]))
+        rows.append(
+            Row(
+                f"{backbone}-disco",
+                "ml-1m",
+                backbone,
+                "disco",
+                against=backbone,
+                published=DISCO[backbone],
+                note=UNCONSTRAINED,
+            )
+        )
     return rows
 
 
@@ -44,7 +62,10 @@ def statistics() -> list[Row]:
     rows = []
     for backbone, seeds in (("din", (1, 2, 3, 4, 5)), ("dcn", (1, 2, 3))):
         plain = Row(f"{backbone}-statistics", "ml-1m", backbone, model=_STATISTICS, training=_LONGER, seeds=seeds)
-        rows += [plain, replace(plain, name=f"{backbone}-disco-statistics", enhance="disco", against=plain.name)]
+        rows += [
+            plain,
+            replace(plain, name=f"{backbone}-disco-statistics", enhance="disco", against=plain.name, note=UNCONSTRAINED),
+        ]
     return rows
 
 
@@ -53,7 +74,7 @@ def cold() -> list[Row]:
     rows = []
     for data in ("ml-1m-cold", "ml-latest-small"):
         plain = Row(f"{data}-din", data, "din")
-        rows += [plain, replace(plain, name=f"{data}-din-disco", enhance="disco", against=plain.name)]
+        rows += [plain, replace(plain, name=f"{data}-din-disco", enhance="disco", against=plain.name, note=UNCONSTRAINED)]
     return rows
 
 
@@ -99,13 +120,33 @@ def ablations() -> list[Row]:
             training=_LONGER,
             model={"statistics": True, "history": {"length": 100}},
             against="din-statistics",
+            note=f"history of 100; {UNCONSTRAINED}",
         ),
-        replace(base, name="din-disco-semantic", model={"history": {"kind": "semantic_topk"}}, note="history by similarity"),
-        replace(base, name="din-all", data="ml-1m-all", enhance=None, against=None, note="vocabulary over the whole log"),
-        replace(base, name="din-disco-all", data="ml-1m-all", against="din-all", note="vocabulary over the whole log"),
-        replace(base, name="din-disco-paper", preset="paper", data="ml-1m-all", against="din-all", training={"max_epochs": 3}),
         replace(
-            base, name="din-disco-authors", preset="authors", data="ml-1m-all", against="din-all", training={"max_epochs": 3}
+            base,
+            name="din-disco-semantic",
+            model={"history": {"kind": "semantic_topk"}},
+            note=f"history by similarity; {UNCONSTRAINED}",
+        ),
+        replace(base, name="din-all", data="ml-1m-all", enhance=None, against=None, note="vocabulary over the whole log"),
+        replace(
+            base,
+            name="din-disco-all",
+            data="ml-1m-all",
+            against="din-all",
+            note=f"vocabulary over the whole log; {UNCONSTRAINED}",
+        ),
+        *(
+            replace(
+                base,
+                name=f"din-disco-{preset}",
+                preset=preset,
+                data="ml-1m-all",
+                against="din-all",
+                training={"max_epochs": 3},
+                note=_EPOCHS,
+            )
+            for preset in ("paper", "authors")
         ),
     ]
 
@@ -114,17 +155,63 @@ def all_rows() -> list[Row]:
     return [*headline(), *statistics(), *cold(), *ablations()]
 
 
+_NOTES = (
+    "published: Vicuna-13b text and a vocabulary over the whole log; here the vocabulary of the training part",
+    "selection on validation; the released code selects on test",
+    "by ours neither loss of the paper constrains: sufficiency is off, disentanglement ends at its floor (.0002 to .011)",
+    "rows constrained have both losses, the row unconstrained neither",
+)
+_COPY = "the copy of MovieLens-1M measured has 17.7 % of its timestamps interpolated, all of them inside the training part"
+_LEFT_OUT = (
+    "ours leaves the sufficiency term out, since one-seed trials with it had a validation AUC lower by .002 (rows constrained "
+    "have it, with another form of the other term)"
+)
+_LABELS = (
+    "the statistics of an event count the earlier labels of all users, earlier events of the test part among them, which rows "
+    "without statistics never see of others"
+)
+
+
 def _experiments() -> tuple[Experiment, ...]:
     pool = {"ml-1m": {row.name: row for row in all_rows()}}
-    text = "published: Vicuna-13b text and a vocabulary over the whole log; here the vocabulary of the training part"
-    return tuple(
-        Experiment(f"disco/{name}", title, pool, _with_references(rows), reference=_plain(rows), notes=(text,))
-        for name, title, rows in (
-            ("table2", "backbones plain and with DisCo", headline()),
-            ("statistics", "with counts and rates as one more field", statistics()),
-            ("cold", "cold items", cold()),
-            ("ablations", "DIN with parts of DisCo taken away or in other forms", ablations()),
-        )
+
+    def experiment(name: str, title: str, rows: list[Row], *notes: str, **more: Any) -> Experiment:
+        names, over = _with_references(rows), _plain(rows)
+        return Experiment(f"disco/{name}", title, pool, names, reference=over, notes=(*_NOTES, _COPY, *notes), **more)
+
+    return (
+        experiment(
+            "table2",
+            "backbones plain and with DisCo",
+            headline(),
+            "AUC without learning, by braidrec evaluate: popularity .6118, item mean .7316, item mean + user residual .7831",
+            shortfalls=(
+                "the published .8035 is reached by no row",
+                "DisCo's lift is near the published one for DIN, below it for DeepFM and DCN",
+                _LEFT_OUT,
+            ),
+            headline=("MovieLens-1M: the paper's numbers are from Vicuna-13b text and a vocabulary over the whole log",),
+        ),
+        experiment("statistics", "with counts and rates as one more field", statistics(), _LABELS),
+        experiment(
+            "cold",
+            "cold items",
+            cold(),
+            "ml-1m-cold hides 10 % of the items from training; latest-small has 522 training users",
+            slices=("cold_items", "warm_items"),
+            shortfalls=("on MovieLens latest-small DisCo does not beat plain DIN, and is below it on cold rows",),
+        ),
+        experiment(
+            "ablations",
+            "DIN with parts of DisCo taken away or in other forms",
+            ablations(),
+            _LABELS,
+            "rows paper and authors are stopped after 3 of 50 epochs, which take hours here",
+            shortfalls=(
+                "with equation 27 as printed (row literal) DIN falls below the plain one: the pattern norms grow to 661",
+                "most rows have one seed",
+            ),
+        ),
     )
 
 

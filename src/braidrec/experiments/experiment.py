@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments.cells import Row, Workshop, encoder_name
+from braidrec.experiments.rows import Row, Workshop, encoder_name
 from braidrec.runs.run import Run, load
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,10 @@ class Experiment:
     labels: row -> what the paper calls it here
     notes: what a reader should know    seeds: of every row, whatever is asked for; None: as asked
     encoder_row: the row that is repeated with another text encoder where one is given
-    tested: whether rows are tested against one another
-    extra: what else there is, made from the finished cells or from the runs behind them
+    tested: whether rows are tested against one another    slices: parts of the test rows that have a table of their own
+    shortfalls: where it stays behind what was published, or says less than it seems to
+    headline: what must be said beside its numbers wherever they stand
+    extra: what else there is
     """
 
     id: str
@@ -40,7 +45,10 @@ class Experiment:
     seeds: tuple[int, ...] | None = None
     encoder_row: str | None = None
     tested: bool = True
-    extra: Callable[[Made], Extra] | None = None
+    slices: Sequence[str] = ()
+    shortfalls: Sequence[str] = ()
+    headline: Sequence[str] = ()
+    extra: Extra | None = None
 
     @property
     def paper(self) -> str:
@@ -113,15 +121,19 @@ def cells_needed(rows: Sequence[Row], pool: Mapping[str, Row]) -> list[tuple[Row
 
 @dataclass(frozen=True)
 class Extra:
-    """What an experiment has beside its table: entries for the result file, and what is printed under it."""
+    """What an experiment has beside its table.
 
-    values: Mapping[str, Any]
-    shown: Sequence[Any] = ()
+    make: from the finished cells, or from the runs behind them, to entries of the result file; "files" are plots
+    show: those entries as tables, so that they can be printed where the runs are no more
+    """
+
+    make: Callable[[Made], Mapping[str, Any]]
+    show: Callable[[Mapping[str, Any]], Sequence[Table]]
 
 
 @dataclass(frozen=True)
 class Made:
-    """An experiment whose cells are all there, as `Experiment.extra` gets it.
+    """An experiment whose cells are all there, as `Extra.make` gets it.
 
     table: the summary of its rows    figures: the folder for plots    open_data: the prepared data set
     """

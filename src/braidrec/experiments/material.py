@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.sources import locate, public_dataset
-from braidrec.errors import ConfigError, KnowledgeError, suggest
+from braidrec.errors import ConfigError, DataError, KnowledgeError, suggest
 from braidrec.runs.knowledge import SETTINGS, build, open_knowledge, sync
 from braidrec.strict import merge, parse
 
@@ -39,23 +40,66 @@ def source_of(variant: str) -> str:
     return VARIANTS[variant].source if variant in VARIANTS else variant
 
 
+def settings_of(variant: str) -> tuple[str, PrepareSettings]:
+    """The data set's name and how the variant is prepared."""
+    about = VARIANTS[variant]
+    public = public_dataset(about.source)
+    return public.name, parse(PrepareSettings, merge(public.settings.model_dump(), about.settings), f"variant {variant}")
+
+
+def check_prepared(variant: str, folder: Path) -> None:
+    """Raise DataError, naming what differs, where ``folder`` holds data that were prepared otherwise than the variant is.
+
+    A folder of a name that is no variant stands for itself.
+    """
+    if variant not in VARIANTS or not (folder / "manifest.json").exists():
+        return
+    name, wanted = settings_of(variant)
+    held = Dataset.open(folder, verify=False)
+    there, here = ({"name": one, **two.model_dump()} for one, two in ((held.name, held.settings), (name, wanted)))
+    if found := [f"{key} is {old} there and {new} in the table's" for key, old, new in unequal(there, here)]:
+        raise DataError(
+            f"{folder}: was prepared otherwise than the tables' '{variant}': {'; '.join(found)}; remove the folder, and "
+            "'braidrec reproduce' prepares it anew, or name another place with --prepared"
+        )
+
+
+def unequal(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> list[tuple[str, str, str]]:
+    """(key, its value there, its value here) of all that differs in nested values; keys with dots."""
+    old, new = (dict(_flat(values, at)) for values in (held, wanted))
+    keys = dict.fromkeys([*old, *new])
+    return [(key, _said(old, key), _said(new, key)) for key in keys if _said(old, key) != _said(new, key)]
+
+
+def _said(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "not there"
+
+
+def _flat(values: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
+
+
 def open_data(variant: str, folder: Path, tell: Callable[[str], None]) -> Dataset:
     """The data set in ``folder``, prepared there first where it is missing.
 
-    Raises ConfigError for a missing folder of a name that is no variant, DataError when the public files cannot be found.
+    Raises ConfigError for a missing folder of a name that is no variant, DataError when the public files cannot be found and
+    for a folder that was prepared otherwise.
     """
+    check_prepared(variant, folder)
     if (folder / "manifest.json").exists():
         return Dataset.open(folder)
     if variant not in VARIANTS:
         raise ConfigError(
             f"{folder}: no prepared data set is here, and '{variant}' is none that can be made{suggest(variant, VARIANTS)}"
         )
-    about = VARIANTS[variant]
-    public = public_dataset(about.source)
+    source = source_of(variant)
     tell(f"preparing {variant} into {folder}")
-    tables = public.read(locate(about.source))
-    settings = parse(PrepareSettings, merge(public.settings.model_dump(), about.settings), f"variant {variant}")
-    return Dataset.prepare(tables, folder, settings)
+    tables = public_dataset(source).read(locate(source))
+    return Dataset.prepare(tables, folder, settings_of(variant)[1])
 
 
 def fill_knowledge(

@@ -131,6 +131,13 @@ _HEAD = (
     "vocabulary",
     "monitors",
     "test",
+    "format",
+    "version",
+    "digest",
+    "digest_from",
+    "settings",
+    "unresolved",
+    "data",
 )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from braidrec.data.popularity import frequency_buckets, training_counts
 from braidrec.data.sequences import training_ends
 from braidrec.experiments.experiment import Extra, Made
-from braidrec.insight.discrepancy import Discrepancy, discrepancy, separation
+from braidrec.insight.discrepancy import discrepancy, separation
 from braidrec.insight.pairs import Pairs, pairs_of
 from braidrec.insight.plots import bucket_plot, discrepancy_plot, gate_plot, histogram_plot
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.runs.run import Run
 from braidrec.runs.tables import plain_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Vectors = NDArray[np.float32]
 
@@ -44,67 +47,86 @@ SPACES_NOTE = (
 )
 
 
-def data_counts(published: Mapping[str, tuple[int, int, int]]) -> Callable[[Made], Extra]:
+_COUNTED = ("users", "items", "interactions")
+
+
+def data_counts(published: Mapping[str, tuple[int, int, int]]) -> Extra:
     """Table 1: users, items and interactions (U, I, N) in print and as prepared."""
 
-    def make(made: Made) -> Extra:
+    def make(made: Made) -> Mapping[str, Any]:
         found = made.open_data().manifest["counts"]
-        names = ("users", "items", "interactions")
-        here = dict(zip(names, (found["users"], found["items"], found["events"]), strict=True))
-        values = {data: {"published": dict(zip(names, printed, strict=True))} for data, printed in published.items()}
+        here = dict(zip(_COUNTED, (found["users"], found["items"], found["events"]), strict=True))
+        values = {data: {"published": dict(zip(_COUNTED, printed, strict=True))} for data, printed in published.items()}
         values[made.data] = {**values.get(made.data, {}), "measured": here}
-        rows = [(data, where, *numbers.values()) for data, sides in values.items() for where, numbers in sides.items()]
-        return Extra({"counts": values}, [plain_table("data sets", ("data", "", *names), rows)])
+        return {"counts": values}
 
-    return make
+    return Extra(make, _counts_shown)
 
 
-def item_groups(made: Made) -> Extra:
-    """Figure 2: both models by how often training met the target, from the cells of all seeds."""
+def _counts_shown(values: Mapping[str, Any]) -> list[Table]:
+    rows = [
+        (data, where, *(numbers[name] for name in _COUNTED))
+        for data, sides in values["counts"].items()
+        for where, numbers in sides.items()
+    ]
+    return [plain_table("data sets", ("data", "", *_COUNTED), rows)]
+
+
+def _item_groups(made: Made) -> Mapping[str, Any]:
     values: dict[str, Any] = {}
-    plots, shown = [], []
+    plots = []
     for metric, title in (("hr@10", "HR@10"), ("ndcg@10", "nDCG@10")):
         bars = {}
         for row in made.rows:
             slices = made.entry(row.name)["slices"]
             bars[TITLES[row.name]] = [_percent(slices[group][metric]) for group in GROUPS]
-        values[metric] = bars | {
-            "gain": [
-                None if not base or value is None else value / base - 1 for base, value in zip(*bars.values(), strict=True)
-            ]
-        }
-        plots.append(
-            bucket_plot(bars, GROUPS, made.figure(f"-{title.lower()[:-3]}"), f"{title} by item group", f"{title}, x100")
+        gains = [None if not base or value is None else value / base - 1 for base, value in zip(*bars.values(), strict=True)]
+        values[metric] = bars | {"gain": gains, "rows": [slices[group]["rows"] for group in GROUPS]}
+        figure = made.figure(f"-{title.lower()[:-3]}")
+        plots.append(bucket_plot(bars, GROUPS, figure, f"{title} by item group", f"{title}, x100"))
+    return {"groups": values, "files": [path.name for path in plots]}
+
+
+def _groups_shown(values: Mapping[str, Any]) -> list[Table]:
+    models = [name for name in next(iter(values["groups"].values())) if name not in ("gain", "rows")]
+    rows = [
+        (
+            {"hr@10": "HR@10", "ndcg@10": "nDCG@10"}[metric],
+            group,
+            found["rows"][at],
+            *(_number(found[model][at]) for model in models),
+            _gain(found["gain"][at]),
         )
-        shown += [
-            (
-                title,
-                group,
-                slices[group]["rows"],
-                *(_number(bar[at]) for bar in bars.values()),
-                _gain(values[metric]["gain"][at]),
-            )
-            for at, group in enumerate(GROUPS)
-        ]
-    columns = ("metric", "items", "test rows", *(TITLES[row.name] for row in made.rows), "gain")
-    files = [path.name for path in plots]
-    return Extra({"groups": values, "files": files}, [plain_table("by item group, x100", columns, shown), *map(_drawn, plots)])
+        for metric, found in values["groups"].items()
+        for at, group in enumerate(GROUPS)
+    ]
+    return [plain_table("by item group, x100", ("metric", "items", "test rows", *models, "gain"), rows)]
 
 
-def gate(made: Made) -> Extra:
-    """The gate's share of each expert by frequency bucket, the mean of all seeds."""
+# Figure 2: both models by how often training met the target, from the cells of all seeds.
+ITEM_GROUPS = Extra(_item_groups, _groups_shown)
+
+
+def _gate(made: Made) -> Mapping[str, Any]:
     found = made.entry("sasrec-pad")["gate"]
-    shares = np.array(found["shares"])
-    path = gate_plot(shares, found["experts"], made.figure(), "PAD: share of each expert by item bucket")
-    rows = [(f"{bucket}", *(f"{share:.3f}" for share in row)) for bucket, row in enumerate(shares, 1)]
-    table = plain_table("share of each expert, bucket 1 is the hottest", ("bucket", *found["experts"]), rows)
-    return Extra({"gate": found, "files": [path.name]}, [table, _drawn(path)])
+    path = gate_plot(np.array(found["shares"]), found["experts"], made.figure(), "PAD: share of each expert by item bucket")
+    return {"gate": found, "files": [path.name]}
 
 
-def separations(name: str, buckets: Sequence[int]) -> Callable[[Made], Extra]:
+def _gate_shown(values: Mapping[str, Any]) -> list[Table]:
+    found = values["gate"]
+    rows = [(f"{bucket}", *(f"{share:.3f}" for share in row)) for bucket, row in enumerate(found["shares"], 1)]
+    return [plain_table("share of each expert, bucket 1 is the hottest", ("bucket", *found["experts"]), rows)]
+
+
+# The gate's share of each expert by frequency bucket, the mean of all seeds.
+GATE = Extra(_gate, _gate_shown)
+
+
+def separations(name: str, buckets: Sequence[int]) -> Extra:
     """Figures 3 and 7: whether text distance tells the far pairs of id space from the near ones, for some buckets."""
 
-    def make(made: Made) -> Extra:
+    def make(made: Made) -> Mapping[str, Any]:
         runs = {row.name: made.run(row.name) for row in made.rows}
         pairs = validation_pairs(next(iter(runs.values())))
         chosen = np.isin(pairs.bucket, buckets)
@@ -119,15 +141,19 @@ def separations(name: str, buckets: Sequence[int]) -> Callable[[Made], Extra]:
             found[TITLES[row]] = one
             values[TITLES[row]] = {"auc": one.auc, "id": by_id, "text": by_text, "pairs": int(chosen.sum())}
         path = histogram_plot(found, made.figure(), f"{name} items: pairs far apart and near by id, and by text")
-        rows = [(model, value["id"], value["text"], value["pairs"], f"{value['auc']:.4f}") for model, value in values.items()]
-        table = plain_table("AUC of text distance, G_top against G_bottom", ("model", "id", "text", "pairs", "AUC"), rows)
-        return Extra({"separation": values, "files": [path.name]}, [table, _drawn(path)])
+        return {"separation": values, "files": [path.name]}
 
-    return make
+    return Extra(make, _separations_shown)
 
 
-def discrepancies(made: Made) -> Extra:
-    """Figure 6: the spaces after training against those before, as Kendall's tau by bucket."""
+def _separations_shown(values: Mapping[str, Any]) -> list[Table]:
+    rows = [
+        (model, each["id"], each["text"], each["pairs"], f"{each['auc']:.4f}") for model, each in values["separation"].items()
+    ]
+    return [plain_table("AUC of text distance, G_top against G_bottom", ("model", "id", "text", "pairs", "AUC"), rows)]
+
+
+def _discrepancies(made: Made) -> Mapping[str, Any]:
     runs = {row.name: made.run(row.name) for row in made.rows}
     triple, single = runs["sasrec-pad"].inspect(), runs["sasrec-pad-only-aligned"].inspect()
     start, read = runs["sasrec-pad"].inspect("pretrain")["id"], read_text(runs["sasrec-pad"])
@@ -169,14 +195,21 @@ def discrepancies(made: Made) -> Extra:
             },
         ),
     }
-    values, shown, files = {}, [], []
+    values, files = {}, []
     for panel, (title, base, spaces) in panels.items():
         found = {name: discrepancy(base, vectors, pairs) for name, vectors in spaces.items()}
         path = discrepancy_plot(found, made.figure(panel), f"({panel}) {title}")
         files.append(path.name)
         values[panel] = {"title": title, "series": {name: asdict(one) for name, one in found.items()}}
-        shown += [_tau_table(f"({panel}) tau of the {title}", found), _drawn(path)]
-    return Extra({"tau": values, "files": files}, shown)
+    return {"tau": values, "files": files}
+
+
+def _discrepancies_shown(values: Mapping[str, Any]) -> list[Table]:
+    return [_tau_table(f"({panel}) tau of the {one['title']}", one["series"]) for panel, one in values["tau"].items()]
+
+
+# Figure 6: the spaces after training against those before, as Kendall's tau by bucket.
+DISCREPANCIES = Extra(_discrepancies, _discrepancies_shown)
 
 
 def validation_pairs(run: Run) -> Pairs:
@@ -199,14 +232,12 @@ def read_text(run: Run) -> Vectors:
     return KnowledgeBases.open(run.config.knowledge).matrix(run.dataset)
 
 
-def _tau_table(title: str, found: Mapping[str, Discrepancy]) -> Any:
-    buckets = next(iter(found.values())).buckets
-    rows = [(name, *("-" if tau is None else f"{tau:.2f}" for tau in (*one.tau, one.tau_all))) for name, one in found.items()]
+def _tau_table(title: str, series: Mapping[str, Mapping[str, Any]]) -> Table:
+    buckets = next(iter(series.values()))["buckets"]
+    rows = [
+        (name, *("-" if tau is None else f"{tau:.2f}" for tau in (*one["tau"], one["tau_all"]))) for name, one in series.items()
+    ]
     return plain_table(title, ("", *map(str, buckets), "all"), rows)
-
-
-def _drawn(path: Any) -> str:
-    return f"drawn: {path}"
 
 
 def _percent(found: Mapping[str, float] | None) -> float | None:

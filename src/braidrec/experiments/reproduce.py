@@ -9,6 +9,7 @@ results/<experiment>-<data>.json                  the table
 from __future__ import annotations
 
 import fnmatch
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
 from braidrec.experiments import disco, pad
-from braidrec.experiments.cells import Row, Workshop, make_cell, paired_tests, summary
-from braidrec.experiments.experiment import Experiment, Extra, Made, cells_needed
-from braidrec.experiments.material import fill_knowledge, open_data, source_of
+from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
+from braidrec.experiments.experiment import Experiment, Made, cells_needed
+from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, source_of
+from braidrec.experiments.provenance import Provenance
+from braidrec.experiments.rows import Row, Workshop
 from braidrec.files import read_json, write_json
 from braidrec.registry import Metric
 from braidrec.runs.tables import plain_table
@@ -53,9 +56,10 @@ def reproduce(
     only: names of rows to make, by commas, with * for any letters; the table still shows all that is there
     encoder: one more row with text by this encoder, where the experiment has room for one
     tell: gets a line per step and cell; stderr when left out     confirm: asked before a paid encoder starts
-    A cell that was interrupted goes on in the middle of its phase; finished ones are only read.
-    Raises ConfigError for names that are none, DataError when public files cannot be found, RunError when a figure needs
-    runs that are not here.
+    A cell that was interrupted goes on in the middle of its phase; finished ones are only read.  One that would be made from
+    other settings or data today is stale: made anew, and until then shown with what differs.
+    Raises ConfigError for names that are none, DataError when public files cannot be found or a prepared folder follows other
+    rules than the tables, RunError when a figure needs runs that are not here.
     """
     tell = tell or _to_stderr
     experiment = find(id)
@@ -69,24 +73,42 @@ def reproduce(
         results / f"{experiment.paper}-{data}",
         pool,
     )
+    for name, folder in shop.prepared.items():
+        check_prepared(name, folder)
     _make(rows, shop, minutes=minutes, only=only, tell=tell, confirm=confirm)
-    file = results / f"{id.replace('/', '-')}-{data}.json"
+    file = table_file(experiment, data, results)
     over = experiment.over(rows)
     table = summary(rows, shop, earlier=_earlier(file, experiment.paper, data), reference=over)
-    extra = Extra({})
-    if experiment.extra is not None and not table["not_run"]:
+    values: Mapping[str, Any] = {}
+    shown = render(experiment, data, rows, table)
+    left = len(table["not_run"]) + len(table["stale"])
+    if experiment.extra is not None and not left:
 
         def prepared_data() -> Dataset:
             name = data if data in variants or not variants else next(iter(variants))
             return open_data(name, prepared / name, tell)
 
-        extra = experiment.extra(Made(experiment, data, rows, shop, table, results / "figures", prepared_data))
-    head = {"experiment": id, "title": experiment.title, "data": data, "notes": list(experiment.notes)}
-    write_json(file, {**head, **table, **extra.values})
-    shown = [*render(experiment, data, rows, table), *extra.shown]
-    if experiment.extra is not None and table["not_run"]:
-        shown.append(f"not drawn yet: {len(table['not_run'])} of its cells are missing")
+        values = experiment.extra.make(Made(experiment, data, rows, shop, table, results / "figures", prepared_data))
+        shown += [*experiment.extra.show(values), *(f"drawn: {results / 'figures' / name}" for name in values.get("files", ()))]
+    elif experiment.extra is not None:
+        shown.append(f"not drawn yet: {left} of its cells are missing" + (" or stale" if table["stale"] else ""))
+    write_json(file, {**heading(experiment, data), **table, **values})
     return [*shown, f"{file}"]
+
+
+def heading(experiment: Experiment, data: str) -> dict[str, Any]:
+    """What a result file says of the experiment."""
+    return {
+        "experiment": experiment.id,
+        "title": experiment.title,
+        "data": data,
+        "notes": list(experiment.notes),
+        "shortfalls": list(experiment.shortfalls),
+    }
+
+
+def table_file(experiment: Experiment, data: str, results: Path) -> Path:
+    return results / f"{experiment.id.replace('/', '-')}-{data}.json"
 
 
 def find(id: str) -> Experiment:
@@ -97,15 +119,27 @@ def find(id: str) -> Experiment:
 
 
 def listing(results: Path = Path("results")) -> Table:
-    """Every experiment with the cells it needs and how many of them are made."""
+    """Every experiment with the cells it needs and how many of them are made, stale ones left out."""
     rows = []
     for each in EXPERIMENTS.values():
         for data in each.rows:
             needed = cells_needed(each.table(data), each.rows[data])
-            shop = Workshop({}, {}, Path(), results / f"{each.paper}-{data}")
-            made = sum(shop.cell_path(row, seed).exists() for row, seed in needed)
+            shop = cells_alone(each, data, results)
+            state = Provenance(shop)
+            made = sum(differences(row, seed, shop, state) == [] for row, seed in needed)
             rows.append((each.id, each.title, data, len(needed), made))
     return plain_table("experiments", ("experiment", "what", "data", "cells", "made"), rows)
+
+
+def cells_alone(experiment: Experiment, data: str, results: Path) -> Workshop:
+    """Where nothing but the result files is at hand."""
+    return Workshop({}, {}, Path(os.devnull), results / f"{experiment.paper}-{data}", experiment.rows[data])
+
+
+def from_cells(experiment: Experiment, data: str, results: Path) -> dict[str, Any]:
+    """The summary of the cells under ``results``, with the tests that result files keep of them."""
+    rows, earlier = experiment.table(data), _earlier(table_file(experiment, data, results), experiment.paper, data)
+    return summary(rows, cells_alone(experiment, data, results), earlier=earlier, reference=experiment.over(rows))
 
 
 def _make(
@@ -117,21 +151,25 @@ def _make(
     tell: Tell,
     confirm: Callable[[str], bool] | None,
 ) -> None:
-    """The missing cells in order, with a line for each."""
+    """The missing and the stale cells in order, with a line for each."""
     wanted = _chosen(rows, only)
     plan = cells_needed(wanted, shop.rows)
-    begun, ready = time.monotonic(), set[Path]()
+    begun, ready, state = time.monotonic(), set[Path](), Provenance(shop)
     for number, (row, seed) in enumerate(plan, 1):
-        if shop.cell_path(row, seed).exists():
+        stale = differences(row, seed, shop, state)
+        if stale == []:
             continue
         used = (time.monotonic() - begun) / 60
         if minutes is not None and used >= minutes:
-            left = sum(not shop.cell_path(each, of).exists() for each, of in plan)
+            left = sum(differences(each, of, shop, state) != [] for each, of in plan)
             tell(f"{minutes:g} min are used: {left} of {len(plan)} cells are left for another time")
             return
         where = f"[{number}/{len(plan)}] {row.name} s{seed}"
         tell(f"{where}, begun after {used:.1f} min")
-        _provide(row, shop, ready, tell, confirm)
+        if stale:
+            tell(f"{where} is stale and made anew, what was there is kept beside it (.stale): {'; '.join(stale)}")
+        if _provide(row, shop, ready, tell, confirm):
+            state = Provenance(shop)
         make_cell(row, seed, shop)
         tell(f"{where} is done, {(time.monotonic() - begun) / 60:.1f} min used")
 
@@ -155,8 +193,9 @@ def _chosen(rows: Sequence[Row], only: str | None) -> list[Row]:
     return [row for row in rows if any(fnmatch.fnmatchcase(row.name, pattern) for pattern in patterns)]
 
 
-def _provide(row: Row, shop: Workshop, ready: set[Path], tell: Tell, confirm: Callable[[str], bool] | None) -> None:
-    """Data and text vectors of a row, and of those whose runs it starts from."""
+def _provide(row: Row, shop: Workshop, ready: set[Path], tell: Tell, confirm: Callable[[str], bool] | None) -> bool:
+    """Data and text vectors of a row, and of those whose runs it starts from; whether any were looked at for the first time."""
+    known = len(ready)
     for each in (row, *_givers(row, shop)):
         folder = shop.prepared[each.data]
         if folder not in ready:
@@ -165,6 +204,7 @@ def _provide(row: Row, shop: Workshop, ready: set[Path], tell: Tell, confirm: Ca
         if each.reads_text and (base := shop.knowledge_path(each)) not in ready:
             fill_knowledge(Dataset.open(folder), base, each.encoder, tell, confirm)
             ready.add(base)
+    return len(ready) > known
 
 
 def _givers(row: Row, shop: Workshop) -> Iterator[Row]:
@@ -180,11 +220,13 @@ def _givers(row: Row, shop: Workshop) -> Iterator[Row]:
 def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mapping[str, Any]) -> list[Table | str]:
     """The rows with the published numbers beside the measured ones, the paired tests, and what should be known about them."""
     if not rows:
-        return list(experiment.notes)
+        return [*experiment.notes, *experiment.shortfalls]
     metrics = [metric for metric in rows[0].metrics if metric.shown]
     entries = {entry["row"]: entry for entry in table["rows"]}
     over = experiment.over(rows)
     shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
+    if experiment.slices:
+        shown.append(_by_slice(experiment, rows, entries, metrics))
     if tests := _tests(experiment, rows, entries, metrics):
         shown.append(tests)
     lines = [f"{experiment.label(row.name)}: {row.note}" for row in rows if row.note]
@@ -197,7 +239,11 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
             for entry in entries.values()
             if entry["knowledge"]
         ]
+    lines += [f"stale: {each['cell']}: {'; '.join(each['differs'])}" for each in table["stale"]]
+    if count := table["digest_from_command"]:
+        lines.append(f"{count} cells were made before digests: theirs is what their command gives today")
     lines += [f"note: {note}" for note in experiment.notes]
+    lines += [f"shortfall: {each}" for each in experiment.shortfalls]
     return [*shown, "\n".join(lines)] if lines else shown
 
 
@@ -224,6 +270,8 @@ def _numbers(
     for row in rows:
         entry = entries.get(row.name)
         seeds = "not run" if entry is None else "-" if row.simple else ",".join(map(str, entry["seeds"]))
+        if "stale" in (entry or {}):
+            seeds = "stale" if row.simple else f"{seeds} stale"
         cells = [escape(experiment.label(row.name)), seeds]
         for metric in metrics:
             printed = (row.printed or {}).get(metric.key)
@@ -236,6 +284,22 @@ def _numbers(
             ]
         table.add_row(*cells)
     return table
+
+
+def _by_slice(
+    experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]
+) -> Table:
+    """The rows on parts of the test rows."""
+    lines = []
+    for row in rows:
+        entry = entries.get(row.name, {"slices": {}})
+        for name in experiment.slices:
+            if (part := entry["slices"].get(name)) and part["rows"]:
+                several = len(entry["seeds"]) > 1
+                numbers = [_measured(part[each.key], each, several=several) if part[each.key] else "-" for each in metrics]
+                lines.append((experiment.label(row.name), name.replace("_", " "), f"{part['rows']:,}", *numbers))
+    columns = ("model", "part", "test rows", *(metric.title for metric in metrics))
+    return plain_table("by part of the test rows", columns, lines)
 
 
 def _printed_gain(metric: Metric, row: Row, rows: Sequence[Row], over: Mapping[str, str]) -> dict[str, float | None]:
@@ -282,8 +346,16 @@ def _tests(
             )
     if first is None:
         return None
-    title = f"paired tests: {first['resamples']:,} resamples of {first['users']:,} users, two-sided, Holm over this table"
-    return plain_table(title, ("model", "against", "metric", "difference", "95 % interval", "by seed", "p"), lines)
+    title = f"paired tests: {first['resamples']:,} resamples of {first['users']:,} users, two-sided, {_family(first)}"
+    return plain_table(
+        title,
+        ("model", "against", "metric", "difference", "95 % interval", "by seed", f"p, Holm over {first['holm_over']}"),
+        lines,
+    )
+
+
+def _family(test: Mapping[str, Any]) -> str:
+    return f"Holm over this table's {test['holm_over']} tests"
 
 
 def _to_stderr(line: str) -> None:

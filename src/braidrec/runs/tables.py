@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidrec.config import RunConfig, from_toml
 from braidrec.errors import ConfigError, DataError
 from braidrec.registry import Metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from braidrec.config import RunConfig
     from braidrec.data.dataset import Dataset
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
@@ -77,13 +77,14 @@ def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Ta
     return _evaluation(load_alike(paths), part, baselines=baselines)
 
 
-def comparison_tables(paths: Sequence[Path]) -> list[Table]:
+def comparison_tables(paths: Sequence[Path]) -> list[Table | str]:
     """The evaluation of every run, and the paired tests of each model against the first, Holm's correction over all of them.
 
-    Runs that differ by seed alone are one model; only seeds that both sides have are compared.
+    Runs that differ by seed alone are one model (`models_by_seed`); only seeds that both sides have are compared.  Notes, if
+    any, come last.
     """
     runs = load_alike(paths)
-    reference, *others = models_by_seed(runs)
+    (reference, *others), notes = models_by_seed(runs)
     config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
     found: list[tuple[str, list[int], PairedTest]] = []
     for model in others:
@@ -91,7 +92,7 @@ def comparison_tables(paths: Sequence[Path]) -> list[Table]:
         own, against = ([side.runs[seed].outcome() for seed in seeds] for side in (model, reference))
         found += [(model.name, seeds, test) for test in task.tests(own, against, config, dataset, "test")]
     by_metric = sorted(found, key=lambda each: [test.metric for _, _, test in found].index(each[2].metric))  # stable
-    return [_evaluation(runs, "test", baselines=True), _tests(by_metric, reference.name, task.spec.metrics)]
+    return [_evaluation(runs, "test", baselines=True), _tests(by_metric, reference.name, task.spec.metrics), *notes]
 
 
 def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
@@ -154,17 +155,34 @@ class SeededModel:
     runs: Mapping[int, Run]
 
 
-def models_by_seed(runs: Sequence[Run]) -> list[SeededModel]:
-    """In order of appearance, the reference first.  Raises ConfigError when all are one model."""
-    models: dict[str, dict[int, Run]] = {}
-    names: dict[str, str] = {}
+def models_by_seed(runs: Sequence[Run]) -> tuple[list[SeededModel], list[str]]:
+    """In order of appearance, the reference first, and what could not be compared, in words.
+
+    Runs are one model when their settings are equal but for the seed and for the runs whose stages they take over, which must
+    be one model themselves.  Where such a run's folder is gone, the names of the stages are all that is compared.
+    Raises ConfigError when all are one model, and when two runs are the same model of the same seed.
+    """
+    models: list[tuple[str, dict[int, Run]]] = []
     for run in runs:
-        key = repr(_without_seed(run))
-        names.setdefault(key, run.title if run.title not in names.values() else f"{run.title} [{run.path.name}]")
-        models.setdefault(key, {})[run.config.seed] = run
+        own = next((by_seed for _, by_seed in models if _same(next(iter(by_seed.values())).config, run.config)), None)
+        if own is None:
+            names = [name for name, _ in models]
+            models.append((run.title if run.title not in names else f"{run.title} [{run.path.name}]", {run.config.seed: run}))
+        elif run.config.seed in own:
+            raise ConfigError(
+                f"{own[run.config.seed].path} and {run.path} are the same model with the same seed ({run.config.seed}); "
+                "compare takes one of them"
+            )
+        else:
+            own[run.config.seed] = run
     if len(models) < 2:
         raise ConfigError("compare needs at least two models: these runs differ by their seed alone")
-    return [SeededModel(names[key], by_seed) for key, by_seed in models.items()]
+    gone = sorted({path for run in runs for path in _gone(run.config)})
+    notes = [
+        f"note: {path} is not there: of what takes a stage over from it, the names of the stages were compared alone"
+        for path in gone
+    ]
+    return [SeededModel(name, by_seed) for name, by_seed in models], notes
 
 
 def shared_seeds(model: SeededModel, reference: SeededModel) -> list[int]:
@@ -183,11 +201,47 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _without_seed(run: Run) -> Any:
-    """The run's config with the seed taken out and its paths made whole, so that runs of one model look alike."""
-    config = run.config
-    bases = tuple(str(Path(each).resolve()) for each in config.knowledge)
-    return config.model_copy(update={"seed": 0, "data": str(Path(config.data).resolve()), "knowledge": bases})
+def _same(first: RunConfig, second: RunConfig) -> bool:
+    """Whether two configs are of one model, by the rule of `models_by_seed`."""
+    own, other = (config.model.givers() for config in (first, second))
+    if own.keys() != other.keys() or _settings(first) != _settings(second):
+        return False
+    return all(
+        str(Path(own[stage]).resolve()) == str(Path(other[stage]).resolve())
+        or (one := _config(own[stage])) is None
+        or (two := _config(other[stage])) is None
+        or _same(one, two)
+        for stage in own
+    )
+
+
+def _settings(config: RunConfig) -> RunConfig:
+    """Without the seed, the machine and where stages come from, paths made whole, so that configs of one model are equal."""
+    return config.model_copy(
+        update={
+            "seed": 0,
+            "data": str(Path(config.data).resolve()),
+            "knowledge": tuple(str(Path(each).resolve()) for each in config.knowledge),
+            "model": config.model.without_givers(),
+            "training": config.training.model_copy(update={"accelerator": "auto"}),
+        }
+    )
+
+
+def _config(path: str) -> RunConfig | None:
+    """Of a run directory, None where it is gone."""
+    file = Path(path) / "config.toml"
+    return from_toml(file) if file.exists() else None
+
+
+def _gone(config: RunConfig) -> Iterator[str]:
+    """Runs that stages were taken over from, at any remove, and that are not there."""
+    for path in config.model.givers().values():
+        other = _config(path)
+        if other is None:
+            yield path
+        else:
+            yield from _gone(other)
 
 
 def load_alike(paths: Sequence[Path]) -> list[Run]:

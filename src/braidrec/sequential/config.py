@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field as Setting
 
@@ -30,3 +30,9 @@ class SequentialConfig(ModelConfig):
     buckets: int = Setting(default=10, ge=1)
     monitor: Literal["hr@10", "ndcg@10"] = "hr@10"
     start_from: Mapping[str, str] = {}
+
+    def givers(self) -> Mapping[str, str]:
+        return self.start_from
+
+    def without_givers(self) -> Self:
+        return self.model_copy(update={"start_from": {}})
