@@ -193,9 +193,9 @@ def test_a_phase_has_its_own_values_over_the_run_s() -> None:
     config = resolve(request(backbone="sasrec", enhance="pad", preset="paper", training=changes), "test")
     found = [config.training.of_phase(name) for name in ("pretrain", "align", "experts")]
     assert [(each.lr, each.patience, each.decoupled) for each in found] == [
-        (1e-5, 10, True),
-        (1e-5, 3, True),
-        (1e-4, 10, True),
+        (1e-3, 20, True),
+        (1e-4, 3, True),
+        (1e-4, 20, True),
     ]
     assert not any(each.phases for each in found)
     check_phases(config.training, ["pretrain", "align", "experts"], config.title)

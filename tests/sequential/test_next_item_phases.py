@@ -183,7 +183,7 @@ def test_a_phase_is_trained_as_its_own_settings_say() -> None:
         main = phase.groups[0]
         assert (main.name, main.lr, main.weight_decay, main.decoupled) == ("main", lr, decay, True)
         assert (len(phase.batches), phase.stop.max_epochs, phase.clip_norm) == (size, epochs, 2.0)
-    assert (align.stop.patience, align.stop.checks_per_epoch, pretrain.stop.patience) == (2, 3, 10)
+    assert (align.stop.patience, align.stop.checks_per_epoch, pretrain.stop.patience) == (2, 3, 20)
     assert pretrain.averaging == pytest.approx(1 - 1 / 2.5)
     assert align.averaging == 0.0  # half an epoch of 2 batches is 1 step
     gate = experts.groups[1]

@@ -227,7 +227,7 @@ def test_parameter_counts() -> None:
 
 
 def test_defaults() -> None:
-    assert SASRecConfig().model_dump() == {"variant": "authors", "blocks": 5, "heads": 2, "dropout": 0.1}
+    assert SASRecConfig().model_dump() == {"variant": "authors", "blocks": 5, "heads": 2, "dropout": 0.1, "positions": "xavier"}
     assert GRU4RecConfig().model_dump() == {"hidden": 128, "layers": 1, "dropout": 0.1, "bias": False}
     assert CaserConfig().model_dump() == {
         "vertical": 2,
@@ -298,6 +298,14 @@ def authors_by_hand(model: SASRec, items: Tensor) -> Tensor:
         a = block.attention_norm(h + attend.out(torch.stack(mixed)))  # type: ignore[arg-type]
         h = block.norm(a + block.outer(F.relu(block.inner(a))))
     return h
+
+
+@pytest.mark.parametrize(("positions", "spread"), [("xavier", (2 / (60 + 128)) ** 0.5), ("items", 0.0154)])
+def test_positions_start_by_their_own_shape_or_as_small_as_items(positions: str, spread: float) -> None:
+    torch.manual_seed(0)
+    config = SASRecConfig.model_validate({"positions": positions})
+    model = SASRec(config, EncoderSizes(128, 60, item_std=0.0154))
+    assert float(model.positions.weight.detach().std()) == pytest.approx(spread, rel=0.03)
 
 
 def test_sasrec_authors_is_its_formula() -> None:

@@ -56,6 +56,17 @@ def test_estimators_step_first_and_alone(tmp_path: Path) -> None:
     assert all("estimator" not in step for step in after)
 
 
+@pytest.mark.parametrize(("least", "epochs"), [(0, 1), (3, 3), (9, 4)])
+def test_patience_ends_nothing_before_the_least_number_of_epochs(least: int, epochs: int, tmp_path: Path) -> None:
+    """A validation that never improves after its first check, patience of two checks at two checks an epoch."""
+    values = iter([0.5, *[0.4] * 20])
+    stop = StopRule(max_epochs=4, min_epochs=least, patience=1, checks_per_epoch=2)
+    phase = one_phase(stop=stop, validate=lambda module: {"auc": next(values)}, monitor="auc")
+    [result] = train([phase], tmp_path, show_progress=False).phases
+    assert result.steps == epochs * len(phase.batches)
+    assert result.best_check == 1
+
+
 def test_gradient_of_the_main_loss_stops_at_frozen_parameters(tmp_path: Path) -> None:
     phase = one_phase()
     before = weights(phase.module)

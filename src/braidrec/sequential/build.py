@@ -18,6 +18,7 @@ from braidrec.errors import ConfigError
 from braidrec.layers.text import TextTable
 from braidrec.sequential.config import SequentialConfig
 from braidrec.sequential.contracts import EncoderSizes, StageModule
+from braidrec.sequential.maps import xavier_std
 from braidrec.sequential.parts import Parts
 from braidrec.sequential.stages import plain_stages
 from braidrec.training.stages import AnyStage
@@ -57,7 +58,8 @@ def parts_of(
     semantic_width: of the text that a saved model was trained on
     """
     settings, backbone = settings_of(config), config.chosen.backbone
-    sizes = EncoderSizes(settings.dim, settings.length)
+    std = xavier_std(len(counts) - 1, settings.dim) if settings.initial_std is None else settings.initial_std
+    sizes = EncoderSizes(settings.dim, settings.length, std)
     if bucket is None:
         bucket = torch.from_numpy(frequency_buckets(counts.numpy(), settings.buckets)).long()
     return Parts(

@@ -20,10 +20,14 @@ from braidrec.training.step import Step
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """What a backbone is built for: item vectors of width ``dim``, histories of at most ``length`` items."""
+    """What a backbone is built for: item vectors of width ``dim``, histories of at most ``length`` items.
+
+    item_std: of the normal distribution that fresh id rows are drawn from
+    """
 
     dim: int
     length: int
+    item_std: float = 0.02
 
 
 class Encoder(Protocol):

@@ -37,6 +37,11 @@ class TextConfig(Strict):
 OURS = {"text": {"centre": True, "layers": 1, "final": "linear"}}
 
 
+def xavier_std(num_items: int, dim: int) -> float:
+    """Of a Xavier-normal table (I + 1, D)."""
+    return math.sqrt(2 / (num_items + 1 + dim))
+
+
 class IdMap(nn.Module):
     """v_i = row i of a table (I + 1, D).
 
@@ -61,7 +66,7 @@ class IdMap(nn.Module):
         super().__init__()
         self.num_rows, self.dim = num_items + 1, dim
         self.table = nn.Embedding(num_items + 1, dim)
-        nn.init.normal_(self.table.weight, std=math.sqrt(2 / (num_items + 1 + dim)) if std is None else std)
+        nn.init.normal_(self.table.weight, std=xavier_std(num_items, dim) if std is None else std)
         with torch.no_grad():
             self.table.weight[0].zero_()
         self.register_buffer("rare", torch.arange(1, num_items + 1) if rare is None else rare, persistent=False)

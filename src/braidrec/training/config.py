@@ -19,6 +19,7 @@ class PhaseTraining(Strict):
     lr: float | None = Setting(default=None, gt=0)
     weight_decay: float | None = Setting(default=None, ge=0)
     max_epochs: int | None = Setting(default=None, ge=1)
+    min_epochs: int | None = Setting(default=None, ge=0)
     patience: int | None = Setting(default=None, ge=1)
     checks_per_epoch: int | None = Setting(default=None, ge=1)
 
@@ -31,6 +32,7 @@ class TrainingConfig(Strict):
     weight_decay: float = Setting(default=1e-5, ge=0)
     decoupled: bool = False  # AdamW: decay is taken off the weights, not added to the gradient
     max_epochs: int = Setting(default=10, ge=1)
+    min_epochs: int = Setting(default=0, ge=0)  # patience ends nothing before them: some models sit on a plateau first
     patience: int = Setting(default=4, ge=1)
     checks_per_epoch: int = Setting(default=2, ge=1)
     clip_norm: float | None = Setting(default=None, gt=0)

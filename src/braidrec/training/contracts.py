@@ -103,10 +103,12 @@ class OptimiserGroup:
 class StopRule(Strict):
     """When a phase ends: after ``max_epochs``, or after ``patience`` checks in a row without a gain above ``min_delta``.
 
+    min_epochs: before so many epochs are over, no number of checks without a gain ends it
     checks_per_epoch: validations in an epoch, evenly spaced, the last one at its end; models often peak inside an epoch.
     """
 
     max_epochs: int = Field(default=50, ge=1)
+    min_epochs: int = Field(default=0, ge=0)
     patience: int = Field(default=10, ge=1)
     checks_per_epoch: int = Field(default=1, ge=1)
     min_delta: float = Field(default=0.0, ge=0)

@@ -502,7 +502,8 @@ class _PhaseRun:
         self.meter.clear()
         self.rows, self.seconds_before, self.due = 0, self.seconds, False
         self._mark = time.perf_counter()
-        return self.stale >= stop.patience or self.step >= stop.max_epochs * self.size
+        tired = self.stale >= stop.patience and self.step >= stop.min_epochs * self.size
+        return tired or self.step >= stop.max_epochs * self.size
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:

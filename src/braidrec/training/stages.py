@@ -111,7 +111,12 @@ def make_phase(
         validate,
         monitor=stage.monitor or monitor,
         mode=stage.mode,
-        stop=StopRule(max_epochs=training.max_epochs, patience=training.patience, checks_per_epoch=training.checks_per_epoch),
+        stop=StopRule(
+            max_epochs=training.max_epochs,
+            min_epochs=training.min_epochs,
+            patience=training.patience,
+            checks_per_epoch=training.checks_per_epoch,
+        ),
         clip_norm=training.clip_norm,
         averaging=max(0.0, 1.0 - 1.0 / steps) if steps else 0.0,
         starts_from=[Start(taken.get(name, name), names) for name, names in stage.starts.items()],

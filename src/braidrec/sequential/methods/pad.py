@@ -216,6 +216,7 @@ SPEC = Spec(
     },
     training={
         "ours": {"phases": {"pretrain": {"max_epochs": 4}, "align": {"lr": 1e-3}, "experts": {"lr": 1e-3}}},
+        "paper": {"phases": {"align": {"lr": 1e-4}, "experts": {"lr": 1e-4}}},
         "authors": _EXPERTS,
     },
     reads_text=_reads_text,
