@@ -97,7 +97,10 @@ def data_prepare(
     ] = None,
     out: Out = None,
     vocabulary: Annotated[str | None, typer.Option(help="train (default), or all: every id of the log has its row.")] = None,
-    negatives: Annotated[int | None, typer.Option(help="Negatives per positive, for logs of positives only.")] = None,
+    negatives: Annotated[
+        int | None,
+        typer.Option(help="Negatives per positive, for logs of positives only; each takes its positive's sample weight."),
+    ] = None,
     cold_items: Annotated[float | None, typer.Option(help="Share of items to hide from training, seeded.")] = None,
     tie: Annotated[str | None, typer.Option(help="integer (default) or string: how ids break ties in time.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it is there.")] = False,
@@ -201,7 +204,9 @@ def fit(
     task: Annotated[str | None, typer.Option(help="Where two tasks have a backbone of the name.")] = None,
     preset: Annotated[str | None, typer.Option(help=_presets())] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    negatives: Annotated[int | None, typer.Option(help="To rank logs of positives only: negatives per positive.")] = None,
+    negatives: Annotated[
+        int | None, typer.Option(help="To rank logs of positives only: negatives per positive, which take its sample weight.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as model.dim=64; may be repeated.")
     ] = None,

@@ -59,7 +59,8 @@ class RunRequest(Strict):
     enhance: Names = ()  # one name or several
     preset: str = "ours"
     seed: int = Setting(default=42, ge=0)
-    negatives: int | None = Setting(default=None, ge=1)  # to rank: per positive; default: as the data set was prepared
+    # to rank logs of positives only: drawn per positive, whose sample weight they take; default: as the data set was prepared
+    negatives: int | None = Setting(default=None, ge=1)
     model: dict[str, Any] = Setting(default_factory=dict)
     training: dict[str, Any] = Setting(default_factory=dict)
 

@@ -96,7 +96,8 @@ def test_every_split_has_counts_of_each_of_its_parts(tmp_path: Path, kind: str, 
     tables = plain_tables(ROWS)
     frame = tables.interactions.with_columns(part=pl.Series(["train", "train", "validation", "test"] * 6))
     schema = tables.schema.model_copy(update={"part": "part"})
-    split = SplitConfig.model_validate({"kind": kind, "min_history": least, "ratios": (0.5, 0.25, 0.25)})
+    shares = {"ratios": (0.5, 0.25, 0.25)} if kind in ("temporal", "ratio") else {}
+    split = SplitConfig.model_validate({"kind": kind, "min_history": least, **shares})
     dataset = Dataset.prepare(Tables("counts", schema, frame), tmp_path / "d", PrepareSettings(split=split))
     log, expected = dataset.log, {}
     for part in ("train", "valid", "test"):

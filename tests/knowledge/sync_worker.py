@@ -1,12 +1,15 @@
 """A cheap deterministic encoder, and a process that syncs with it until it ends or is killed.
 
-python sync_worker.py <knowledge folder> <items> <batch rows> <encoder> <seconds per call> <log of encoded texts>
+python sync_worker.py <knowledge folder> <items> <batch rows> <encoder> <seconds per call> <log of encoded texts> [<file>]
+
+A file that is named: nothing is encoded before it is there; "never": the process does not end by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,8 +26,10 @@ class HashEncoder:
 
     name, pooling = "hash", "none"
 
-    def __init__(self, width: int = 16, revision: str = "1", pause: float = 0.0, log: Path | None = None):
-        self.width, self.revision, self.pause, self.log = width, revision, pause, log
+    def __init__(
+        self, width: int = 16, revision: str = "1", pause: float = 0.0, log: Path | None = None, gate: Path | None = None
+    ):
+        self.width, self.revision, self.pause, self.log, self.gate = width, revision, pause, log, gate
         self.encoded: list[str] = []
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
@@ -32,6 +37,8 @@ class HashEncoder:
         if self.log is not None:
             with self.log.open("a") as stream:
                 stream.write(f"{len(texts)}\n")
+        while self.gate is not None and not self.gate.exists():
+            time.sleep(0.005)
         time.sleep(self.pause)
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
         vectors = [np.random.default_rng(seed).standard_normal(self.width, np.float32) for seed in seeds]
@@ -43,21 +50,23 @@ def catalogue(items: int) -> tuple[list[str], list[str]]:
     return ids, [f"Here is an item, title is number {id}, and genre is kind {len(id)}." for id in ids]
 
 
-def make(name: str, pause: float, log: Path) -> TextEncoder:
+def make(name: str, pause: float, log: Path, gate: Path | None) -> TextEncoder:
     if name == "tfidf":
         from braidrec.knowledge.encoders.tfidf import HashedTfidfEncoder, TfidfConfig
 
         return HashedTfidfEncoder(TfidfConfig(width=16))
-    return HashEncoder(pause=pause, log=log)
+    return HashEncoder(pause=pause, log=log, gate=gate)
 
 
-def main(path: str, items: str, batch_rows: str, encoder: str, pause: str, log: str) -> None:
+def main(path: str, items: str, batch_rows: str, encoder: str, pause: str, log: str, gate: str = "") -> None:
     import lancedb  # noqa: F401  the slow import is over before the clock of the kill starts
 
-    chosen = make(encoder, float(pause), Path(log))
+    chosen = make(encoder, float(pause), Path(log), Path(gate) if gate not in ("", "never") else None)
     print("ready", flush=True)
     report = KnowledgeBase.open(path, chosen).sync(*catalogue(int(items)), batch_rows=int(batch_rows))
     print(f"done {report.encoded} {report.unchanged}", flush=True)
+    while gate == "never":
+        signal.pause()
 
 
 if __name__ == "__main__":

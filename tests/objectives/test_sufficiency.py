@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -89,14 +91,50 @@ def softplus(z: float) -> float:
     return math.log1p(math.exp(z))
 
 
-def test_two_per_class_by_hand_with_classes_weighing_the_same() -> None:
-    """h = H = +1 for clicks, -1 otherwise: every same-class logit is 2, every cross-class one -2."""
+# H_j, all different, so that a partner can be told by the logit it gives
+PATTERNS = torch.tensor([[-1.5], [0.25], [2.0], [-0.5], [1.25], [0.75], [3.0]], dtype=torch.float64)
+
+
+def plain_product() -> BilinearDiscriminator:
+    """D(h, H) = h H."""
+    discriminator = silent(1, 1)
+    torch.nn.init.ones_(discriminator.weight)
+    return discriminator
+
+
+def test_two_per_class_by_hand() -> None:
+    """The partner of one's own class is forced; each of the other class may come: sixteen values, and no other."""
+    labels, h = torch.tensor([1.0, 0, 0, 1]), [0.5, -1.0, 3.0, 2.0]
+    pattern = PATTERNS[:4, 0].tolist()
+    partner, others = (3, 2, 1, 0), ((1, 2), (0, 3), (0, 3), (1, 2))
+    terms = [[softplus(-h[i] * pattern[partner[i]]) + softplus(h[i] * pattern[j]) for j in others[i]] for i in range(4)]
+    values = sorted(sum(chosen) / 4 for chosen in product(*terms))
+    assert min(later - earlier for earlier, later in pairwise(values)) > 1e-3
+    anchors = torch.tensor(h, dtype=torch.float64)[:, None]
+    found = [sufficiency(anchors, PATTERNS[:4], labels, plain_product(), seeded(seed)).item() for seed in range(200)]
+    assert sorted({round(value, 9) for value in found}) == pytest.approx(values, abs=1e-8)
+
+
+@pytest.mark.parametrize("anchors", [(), (3,)])
+def test_each_anchor_meets_the_partners_that_were_drawn_for_it(anchors: tuple[int, ...]) -> None:
+    """Two clicks weigh as much as five non-clicks."""
+    labels = torch.tensor([1.0, 0, 0, 1, 0, 0, 0])
+    h = torch.randn(7, *anchors, 1, generator=seeded(3)).double()
+    for seed in range(20):
+        pairs = sample_pairs(labels, (7, *anchors), seeded(seed))
+        by_class: dict[float, list[float]] = {0.0: [], 1.0: []}
+        for at in product(range(7), *map(range, anchors)):
+            same, other = (PATTERNS[int(drawn[at])].item() for drawn in (pairs.same, pairs.other))
+            by_class[labels[at[0]].item()].append(softplus(-h[at].item() * same) + softplus(h[at].item() * other))
+        expected = sum(statistics.fmean(terms) for terms in by_class.values()) / 2
+        found = sufficiency(h, PATTERNS, labels, plain_product(), seeded(seed)).item()
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_classes_weigh_the_same() -> None:
+    """h = H = +1 for clicks, -1 otherwise, and 0 for clicks' anchors: 2 ln 2 of theirs, 2 softplus(-2) of the others."""
     discriminator = BilinearDiscriminator(1, 1)
     torch.nn.init.constant_(discriminator.weight, 2.0)
-    labels = torch.tensor([1.0, 0, 0, 1])
-    sign = (2 * labels - 1)[:, None]
-    assert sufficiency(sign, sign, labels, discriminator, seeded()).item() == pytest.approx(2 * softplus(-2), abs=1e-6)
-    # clicks' anchors at 0 give 2 ln 2, the others 2 softplus(-2); 2 clicks weigh as much as 6 non-clicks
     labels = torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0])
     sign = (2 * labels - 1)[:, None]
     anchors = torch.where(labels[:, None] > 0, 0.0, sign)
@@ -145,11 +183,18 @@ def test_order_of_the_batch_does_not_matter_on_average() -> None:
 
 
 def test_swapping_the_labels_changes_nothing_but_the_draws() -> None:
-    labels = torch.tensor([1.0, 1, 0, 0])  # two of each: the same-class partner is forced
-    h, patterns = torch.randn(4, 1), torch.ones(4, 1)
-    discriminator = BilinearDiscriminator(1, 1)
-    value = sufficiency(h, patterns, labels, discriminator, seeded())
-    assert sufficiency(h, patterns, 1 - labels, discriminator, seeded()).item() == pytest.approx(value.item(), abs=1e-6)
+    """With every pair drawn many times, the loss of either labelling is the mean over all pairs."""
+    labels = torch.tensor([1.0, 1, 0, 0, 0, 1, 0])
+    h = torch.randn(7, 1, generator=seeded(4)).double()
+    z = h @ PATTERNS.T
+    same = (labels[:, None] == labels) & ~torch.eye(7, dtype=torch.bool)
+    other = labels[:, None] != labels
+    terms = (torch.nn.functional.softplus(-z) * same).sum(1) / same.sum(1)
+    terms = terms + (torch.nn.functional.softplus(z) * other).sum(1) / other.sum(1)
+    expected = (terms[labels == 1].mean() + terms[labels == 0].mean()).item() / 2
+    many = h[:, None].expand(-1, 20_000, -1)
+    for each in (labels, 1 - labels):
+        assert sufficiency(many, PATTERNS, each, plain_product(), seeded()).item() == pytest.approx(expected, abs=0.01)
 
 
 def test_same_seed_same_value_and_no_global_randomness() -> None:

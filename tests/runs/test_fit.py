@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -266,9 +267,9 @@ def finish(path: Path, *, epochs: int = 3) -> None:
     fit_disco(path, small_runs.dataset().path, knowledge(), epochs, CHECKPOINT)
 
 
-def wait_for(found: object, process: subprocess.Popen[str], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not found() and process.poll() is None and time.monotonic() < deadline:  # type: ignore[operator]
+def wait_for(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """However long it takes, or until the process has ended without."""
+    while not found() and process.poll() is None:
         time.sleep(0.002)
 
 
@@ -325,7 +326,7 @@ def test_ctrl_c_and_sigterm_leave_a_resumable_run_and_one_line(
     process = start(path)
     wait_for(lambda: checkpoints(path), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == code, (out, err)
     assert len(err.strip().splitlines()) == 1, err
     assert "interrupted" in err

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.errors import TrainingError
+from braidrec.training import optimisers
 from braidrec.training.optimisers import LazyAdam, choose_table_update, measure_crossover
 
 
@@ -90,6 +94,29 @@ def test_choice_by_size() -> None:
     assert choose_table_update(10, 32, crossover=5) == "lazy"
 
 
-@pytest.mark.slow
-def test_crossover_is_measured() -> None:
-    assert 1 <= measure_crossover(8, 256, seconds=0.1) < 10**7
+@pytest.mark.parametrize(
+    ("lazy", "per_row", "crossing"), [(5e-3, 1e-8, 400_000), (1.5e-3, 1e-8, 50_000), (5e-4, 1e-8, 1), (5e-3, 0.0, 2**18)]
+)
+def test_the_crossover_is_where_the_line_of_dense_steps_meets_lazy_ones(
+    lazy: float, per_row: float, crossing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dense 1 ms and ``per_row`` of each row; where dense steps do not grow, lazy ones win nothing below the larger table."""
+
+    def step(rows: int, dim: int, lookups: int, by_row: bool, seconds: float) -> float:
+        assert (dim, lookups, seconds) == (8, 256, 2.0)
+        return lazy if by_row else 1e-3 + per_row * rows
+
+    monkeypatch.setattr(optimisers, "_time_step", step)
+    assert measure_crossover(8, 256, seconds=2.0) == crossing
+
+
+def test_steps_are_timed_until_the_seconds_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks at every look: one tick to begin, three of each step, whose own part of them is one."""
+    ticks = count()
+    monkeypatch.setattr(optimisers, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    for lazy in (False, True):
+        assert optimisers._time_step(64, 4, 16, lazy, 30.0) == 1.0
+        assert next(ticks) == 32  # ten steps, and the look that finds the time over
+        ticks = count()
+    assert optimisers._time_step(64, 4, 16, True, 1e-9) == 1.0
+    assert next(ticks) == 1 + 2 * 8 + 9  # eight steps at least

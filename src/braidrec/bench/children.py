@@ -40,7 +40,7 @@ def training_speed(model: str, prepared: Path, seconds: float) -> float:
     for _ in range(5):
         step()
     begun, steps = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
+    while not steps or time.perf_counter() - begun < seconds:
         step()
         steps += 1
     return steps * rows / (time.perf_counter() - begun)

@@ -269,7 +269,7 @@ def _alternate(steps: Sequence[Callable[[], None]], seconds: float) -> list[floa
         for _ in range(3):
             step()
     begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds * len(steps):
+    while not times[-1] or time.perf_counter() - begun < seconds * len(steps):
         for step, own in zip(steps, times, strict=True):
             at = time.perf_counter()
             step()
@@ -285,7 +285,7 @@ def _loop_against_bare(dataset: Dataset, seconds: float) -> tuple[float, float]:
         for _ in range(3):
             bare()
         begun, steps = time.perf_counter(), 0
-        while time.perf_counter() - begun < seconds:
+        while not steps or time.perf_counter() - begun < seconds:
             bare()
             steps += 1
         per_bare = (time.perf_counter() - begun) / steps

@@ -34,10 +34,12 @@ class Split:
 
 
 def check_split(config: SplitConfig, schema: Schema) -> None:
-    """Raises DataError, naming the remedy, where ``config`` asks for what a log with the columns of ``schema`` cannot tell:
-    time of a log without a clock, order of pairs alone, ``cold_items`` of a split without one border in time, parts of a log
-    that names none.
+    """Raises DataError, naming the remedy, where ``ratios`` are no shares of a whole, and where ``config`` asks for what a log
+    with the columns of ``schema`` cannot tell: time of a log without a clock, order of pairs alone, ``cold_items`` of a split
+    without one border in time, parts of a log that names none.
     """
+    if config.fault_of_ratios is not None:
+        raise DataError(config.fault_of_ratios)
     if schema.clock is None and (config.in_order or config.cold_items):
         asked, remedy = f"split.kind = '{config.kind}'", 'for pairs alone use split.kind = "ratio"'
         if not config.in_order:
@@ -112,10 +114,12 @@ def named_parts(log: InteractionLog, config: SplitConfig, parts: Mapping[str, Po
                 "change split.ratios, or leave split.per_user out"
             )
         if not len(rows):
+            share = f", give '{name}' a larger share than split.ratios = {config.ratios}" if config.by_share else ""
             raise DataError(
                 f"the {config.kind} split leaves no row for '{name}': {len(log):,} events, "
                 f"{np.count_nonzero(log.rank >= config.min_history):,} of them with "
-                f"{config.min_history} or more earlier events of their user; lower split.min_history or bring a longer log"
+                f"{config.min_history} or more earlier events of their user; lower split.min_history{share} or bring a longer "
+                "log"
             )
     return Split({name: rows.astype(np.int64) for name, rows in parts.items()})
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import DataError, RunError
@@ -160,7 +162,7 @@ class Outcomes:
         room: Task = TASKS[task].room()
         sides = [[self._read(source) for source in side] for side in (first, second)]
         rows, config, dataset = sides[0][0]
-        if not all(rows.same_rows(outcome) for side in sides for outcome, _, _ in side):
+        if not all(rows.same_rows(outcome) and _judged_alike(dataset, data) for side in sides for outcome, _, data in side):
             return []
         own, against = ([outcome for outcome, _, _ in side] for side in sides)
         tests = room.tests(own, against, config, dataset, "test")
@@ -176,6 +178,16 @@ class Outcomes:
                 run = load(source)
                 self._found[source] = run.outcome("test", show_progress=False), run.config, run.dataset
         return self._found[source]
+
+
+def _judged_alike(first: Dataset, second: Dataset) -> bool:
+    """Whether the test rows of two data sets, if they are the same, have the same labels and weights."""
+    if first.fingerprint == second.fingerprint:
+        return True
+    parts = [(data.log, data.split["test"]) for data in (first, second)]
+    labels = [log.label[rows] for log, rows in parts]
+    weights = [np.ones(len(rows)) if log.weight is None else log.weight[rows] for log, rows in parts]
+    return np.array_equal(labels[0], labels[1]) and np.array_equal(weights[0], weights[1])
 
 
 def _of_report(report: Report, metrics: Sequence[Metric]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def part_labels(dataset: Dataset, part: str, negatives: NegativeSampler | None) 
 
 
 def part_weights(dataset: Dataset, part: str, negatives: NegativeSampler | None) -> NDArray[np.float32] | None:
-    """Sample weights in the order of `part_batches`, None where the log has none."""
+    """Sample weights in the order of `part_batches`, None where the log has none; a positive's weighs its negatives, too."""
     weight = dataset.log.weight
     if weight is None:
         return None

@@ -151,9 +151,11 @@ class RankingTask:
     def tests(
         self, first: Sequence[Outcome], second: Sequence[Outcome], config: RunConfig | None, data: Dataset, part: str
     ) -> list[PairedTest]:
-        """One, of AUC."""
+        """One, of the AUC that `report` has: the same rows, those of drawn negatives among them, with the same weights."""
+        negatives = _held_out(config, data)
+        labels, weights = part_labels(data, part, negatives), part_weights(data, part, negatives)
         scores = [np.stack([each.values["scores"] for each in side]) for side in (first, second)]
-        return [paired_test(part_labels(data, part, _held_out(config, data)), first[0].user, *scores)]
+        return [paired_test(labels, first[0].user, *scores, weights=weights)]
 
     def inspect(self, module: nn.Module, num_items: int) -> Mapping[str, NDArray[np.float32]]:
         found = cast(RankingModel, module).spaces()

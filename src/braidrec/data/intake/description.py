@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.guess import GIVEN, guess_id, guess_schema
@@ -79,7 +80,7 @@ class UsersConfig(Strict):
 
 
 class NegativesConfig(Strict):
-    """Negatives drawn for logs that hold positives only."""
+    """Negatives drawn for logs that hold positives only; where events have weights, a positive's weighs its negatives, too."""
 
     per_positive: int | None = Setting(default=None, ge=1)
 
@@ -96,6 +97,13 @@ class DatasetDescription(Strict):
     split: SplitConfig = SplitConfig()
     negatives: NegativesConfig = NegativesConfig()
     vocabulary: Literal["train", "all"] = "train"
+
+    @model_validator(mode="after")
+    def _shares(self) -> DatasetDescription:
+        """Before any file is read."""
+        if self.split.fault_of_ratios is not None:
+            raise ConfigError(self.split.fault_of_ratios)
+        return self
 
     @property
     def settings(self) -> PrepareSettings:
