@@ -50,7 +50,9 @@ KnowledgePath = Annotated[Path, typer.Argument(help="A knowledge base folder.")]
 def main() -> None:
     """Entry point: a braidrec error is one line on stderr and exit code 2, never a traceback."""
     from braidrec.errors import BraidError
+    from braidrec.memory import keep_freed_pages
 
+    keep_freed_pages()
     try:
         app(prog_name="braidrec")
     except (BraidError, OSError) as error:

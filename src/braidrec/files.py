@@ -44,6 +44,19 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     _sync_directory(path.parent)
 
 
+def write_hashed(path: Path, write: Callable[[Path], None]) -> str:
+    """`write_atomic`; returns the sha256 of what was written, whoever else writes ``path`` meanwhile."""
+    digest = ""
+
+    def both(temporary: Path) -> None:
+        nonlocal digest
+        write(temporary)
+        digest = sha256(temporary)
+
+    write_atomic(path, both)
+    return digest
+
+
 def write_text(path: Path, text: str) -> None:
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
@@ -97,12 +110,11 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Write a safetensors file atomically; the digest of its bytes is returned for the manifest that names it."""
+    """Write a safetensors file atomically; the digest of what was written is returned for the manifest that names it."""
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(plain, str(temporary)))
-    return sha256(path)
+    return write_hashed(path, lambda temporary: save_file(plain, str(temporary)))
 
 
 def load_tensors(path: Path, digest: str, error: type[BraidError]) -> dict[str, torch.Tensor]:
@@ -127,6 +139,8 @@ def check_digest(path: Path, digest: str, error: type[BraidError]) -> None:
 
 
 def _sync_directory(path: Path) -> None:
+    if os.name == "nt":  # Windows opens no folders, and keeps renames in its journal
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

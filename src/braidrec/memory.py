@@ -3,6 +3,9 @@
 A training step allocates and frees the same tens of megabytes again and again.  glibc hands blocks above its threshold
 back to the system at once, so that each step pays a page fault per 4 KiB.  A gather of 16 MiB and its backward pass took
 3.5 ms with the default and 2.1 ms with the pages kept (2 quiet cores; `braidrec bench --parts memory` prints your own).
+
+It is for the whole process and for good, since mallopt(3) cannot be read back.  So the command line does it, where the process
+is its own, and nothing that is called from Python does: a service or a notebook that trains calls `keep_freed_pages` itself.
 """
 
 from __future__ import annotations

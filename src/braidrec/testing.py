@@ -34,6 +34,7 @@ from braidrec.runs.knowledge import KnowledgeBases, build
 from braidrec.runs.run import Run, load
 from braidrec.task import Added, Floats, Model
 from braidrec.training.config import TrainingConfig
+from braidrec.training.seeding import own_randomness, seed_everything
 from braidrec.training.stages import Fitted, Stage
 
 __all__ = ["check_backbone", "check_method", "check_task"]
@@ -69,6 +70,7 @@ def check_task(task: TaskSpec, *, model: Mapping[str, Any] | None = None) -> Non
             _check(task.name, task.default, (method,), model)
 
 
+@own_randomness()
 def _check(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[str, Any] | None) -> None:
     with tempfile.TemporaryDirectory(prefix="braidrec-check-") as name:
         folder, dataset = Path(name), _dataset()
@@ -149,6 +151,7 @@ def _check_presets(task: str, backbone: str, enhance: tuple[str, ...]) -> None:
 
 def _check_gradients(config: RunConfig, dataset: Dataset, text: Floats | None, what: str) -> None:
     """Every parameter that an optimiser group trains gets a finite gradient from the losses that train it."""
+    seed_everything(config.seed)
     plan = TASKS[config.task].room().plan(config, dataset, text, show_progress=False)
     assert [stage.name for stage in plan.stages] == list(plan.names), f"{what}: stages and names of the plan differ"
     for stage in plan.stages:

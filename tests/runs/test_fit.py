@@ -22,7 +22,7 @@ from braidrec.config import from_toml
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import load_tensors, read_json
-from braidrec.knowledge.lock import writer_lock
+from braidrec.locks import writer_lock
 from braidrec.runs.run import Run, load
 from small_runs import copy_of, disco, knowledge, other_dataset, plain, train
 
@@ -162,10 +162,10 @@ def test_disco_without_or_with_a_missing_knowledge_base_says_how_to_get_one(tmp_
 
 
 def test_two_processes_do_not_train_one_folder(tmp_path: Path) -> None:
-    (tmp_path / "run" / "training").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text((plain().path / "config.toml").read_text())
     with (
-        writer_lock(tmp_path / "run" / "training" / "lock", print),
+        writer_lock(tmp_path / "run" / "writer.lock"),
         pytest.raises(RunError, match="another process is training this run"),
     ):
         train(tmp_path / "run", seed=1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from torch import nn
 
 from braidrec.bench.models import MODELS, bare_step, exported, ranker, ranking_batches
 from braidrec.data.dataset import Dataset
+from braidrec.errors import BraidError
 from braidrec.evaluation.retrieval import BUDGET_BYTES, RetrievalRows, rank_targets
 from braidrec.memory import keep_freed_pages
 from braidrec.sequential.scoring import HistoryScorer
@@ -96,6 +96,10 @@ def peak_mb() -> float:
     if (status := Path("/proc/self/status")).is_file():
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:
+        raise BraidError("bench: this system tells no process's peak memory; run it on Linux or macOS") from None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

@@ -18,9 +18,9 @@ from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, suggest
-from braidrec.memory import keep_freed_pages
 from braidrec.training.contracts import Hardware, OptimiserGroup, Phase, StopRule
 from braidrec.training.loop import train
+from braidrec.training.seeding import own_randomness
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,6 +31,7 @@ CATALOGUE, USERS, RANKED = 1_000_000, 100_000, 504  # of a full ranking: items, 
 Line = tuple[str, str, str, str]  # what, measured, against, ratio
 
 
+@own_randomness()
 def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -> Table:
     """Run the chosen parts (default: all) and lay their rows out as one table."""
     from braidrec.runs.tables import plain_table
@@ -41,7 +42,6 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
     for part in chosen:
         if part not in PARTS:
             raise ConfigError(f"bench --parts: unknown part '{part}'{suggest(part, PARTS)}")
-    keep_freed_pages()
     rows: list[Line] = []
     with tempfile.TemporaryDirectory() as folder:
         worlds: dict[str, Path] = {}

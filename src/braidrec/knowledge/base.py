@@ -4,7 +4,7 @@
     <path>/<table>/rows.lance/          the record of truth, a LanceDB table: one row per (kind, id)
     <path>/<table>/fitted.safetensors   what an encoder that must be fitted has learnt
     <path>/<table>/matrix/              derived: memory-mapped matrices, one per kind and version, made again at need
-    <path>/<table>/writer.lock          held by the one process that writes
+    <path>/<table>/writer.lock          held by the one process that writes, gone when it is done
 
 Every batch of a sync is one commit: a process that dies loses the batch in flight and nothing else.
 """
@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from braidrec.errors import KnowledgeError
 from braidrec.files import load_tensors, read_json, save_tensors, write_json
 from braidrec.knowledge.encoders.base import FittedEncoder, PricedEncoder, TextEncoder
-from braidrec.knowledge.lock import writer_lock
 from braidrec.knowledge.matrix import Floats, Matrix
 from braidrec.knowledge.texts import PromptTemplate
+from braidrec.locks import writer_lock
 from braidrec.progress import Advance, progress
 from braidrec.strict import Strict, parse
 
@@ -207,9 +207,13 @@ class KnowledgeBase:
         started = time.monotonic()
         with self._writing("preparing the table"):
             self.folder.mkdir(parents=True, exist_ok=True)
+
+        def waiting(holder: str) -> None:
+            tell(f"{self.folder}: process {holder} is writing this table; waiting for it to finish")
+
         with contextlib.ExitStack() as stack:
             with self._writing("taking the writer's lock"):
-                waited = stack.enter_context(writer_lock(self.folder / "writer.lock", tell))
+                waited = stack.enter_context(writer_lock(self.folder / "writer.lock", waiting))
             self._restore()  # another process may have made the table meanwhile
             stored = self._hashes(kind)
             todo = sorted(id for id, (text, digest) in wanted.items() if text and stored.get(id) != digest)

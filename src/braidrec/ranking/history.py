@@ -22,7 +22,7 @@ from braidrec.data.history import (
     principal_directions,
 )
 from braidrec.errors import ConfigError, RunError
-from braidrec.files import read_json, sha256, write_atomic, write_json
+from braidrec.files import read_json, sha256, write_hashed, write_json
 from braidrec.ranking.config import HistoryConfig
 
 
@@ -111,9 +111,9 @@ def history_source(
     path = dataset.path.with_name(f"{dataset.path.name}.semantic-{config.length}-{key}.npy")
     note = path.with_suffix(".json")
     if not (note.exists() and path.exists() and read_json(note, RunError)["sha256"] == sha256(path)):
-        write_atomic(
+        digest = write_hashed(
             path,
             lambda temporary: build_semantic_slots(dataset.log, vectors, config.length, temporary, show_progress=show_progress),
         )
-        write_json(note, {"sha256": sha256(path), "length": config.length})
+        write_json(note, {"sha256": digest, "length": config.length})
     return SemanticHistory(dataset.log, np.load(path, mmap_mode="c", allow_pickle=False))

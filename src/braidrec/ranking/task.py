@@ -44,7 +44,7 @@ from braidrec.task import Floats, Model, Outcome, Plan, Saved
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Validate
 from braidrec.training.optimisers import choose_table_update
-from braidrec.training.seeding import seed_everything, spawn
+from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Stage
 
 STAGE = "rank"
@@ -60,6 +60,7 @@ class RankingTask:
     def reads_text(self, config: RunConfig) -> bool:
         return config.reads_text or settings_of(config).history.kind == "semantic_topk"
 
+    @own_randomness()
     def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
         known = KnownUsers(data, statistics=settings.statistics)

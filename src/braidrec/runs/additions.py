@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import torch
 from braidrec.data.features import encode_fields, read_vocabulary
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError
+from braidrec.runs.added import AddedItem, Additions
 from braidrec.runs.catalogue import Catalogue
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.task import Added
@@ -22,11 +25,11 @@ if TYPE_CHECKING:
 
 def encode_additions(
     items: Mapping[str, str] | pl.DataFrame, schema: Schema, catalogue: Catalogue, bases: KnowledgeBases, vocabulary: Path
-) -> tuple[list[str], list[str], Added]:
-    """Ids and titles of new items, and their tensors.
+) -> Additions:
+    """New items, as a run takes them.
 
     schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
-    Raises DataError for ids that are empty, taken or come twice, and for items without text.
+    Raises DataError for ids that are empty, the catalogue's own, or come twice, and for items without text.
     """
     import polars as pl
 
@@ -61,7 +64,15 @@ def encode_additions(
         torch.from_numpy(numbers),
         tuple(torch.from_numpy(bag) for bag in bags),
     )
-    return ids, titles, added
+    contents = _contents(rendered, added)
+    return Additions(tuple(AddedItem(*each) for each in zip(ids, titles, contents, strict=True)), added)
+
+
+def _contents(rendered: Sequence[Sequence[str | None]], added: Added) -> list[str]:
+    """Digest of each item's texts and values; of its vectors none, since an encoder elsewhere may round them otherwise."""
+    bags = [[sorted(row[row != 0].tolist()) for row in bag] for bag in added.bags]
+    parts = zip(*rendered, added.fields.tolist(), added.numbers.tolist(), *bags, strict=True)
+    return [hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for part in parts]
 
 
 def _check_ids(ids: Sequence[str], catalogue: Catalogue) -> None:
@@ -69,6 +80,6 @@ def _check_ids(ids: Sequence[str], catalogue: Catalogue) -> None:
     for at, raw in enumerate(ids):
         if not raw:
             raise DataError(f"the new items, row {at}: the id is empty; every item needs one")
-        if raw in catalogue or raw in seen:
+        if catalogue.has(raw) or raw in seen:
             raise DataError(f"item '{raw}' is already known; an item is added once, under an id of its own")
         seen.add(raw)

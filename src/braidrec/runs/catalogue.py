@@ -57,8 +57,9 @@ class Catalogue:
             raise DataError(f"item '{raw}' is not in the catalogue of {self.name}{near(raw, self.ids)}")
         return row
 
-    def __contains__(self, raw: str) -> bool:
-        return raw in self._rows or raw in self._added_rows
+    def has(self, raw: str) -> bool:
+        """Whether it is an item of the data, rather than one added after training or nobody's."""
+        return raw in self._rows
 
     @cached_property
     def _rows(self) -> Mapping[str, int]:

@@ -6,7 +6,8 @@ vocabulary.json    raw values by row                   catalogue.parquet  raw it
 weights/<stage>/   the best weights of each stage, from which other runs can start
 metrics.jsonl      one line per check                  environment.json versions, machine, threads
 training/          checkpoints, for as long as the run can be resumed
-added/             items added later: their ids and titles, their tensors
+added/             items added later (see `braidrec.runs.added`)
+writer.lock        held by the one process that trains here or adds items, gone when it is done
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from braidrec.config import RunConfig, from_toml, to_toml
 from braidrec.data.dataset import Dataset
@@ -42,13 +41,14 @@ from braidrec.files import (
     write_json,
     write_text,
 )
-from braidrec.knowledge.lock import writer_lock
-from braidrec.task import Added, Saved
+from braidrec.locks import LockHeld, writer_lock
+from braidrec.task import Saved
 from braidrec.training.contracts import PhaseResult, TrainingResult
 
 RUN_FORMAT = 3
 FORMER = 2  # still read: config by task, one knowledge base, nothing of the data beside the model
 CATALOGUE = "catalogue.parquet"
+LOCK = "writer.lock"
 # Under run.json's digests; a former run has no catalogue.
 RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json", CATALOGUE)
 
@@ -70,37 +70,47 @@ def refuse_other(path: Path, config: RunConfig) -> None:
             raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder with --out")
     elif path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: a file is there already; choose another folder with --out")
-    elif path.exists() and any(not each.name.startswith(".config.toml.") for each in path.iterdir()):
+    elif path.exists() and any(each.name != LOCK and not each.name.startswith(".config.toml.") for each in path.iterdir()):
         raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one with --out")
 
 
 @contextmanager
-def claim(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> Iterator[None]:
-    """Take the folder, for as long as this process trains in it, and only on the data that an earlier start saw.
+def claim(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> Iterator[bool]:
+    """Take the folder, for as long as this process trains in it, and only for this run, on the data that an earlier start saw.
 
     inputs: digests by what they are of, such as "data" and "knowledge"; None for what the run does not read.
+    Everything is checked while the folder is held, since others may have written there until then; yields True where one of
+    them has finished this very run, which leaves nothing to train.  The lock lies beside ``training``, which ends before it.
     """
+    path.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(writer_lock(path / LOCK, wait=0))
+        except LockHeld as held:
+            raise RunError(
+                f"{path}: another process is training this run (process {held.holder}); wait for it, or choose another folder "
+                "with --out"
+            ) from None
+        refuse_other(path, config)
+        if not ended(path):
+            _begin(path, config, inputs)
+        yield ended(path)
+
+
+def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> None:
     if not (path / "config.toml").exists():
         write_text(path / "config.toml", to_toml(config))
-    folder = path / "training"
-    folder.mkdir(exist_ok=True)
-
-    def refuse(message: str) -> None:
-        raise RunError(f"{path}: another process is training this run; wait for it, or choose another folder with --out")
-
-    with writer_lock(folder / "lock", refuse):
-        note = folder / "inputs.json"
-        if note.exists():
-            seen = read_json(note, RunError)
-            for name, digest in inputs.items():
-                if seen.get(name) != digest:
-                    raise RunError(
-                        f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
-                        "bring the earlier one back, or choose another folder with --out"
-                    )
-        else:
-            write_json(note, dict(inputs))
-        yield
+    note = path / "training" / "inputs.json"
+    if not note.exists():
+        write_json(note, dict(inputs))
+        return
+    seen = read_json(note, RunError)
+    for name, digest in inputs.items():
+        if seen.get(name) != digest:
+            raise RunError(
+                f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
+                "bring the earlier one back, or choose another folder with --out"
+            )
 
 
 def digest_of(vectors: NDArray[np.float32] | None) -> str | None:
@@ -193,7 +203,7 @@ def save_record(
         raise RunError(f"{metrics}: training left no metrics")
     shutil.copyfile(metrics, path / "metrics.jsonl")
     record["files"] = {name: sha256(path / name) for name in RUN_FILES}
-    write_json(path / "run.json", record | {"digest": _digest(record)})
+    write_json(path / "run.json", record | {"digest": digest_of_json(record)})
     shutil.rmtree(path / "training")
     return record
 
@@ -249,7 +259,7 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     found = record.get("format") if isinstance(record, dict) else None
     if found not in (FORMER, RUN_FORMAT):
         raise RunError(f"{path}: run format {found!r}, this version reads {FORMER} and {RUN_FORMAT}; train it again")
-    if record.pop("digest", None) != _digest(record):
+    if record.pop("digest", None) != digest_of_json(record):
         raise RunError(f"{path / 'run.json'}: its content does not have its digest; the file is damaged or was edited")
     for name in RUN_FILES:
         if name != CATALOGUE or found == RUN_FORMAT:
@@ -272,56 +282,6 @@ def _moved(config: RunConfig, record: Mapping[str, Any]) -> RunConfig:
     return config.model_copy(update={"data": there(config.data, record["data"].get("path", "")), "knowledge": knowledge})
 
 
-def _digest(record: Mapping[str, Any]) -> str:
+def digest_of_json(record: Mapping[str, Any]) -> str:
     """Of a JSON file's content, so that a damaged entry is noticed like a damaged file."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-# -- items added later ----------------------------------------------------------------------------------------------------
-
-
-def load_added(path: Path) -> tuple[list[dict[str, str]], Added] | None:
-    """Ids and titles, and their tensors; None where the run at ``path`` has no added items."""
-    folder = path / "added"
-    if not (folder / "items.json").exists():
-        return None
-    about = read_json(folder / "items.json", RunError)
-    if not isinstance(about, dict) or about.pop("digest", None) != _digest(about):
-        raise RunError(f"{folder / 'items.json'}: its content does not have its digest; the file is damaged or was edited")
-    tensors = load_tensors(folder / about["file"], about["sha256"], RunError)
-    bags = tuple(tensors[f"bag.{at}"] for at in range(sum(name.startswith("bag.") for name in tensors)))
-    return about["items"], Added(tensors["vectors"], tensors["fields"], tensors["numbers"], bags)
-
-
-def save_added(path: Path, known: Sequence[str], ids: Sequence[str], titles: Sequence[str], added: Added) -> None:
-    """Put items behind those that the run at ``path`` has, which must be ``known``."""
-    folder, old = path / "added", load_added(path)
-    entries = old[0] if old is not None else []
-    if [entry["id"] for entry in entries] != list(known):
-        raise RunError(f"{path}: items were added from elsewhere since this run was loaded; load it again first")
-    entries = entries + [{"id": raw, "title": title} for raw, title in zip(ids, titles, strict=True)]
-    whole = (
-        _tensors(added)
-        if old is None
-        else {
-            name: _stacked(first, second)
-            for (name, first), second in zip(_tensors(old[1]).items(), _tensors(added).values(), strict=True)
-        }
-    )
-    file = folder / f"items-{len(entries)}.safetensors"
-    about = {"file": file.name, "sha256": save_tensors(file, whole), "items": entries}
-    write_json(folder / "items.json", about | {"digest": _digest(about)})
-    for earlier in folder.glob("items-*.safetensors"):
-        if earlier != file:
-            earlier.unlink()
-
-
-def _tensors(added: Added) -> dict[str, Tensor]:
-    bags = {f"bag.{at}": bag for at, bag in enumerate(added.bags)}
-    return {"vectors": added.vectors, "fields": added.fields, "numbers": added.numbers, **bags}
-
-
-def _stacked(first: Tensor, second: Tensor) -> Tensor:
-    """Rows of both, padded with 0 to one width."""
-    width = max(first.shape[1], second.shape[1])
-    return torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (first, second)])

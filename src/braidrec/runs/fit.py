@@ -11,7 +11,6 @@ from typing import Any
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError
-from braidrec.memory import keep_freed_pages
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -30,6 +29,7 @@ from braidrec.training.checkpoint import read_archive
 from braidrec.training.contracts import CheckpointEvery, Hardware, PhaseResult
 from braidrec.training.devices import device_of
 from braidrec.training.loop import AnyPhase, train
+from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import Fitted, check_phases, fitted_phase, make_phase
 
 
@@ -55,7 +55,8 @@ def fit(
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
     Raises ConfigError for unknown settings, for an enhancer without a knowledge base, and for a folder that holds
-    something else; RunError when the data or the knowledge base changed since an interrupted run began.
+    something else; RunError when the data or the knowledge base changed since an interrupted run began, or while another
+    process trains there.
     """
     several = isinstance(knowledge, Sequence) and not isinstance(knowledge, str)
     values = {
@@ -75,9 +76,12 @@ def fit(
     )
 
 
+@own_randomness()
 def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Run:
-    """Train what ``config`` says into ``path``.  Nothing is written there before data, knowledge and settings are checked."""
-    keep_freed_pages()
+    """Train what ``config`` says into ``path``.  Nothing is written there before data, knowledge and settings are checked.
+
+    One process trains in a folder at a time; a second one is refused, or loads what the first one has finished by then.
+    """
     refuse_other(path, config)
     if ended(path):
         return load(path, dataset=dataset)
@@ -90,7 +94,9 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
     _check_starts(plan, dataset)
-    with claim(path, config, {"data": dataset.fingerprint, "knowledge": digest_of(text)}):
+    with claim(path, config, {"data": dataset.fingerprint, "knowledge": digest_of(text)}) as finished:
+        if finished:  # by a process that was faster
+            return load(path, dataset=dataset)
         result = train(
             phases,
             path / "training",

@@ -23,8 +23,9 @@ from braidrec.knowledge.base import KnowledgeBase, SyncReport
 from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
 from braidrec.knowledge.encoders.base import PricedEncoder
 from braidrec.knowledge.texts import ItemTexts, PromptTemplate
-from braidrec.memory import keep_freed_pages
+from braidrec.locks import writer_lock
 from braidrec.strict import Strict, parse
+from braidrec.training.seeding import own_randomness
 
 if TYPE_CHECKING:
     import polars as pl
@@ -167,14 +168,19 @@ def build(
         {"encoder": _encoder_values(encoder), "prompt": prompt.model_dump(), "missing": missing},
         "knowledge build",
     )
-    if (folder / SETTINGS).exists():
-        held = read_settings(folder)
-        if held.model_copy(update={"table": None}) != wanted:
-            raise KnowledgeError(
-                f"{folder}: filled by another encoder, prompt or policy (see {SETTINGS}); vectors of two encoders never mix: "
-                "choose another folder with --out"
-            )
+    _refuse_other(folder, wanted)
     return _sync(dataset, folder, wanted, confirm)
+
+
+def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> None:
+    """Only a folder without a knowledge base will do, or one that is filled in just this way."""
+    if (folder / SETTINGS).exists() and read_settings(folder).model_copy(update={"table": None}) != wanted.model_copy(
+        update={"table": None}
+    ):
+        raise KnowledgeError(
+            f"{folder}: filled by another encoder, prompt or policy (see {SETTINGS}); vectors of two encoders never mix: "
+            "choose another folder with --out"
+        )
 
 
 def sync(data: Path, folder: Path, *, confirm: Callable[[str], bool] | None = None) -> str:
@@ -201,8 +207,8 @@ def verify(folder: Path) -> str:
     return f"{folder}: version {report.version}, {report.items:,} items and {report.users:,} users agree with their checksums"
 
 
+@own_randomness()
 def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: Callable[[str], bool] | None) -> str:
-    keep_freed_pages()
     rendered = _render(settings.prompt, dataset.schema, dataset.items)
     if settings.missing == "error" and rendered.empty:
         first = rendered.ids[rendered.texts.index(None)]
@@ -212,7 +218,10 @@ def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: 
         cost = base.encoder.estimate([text for text in rendered.texts if text])
         if cost.price and not confirm(f"{base.encoder!r}: {cost}. Start?"):
             raise KnowledgeError("not started: the cost was not accepted")
-    write_json(folder / SETTINGS, settings.model_copy(update={"table": base.identity.table}).model_dump())
+    folder.mkdir(parents=True, exist_ok=True)
+    with writer_lock(folder / f"{SETTINGS}.lock"):
+        _refuse_other(folder, settings)  # once more, since another process may have begun to fill the folder meanwhile
+        write_json(folder / SETTINGS, settings.model_copy(update={"table": base.identity.table}).model_dump())
     report = base.sync(rendered.ids, rendered.texts)
     return _summary(base, folder, rendered, report, settings)
 

@@ -22,22 +22,21 @@ from braidrec.data.schema import Schema
 from braidrec.errors import DataError, RunError
 from braidrec.evaluation.report import Report
 from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
-from braidrec.memory import keep_freed_pages
+from braidrec.runs.added import Additions, load_added, save_added
 from braidrec.runs.additions import encode_additions
 from braidrec.runs.catalogue import Catalogue, near
 from braidrec.runs.directory import (
     CATALOGUE,
-    load_added,
     load_catalogue,
     load_model,
     read_run,
-    save_added,
 )
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
-from braidrec.task import Added, Floats, Model, Outcome, Rows, Task
+from braidrec.task import Floats, Model, Outcome, Rows, Task
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
+from braidrec.training.seeding import own_randomness
 
 if TYPE_CHECKING:
     import polars as pl
@@ -277,6 +276,7 @@ class Run:
 
     # -- a look inside ------------------------------------------------------------------------------------------------
 
+    @own_randomness()
     def inspect(self, stage: str | None = None) -> Mapping[str, NDArray[np.float32]]:
         """Item vectors (I + 1, D) of the model, or of an earlier ``stage``, by the space they are in.
 
@@ -292,21 +292,24 @@ class Run:
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
         text = KnowledgeBases.open(self.config.knowledge).matrix(self.dataset) if self.task.reads_text(self.config) else None
-        with torch.random.fork_rng(devices=[]):
-            plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
+        plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
         module = next(stage.module for stage in plan.stages if stage.name == name)
         module.load_state_dict(read_archive(folder).files["model"])
         return module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
 
-    def add_items(self, items: Mapping[str, str] | pl.DataFrame) -> int:
+    @own_randomness()
+    def add_items(self, items: Mapping[str, str] | pl.DataFrame, *, wait: float = 60.0) -> int:
         """Make items scorable that the model never saw, by their text; they stay with the run.  Returns how many.
 
         items: raw id -> text, or a frame with the catalogue's id column, its text columns and any of its fields.  The text
         goes through the knowledge base's own encoder and prompt, then through what the model kept to read it; every id
         takes its unknown row, other fields the row of their value.
-        Raises RunError when the model reads no text, DataError for ids already there.
+        An item that was added before just so, here or by another process, is not added again: a script can be run twice.
+        wait: seconds for another process that is writing
+        Raises RunError when the model reads no text or another process is not done after ``wait``; DataError for an id of the
+        catalogue, and for one that was added before with another text.
         """
         with self._adding:
             held = self._held
@@ -321,10 +324,10 @@ class Run:
             bases = KnowledgeBases.open(self.config.knowledge)
             bases.check(self.record["knowledge"], str(self.path))
             vocabulary = self.path / "vocabulary.json"
-            ids, titles, added = encode_additions(items, self._schema, held.catalogue, bases, vocabulary)
-            save_added(self.path, held.catalogue.added_ids, ids, titles, added)
-            self._held = _grown(held, ids, titles, added)
-            return len(ids)
+            new = encode_additions(items, self._schema, held.catalogue, bases, vocabulary)
+            late, count = save_added(self.path, held.catalogue.added_ids, new, wait)
+            self._held = _grown(held, late)
+            return count
 
     @property
     def _schema(self) -> Schema:
@@ -333,10 +336,11 @@ class Run:
         return self.dataset.schema if saved is None else Schema.model_validate(saved)
 
 
-def _grown(held: _Held, ids: Sequence[str], titles: Sequence[str], added: Added) -> _Held:
-    return _Held(held.model.with_items(added), held.catalogue.with_added(ids, titles))
+def _grown(held: _Held, more: Additions) -> _Held:
+    return _Held(held.model.with_items(more.read), held.catalogue.with_added(more.ids, more.titles))
 
 
+@own_randomness()
 def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str = "auto") -> Run:
     """Open a run directory.
 
@@ -344,7 +348,6 @@ def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str =
     accelerator: auto, cpu, cuda or mps
     Raises RunError when the run is missing, unfinished, damaged, or its data set changed.
     """
-    keep_freed_pages()
     path, device = Path(path), device_of(accelerator)
     config, record = read_run(path)
     if dataset is None and Path(config.data).exists():
@@ -367,8 +370,7 @@ def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str =
     model.module.to(device)
     held = _Held(model, catalogue)
     if found := load_added(path):
-        entries, added = found
-        held = _grown(held, [entry["id"] for entry in entries], [entry["title"] for entry in entries], added)
+        held = _grown(held, found)
     return Run(path, config, record, held.model, held.catalogue, dataset)
 
 

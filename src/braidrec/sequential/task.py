@@ -30,7 +30,7 @@ from braidrec.sequential.model import SequentialModel
 from braidrec.sequential.scoring import HistoryScorer, part_rows, place_of, validation
 from braidrec.task import Floats, Model, Outcome, Plan, Saved
 from braidrec.training.contracts import Validate
-from braidrec.training.seeding import seed_everything, spawn
+from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Stage, left_to_train
 
 LISTED = 20  # items of each row that are kept beside its rank
@@ -47,6 +47,7 @@ class SequentialTask:
 
     # -- training -----------------------------------------------------------------------------------------------------
 
+    @own_randomness()
     def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
         """Raises ConfigError for settings that do not go together, DataError for data without sequences."""
         settings = settings_of(config)

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError, RunError, TrainingError, suggest
-from braidrec.memory import keep_freed_pages
 from braidrec.progress import Advance, progress
 from braidrec.training.checkpoint import (
     Archive,
@@ -50,7 +49,7 @@ from braidrec.training.devices import device_of
 from braidrec.training.interrupts import Interrupted, Signals
 from braidrec.training.optimisers import LazyAdam, build
 from braidrec.training.record import Guard, Meter, MetricsLog
-from braidrec.training.seeding import seed_everything, spawn
+from braidrec.training.seeding import own_randomness, seed_everything, spawn
 
 METRICS = "metrics.jsonl"
 _GRADIENT_CHECK = 16  # steps between looks at the gradients, where no clipping computes their norm anyway
@@ -60,6 +59,7 @@ _SHOW_EVERY = 0.2  # seconds between updates of the progress bar
 AnyPhase = Phase | FittedPhase
 
 
+@own_randomness()
 def train(
     phases: Sequence[AnyPhase],
     directory: Path,
@@ -75,13 +75,14 @@ def train(
     A directory that holds a checkpoint of the same plan is resumed: on a CPU the weights and ``metrics.jsonl`` (timings
     aside) end bit for bit as in an unbroken run, given modules and batch sources built as they were the first time.
 
+    The caller's global random generators are left as they were.
+
     Raises ConfigError for phases that cannot run; TrainingError when a loss or gradient is not finite, or on SIGTERM after a
     checkpoint; KeyboardInterrupt on Ctrl-C, likewise (a second Ctrl-C does not wait); RunError for a directory that holds a
     damaged checkpoint, one of another plan, or any while ``resume`` is off.
     """
     hardware, every = hardware or Hardware(), checkpoint_every or CheckpointEvery()
     _check_names(phases)
-    keep_freed_pages()
     fabric = _fabric(hardware)
     for phase in phases:
         phase.module.to(fabric.device)

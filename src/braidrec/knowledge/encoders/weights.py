@@ -95,10 +95,13 @@ def loading(model: str, folder: Path) -> Iterator[None]:
     """Turn what transformers raises about a broken or unfit folder into a KnowledgeError; keep its bars off the terminal."""
     from transformers.utils import logging as transformers_logging
 
+    from braidrec.training.seeding import own_randomness
+
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with own_randomness():  # modules are initialised before their weights are read
+            yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as cause:
         raise KnowledgeError(
             f"model '{model}' in {folder} could not be loaded ({_first_line(cause)}); "
