@@ -14,7 +14,17 @@ import contextlib
 import ctypes
 import sys
 
+WHOLE_BYTES = 256 << 20  # of text vectors as float32: 174,762 items of width 384, 16,384 of width 4,096
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
+
+
+def held_whole(rows: int, width: int) -> bool:
+    """Whether text vectors are small enough to be held as float32 and prepared once, which is fastest.
+
+    Larger ones stay as they are stored, once, and are read and prepared by rows.
+    """
+    return 4 * rows * width <= WHOLE_BYTES
 
 
 def keep_freed_pages() -> bool:

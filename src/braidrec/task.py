@@ -24,6 +24,7 @@ from braidrec.training.stages import AnyStage, Stage
 
 Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Vectors = NDArray[np.float16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ class Outcome:
 
 
 class Task(Protocol):
-    """One room.  ``text`` is (I + 1, S) float vectors by catalogue row, row 0 zero, None where `reads_text` says so."""
+    """One room.  ``text`` is (I + 1, S) vectors by catalogue row, row 0 zero, None where `reads_text` says so: float32, and
+    of large catalogues what the knowledge base stores (`KnowledgeBases.matrix`), to be read by rows (`TextTable`).
+    """
 
     @property
     def spec(self) -> TaskSpec: ...
@@ -147,11 +150,11 @@ class Task(Protocol):
         """Whether its runs need item text vectors."""
         ...
 
-    def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
+    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
         """Check settings against data and build the modules, seeded by ``config.seed``; writes nothing into the run."""
         ...
 
-    def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Floats] | None = None) -> Model:
+    def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:
         """The model of a saved run; without ``data`` it answers for somebody new alone."""
         ...
 

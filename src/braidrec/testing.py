@@ -32,7 +32,7 @@ from braidrec.runs.directory import load_model
 from braidrec.runs.fit import fit_config
 from braidrec.runs.knowledge import KnowledgeBases, build
 from braidrec.runs.run import Run, load
-from braidrec.task import Added, Floats, Model
+from braidrec.task import Added, Floats, Model, Vectors
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import own_randomness, seed_everything
 from braidrec.training.stages import Fitted, Stage
@@ -149,7 +149,7 @@ def _check_presets(task: str, backbone: str, enhance: tuple[str, ...]) -> None:
         assert "no_such_key" in refused, f"{table}: an unknown key is not refused by its name (said: {refused or 'nothing'})"
 
 
-def _check_gradients(config: RunConfig, dataset: Dataset, text: Floats | None, what: str) -> None:
+def _check_gradients(config: RunConfig, dataset: Dataset, text: Vectors | None, what: str) -> None:
     """Every parameter that an optimiser group trains gets a finite gradient from the losses that train it."""
     seed_everything(config.seed)
     plan = TASKS[config.task].room().plan(config, dataset, text, show_progress=False)
@@ -241,7 +241,7 @@ def _check_loaded(run: Run, what: str) -> None:
         assert np.array_equal(found, wanted), f"{what}: without its data it scores somebody new otherwise"
 
 
-def _check_growth(run: Run, dataset: Dataset, text: Floats | None, what: str) -> None:
+def _check_growth(run: Run, dataset: Dataset, text: Vectors | None, what: str) -> None:
     """Items added give another model; the one that answered before answers as before."""
     model = run.model
     rows = np.arange(1, dataset.num_items + 1, dtype=np.int32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from braidrec.bench import text
 from braidrec.bench.models import MODELS, bare_step, exported, ranker, ranking_batches
 from braidrec.data.dataset import Dataset
 from braidrec.errors import BraidError
@@ -104,11 +106,28 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def resident_mb() -> float:
+    """What of this process is in memory now, in 10^6 bytes; the largest so far where the system does not tell."""
+    if (status := Path("/proc/self/statm")).is_file():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return peak_mb()
+
+
+def _text_memory(folder: Path, backbone: str) -> dict[str, float]:
+    """start_mb: with the data set and its ids at hand    peak_mb: the largest from there to a model as a run keeps it"""
+    keep_freed_pages()
+    config = text.settings(folder, backbone)
+    data = Dataset.open(config.data)
+    start = resident_mb() if data.item_ids else 0.0
+    text.bring(config, data)
+    return {"start_mb": start, "peak_mb": peak_mb(), "map_mb": text.map_mb(folder)}
+
+
 def main() -> None:
     """Measurements for other processes: one JSON line on stdout."""
     parser = argparse.ArgumentParser(prog="python -m braidrec.bench.children")
-    parser.add_argument("what", choices=("training-speed", "first-batch", "gather", "full-ranking"))
-    parser.add_argument("--model", default="deepfm", choices=sorted(MODELS))
+    parser.add_argument("what", choices=("training-speed", "first-batch", "gather", "full-ranking", "text"))
+    parser.add_argument("--model", default="deepfm", choices=sorted({*MODELS, *text.MODELS}))
     parser.add_argument("--prepared", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--keep", action="store_true")
@@ -123,6 +142,8 @@ def main() -> None:
         print(json.dumps({"seconds": time.time() - given.begun, "peak_mb": peak_mb()}))
     elif given.what == "full-ranking":
         print(json.dumps(_rank_slice(given.items, given.users)))
+    elif given.what == "text":
+        print(json.dumps(_text_memory(given.prepared, given.model)))
     else:
         print(
             json.dumps({"model": given.model, "samples_per_second": training_speed(given.model, given.prepared, given.seconds)})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from braidrec.bench import text
 from braidrec.bench.children import child, timed
 from braidrec.bench.models import bare_step, exported, inference_step, last_phase, phase_step, ranker, ranking_batches, scoring
 from braidrec.data.dataset import Dataset, PrepareSettings
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SEQUENCE_WIDTH = 128  # of PAD and its backbone, whatever the preset has
 CANDIDATES = 10_000  # items scored for one user
 CATALOGUE, USERS, RANKED = 1_000_000, 100_000, 504  # of a full ranking: items, users, and users that are really ranked
+TEXTS, WIDTH = 1_000_000, 384  # of the map of text vectors that is brought to a model
 Line = tuple[str, str, str, str]  # what, measured, against, ratio
 
 
@@ -241,6 +243,25 @@ def _full_ranking() -> list[Line]:
     ]
 
 
+def _text(prepared: Path, seconds: float) -> list[Line]:
+    """Memory that text takes from a knowledge base's map to a model, over what the process held before, ids included."""
+    rows: list[Line] = []
+    with tempfile.TemporaryDirectory() as name:
+        text.make(Path(name), TEXTS, WIDTH)
+        for backbone, method in text.MODELS.items():
+            found = child("text", "--model", backbone, "--prepared", name)
+            more, stored = found["peak_mb"] - found["start_mb"], found["map_mb"]
+            rows.append(
+                (
+                    f"text of {TEXTS:,} items x {WIDTH} float16 to {backbone}-{method}: peak memory",
+                    f"{found['peak_mb'] / 1e3:.2f} GB, {more / 1e3:.2f} GB above the start",
+                    f"{stored / 1e3:.2f} GB map (mark 2x: the map and one copy)",
+                    f"{more / stored:.2f}x",
+                )
+            )
+    return rows
+
+
 PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "memory": _memory,
     "data": _data,
@@ -248,6 +269,7 @@ PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "knowledge": _knowledge,
     "tables": _tables,
     "sequential": _sequential,
+    "text": _text,
 }
 
 

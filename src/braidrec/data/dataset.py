@@ -1,6 +1,6 @@
 """A data set prepared once into a directory, opened instantly after: columnar arrays by memory map, one manifest.
 
-manifest.json            version, schema, settings, counts, sources, digest of every file
+manifest.json            version, schema, settings, counts, sources, fingerprint of the contents, digest of every file
 log.*.npy  split.*.npy   the InteractionLog and the positions of each part
 fields.*.npy             what each catalogue row's fields are
 vocabulary.json          raw values by row
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from braidrec.data import splits, vocabulary
 from braidrec.data.features import Bag, Features, Scaling, encode_fields, number_column
+from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import PART_NAMES
@@ -170,9 +171,20 @@ class Dataset:
         )
 
     @property
+    def identity(self) -> Fingerprint:
+        """Which data these are: a run remembers it, and goes with whatever it `matches`."""
+        former = of_files(self.manifest["files"])
+        return Fingerprint(self.manifest.get("fingerprint", former), former)
+
+    @property
     def fingerprint(self) -> str:
-        """Short digest of everything prepared; a run remembers which data it saw."""
-        return hashlib.sha256(repr(sorted(self.manifest["files"].items())).encode()).hexdigest()[:16]
+        """Short digest of what was prepared, made then; of data prepared before there was one, `former_fingerprint`."""
+        return self.identity.own
+
+    @property
+    def former_fingerprint(self) -> str:
+        """Short digest of the files' bytes, which another version of Polars writes otherwise."""
+        return self.identity.former
 
     def with_statistics(self) -> Dataset:
         """The same data with the time-causal counts and rates as one more numeric field."""
@@ -256,12 +268,7 @@ class _Preparation:
 
     def write(self, folder: Path) -> None:
         features = self._features()
-        arrays: dict[str, NDArray[Any]] = {f"log.{part}": getattr(self.log, part) for part in _LOG_PARTS}
-        if self.log.weight is not None:
-            arrays["log.weight"] = self.log.weight
-        arrays |= {f"split.{name}": rows for name, rows in self.split.parts.items()}
-        arrays |= {f"fields.{part}": getattr(features, part) for part in _FIELD_PARTS}
-        arrays |= {f"fields.bag.{at}": bag.rows for at, bag in enumerate(features.bags)}
+        arrays = arrays_of(self.log, self.split, features)
         for name, values in arrays.items():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
         self.items.write_parquet(folder / "items.parquet")
@@ -275,7 +282,9 @@ class _Preparation:
             },
         )
         files = sorted(path.name for path in folder.iterdir())
-        manifest = self._manifest(features, {name: sha256(folder / name) for name in files})
+        catalogues = {"items": self.items, "users": self.users}
+        own = of_contents(self.schema, self.settings, arrays, features, self._signals, catalogues)
+        manifest = self._manifest(features, {name: sha256(folder / name) for name in files}, own)
         write_json(folder / "manifest.json", manifest | {"digest": _digest(manifest)})
 
     def _ordered(self) -> pl.DataFrame:
@@ -377,7 +386,11 @@ class _Preparation:
             bags=tuple(bags),
         )
 
-    def _manifest(self, features: Features, files: Mapping[str, str]) -> dict[str, Any]:
+    @property
+    def _signals(self) -> list[float]:
+        return [float(edge) for edge in self.signals]
+
+    def _manifest(self, features: Features, files: Mapping[str, str], fingerprint: str) -> dict[str, Any]:
         from importlib.metadata import version
 
         log, split = self.log, self.split
@@ -409,10 +422,11 @@ class _Preparation:
                 entry.name: {"owner": entry.owner, "rows": entry.known, "values": self._cardinality(entry)}
                 for entry in features.vocabularies
             },
-            "signals": [float(edge) for edge in self.signals],
+            "signals": self._signals,
             "notes": [*self.tables.report.notes, *self._notes()],
             "rows_skipped": self.tables.report.rows_skipped,
             "sources": [source.__dict__ for source in self.tables.sources],
+            "fingerprint": fingerprint,
             "files": dict(files),
         }
 
@@ -436,6 +450,16 @@ class _Preparation:
         met = np.unique(rows[entry.owner])
         cells = vocabulary.cells_of(entry.field, frames[entry.owner][entry.name], entry.edges).gather(met)
         return int((cells.explode(empty_as_null=True).drop_nulls() if cells.dtype == pl.List(pl.String) else cells).n_unique())
+
+
+def arrays_of(log: InteractionLog, split: Split, features: Features) -> dict[str, NDArray[Any]]:
+    """The arrays of a prepared directory by the names of their files."""
+    arrays: dict[str, NDArray[Any]] = {f"log.{part}": getattr(log, part) for part in _LOG_PARTS}
+    if log.weight is not None:
+        arrays["log.weight"] = log.weight
+    arrays |= {f"split.{name}": rows for name, rows in split.parts.items()}
+    arrays |= {f"fields.{part}": getattr(features, part) for part in _FIELD_PARTS}
+    return arrays | {f"fields.bag.{at}": bag.rows for at, bag in enumerate(features.bags)}
 
 
 def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str) -> pl.DataFrame:

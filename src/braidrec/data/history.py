@@ -84,23 +84,54 @@ class SemanticHistory:
 
 HistorySource = RecentHistory | SemanticHistory
 
+_BLOCK = 16_384  # rows at a time where a copy of all of them would be made
 _STEPS = 1 << 20  # of similarity between 0 and 1
 _LATER = -(1 << 62)  # below the key of every earlier event
 
 
-def principal_directions(vectors: NDArray[np.float32], width: int = 512) -> NDArray[np.float32]:
-    """Item vectors (I + 1, S) after PCA to at most ``width`` and scaling to length 1; row 0 stays zero.
-
-    Fitted on the item table alone: no label or interaction enters.
+@dataclass(frozen=True)
+class Principal:
+    """rows (I + 1, p) of length 1, row 0 zero    centre (S,) mean vector
+    components (p, S), shift (p,): the projection and what it takes off; None where rows are no narrower than vectors
     """
-    body = vectors[1:].astype(np.float32)
-    centred = body - body.mean(axis=0)
-    if centred.shape[1] > width:
+
+    rows: NDArray[np.float32]
+    centre: NDArray[np.float32]
+    components: NDArray[np.float32] | None = None
+    shift: NDArray[np.float32] | None = None
+
+
+def principal(vectors: NDArray[np.float16] | NDArray[np.float32], width: int = 512) -> Principal:
+    """Item vectors (I + 1, S) after PCA to at most ``width`` and scaling to length 1.
+
+    Fitted on the item table alone: no label or interaction enters.  Besides what it returns it holds one float32 copy of
+    ``vectors`` where there is a PCA, and none where there is not.
+    """
+    centred = vectors[1:].astype(np.float32) if vectors.shape[1] > width else None
+    rows = np.zeros((len(vectors), vectors.shape[1] if centred is None else min(width, len(centred))), np.float32)
+    components = shift = None
+    body = found = rows[1:]
+    if centred is None:
+        body[...] = vectors[1:]
+        centre = body.mean(axis=0)
+        body -= centre
+    else:
         from sklearn.decomposition import PCA
 
-        centred = PCA(n_components=min(width, len(centred)), random_state=0).fit_transform(centred)
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.concatenate([np.zeros((1, centred.shape[1]), np.float32), centred / np.maximum(norms, 1e-12)]).astype(np.float32)
+        centre = centred.mean(axis=0)
+        centred -= centre
+        own = PCA(n_components=body.shape[1], random_state=0, copy=False)
+        found = own.fit_transform(centred)
+        components, shift = own.components_, (own.mean_[None] @ own.components_.T)[0]
+    for first in range(0, len(body), _BLOCK):
+        part = found[first : first + _BLOCK]
+        body[first : first + _BLOCK] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+    return Principal(rows, centre, components, shift)
+
+
+def principal_directions(vectors: NDArray[np.float32], width: int = 512) -> NDArray[np.float32]:
+    """The rows of `principal`."""
+    return principal(vectors, width).rows
 
 
 def build_semantic_slots(

@@ -182,7 +182,7 @@ class Outcomes:
 
 def _judged_alike(first: Dataset, second: Dataset) -> bool:
     """Whether the test rows of two data sets, if they are the same, have the same labels and weights."""
-    if first.fingerprint == second.fingerprint:
+    if first.identity.matches(second.identity):
         return True
     parts = [(data.log, data.split["test"]) for data in (first, second)]
     labels = [log.label[rows] for log, rows in parts]

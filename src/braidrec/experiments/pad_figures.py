@@ -229,7 +229,7 @@ def validation_pairs(run: Run) -> Pairs:
 
 def read_text(run: Run) -> Vectors:
     """(I + 1, S) the text vectors that a run's model starts from."""
-    return KnowledgeBases.open(run.config.knowledge).matrix(run.dataset)
+    return KnowledgeBases.open(run.config.knowledge).matrix(run.dataset).astype(np.float32, copy=False)
 
 
 def _tau_table(title: str, series: Mapping[str, Mapping[str, Any]]) -> Table:

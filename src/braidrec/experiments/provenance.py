@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from braidrec.config import RunConfig, from_values
-from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.dataset import Dataset
+from braidrec.data.fingerprint import Fingerprint
+from braidrec.data.settings import PrepareSettings
 from braidrec.errors import BraidError, ConfigError
 from braidrec.experiments.material import VARIANTS, settings_of, unequal
 from braidrec.experiments.rows import Row, Workshop, encoder_name
@@ -54,8 +56,9 @@ def digest_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
-def data_facts(name: str, settings: PrepareSettings, fingerprint: str | None) -> Facts:
-    return {"name": name, "fingerprint": fingerprint, **settings.model_dump(mode="json")}
+def data_facts(name: str, settings: PrepareSettings, known: Fingerprint | None) -> Facts:
+    """known: what the prepared folder is known by; None where there is none"""
+    return {"name": name, **({"fingerprint": None} if known is None else known.to_json()), **settings.model_dump(mode="json")}
 
 
 def record(settings: Facts, data: Facts | None) -> Facts:
@@ -86,7 +89,7 @@ class Provenance:
             folder = self.shop.prepared.get(variant)
             if folder is not None and (folder / "manifest.json").exists():
                 dataset = Dataset.open(folder, verify=False)
-                self._data[variant] = data_facts(dataset.name, dataset.settings, dataset.fingerprint)
+                self._data[variant] = data_facts(dataset.name, dataset.settings, dataset.identity)
             else:
                 self._data[variant] = data_facts(*settings_of(variant), None) if variant in VARIANTS else None
         return self._data[variant]
@@ -113,15 +116,15 @@ class Provenance:
         wanted = self.data(row.data)
         if held is None or wanted is None:
             return []
-        name, fingerprint = held["name"], held["fingerprint"]
+        now, known = (Fingerprint.of_record(each) if each["fingerprint"] else None for each in (wanted, held))
         try:
             keys = PrepareSettings.model_fields
             settings = parse(PrepareSettings, {key: value for key, value in held.items() if key in keys}, "data")
         except ConfigError as cause:
             return [f"its data are prepared as no more: {cause}"]
-        if fingerprint is None or wanted["fingerprint"] is None:
-            fingerprint = wanted["fingerprint"]
-        return _differing(data_facts(name, settings, fingerprint), wanted, "data.")
+        if now is None or known is None or known.matches(now):
+            known = now
+        return _differing(data_facts(held["name"], settings, known), wanted, "data.")
 
     def _of_row(self, row: Row) -> Facts:
         if row.simple:

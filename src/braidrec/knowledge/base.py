@@ -360,8 +360,12 @@ class KnowledgeBase:
     def read_into(
         self, out: Floats, ids: Sequence[str], kind: Kind = "item", *, missing: Literal["error", "mean"] = "error"
     ) -> None:
-        """`matrix` written into ``out`` [len(ids), width], of any dtype, with no copy of all of it on the way."""
+        """`matrix` written into ``out`` [len(ids), width], of any dtype, with no copy of all of it on the way.
+
+        What has been read is let go, so that a process never holds the whole map and ``out``.
+        """
         self._gather(self._view(kind), ids, kind, missing, out)
+        del self._views[kind]
 
     def _gather(
         self, view: Matrix, ids: Sequence[str], kind: Kind, missing: Literal["error", "mean"], out: Floats | None = None
@@ -374,10 +378,15 @@ class KnowledgeBase:
                 f"{self.folder}: {len(gaps):,} of {len(ids):,} {kind} ids have no vector (first: {first}); "
                 "sync their texts, or pass missing='mean'"
             )
+        bulk = out is not None
         if out is None:
             out = np.empty((len(ids), self.width), view.vectors.dtype)
-        for start in range(0, len(ids), _ROWS):
-            out[start : start + _ROWS] = view.vectors[np.maximum(rows[start : start + _ROWS], 0)]
+        order = np.argsort(rows, kind="stable")[len(gaps) :]  # the map is read from front to back
+        for start in range(0, len(order), _ROWS):
+            part = order[start : start + _ROWS]
+            out[part] = view.vectors[rows[part]]
+            if bulk:
+                view.let_go()
         if len(gaps):
             out[gaps] = view.mean.astype(view.vectors.dtype)  # rounded like the others
             _log.warning("%s: %d of %d %s ids have no vector and get the mean", self.folder, len(gaps), len(ids), kind)

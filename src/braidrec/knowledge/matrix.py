@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,12 +87,18 @@ class Matrix:
         """Row of each id."""
         return {id: row for row, id in enumerate(self.ids)}
 
+    def let_go(self) -> None:
+        """Take the pages that were read out of this process's memory; who reads them again finds them in the system's."""
+        if sys.platform != "win32" and isinstance(pages := self.vectors.base, mmap.mmap):
+            pages.madvise(mmap.MADV_DONTNEED)
+
     @cached_property
     def mean(self) -> NDArray[np.float32]:
         """(width,) over all rows."""
         total = np.zeros(self.vectors.shape[1], np.float64)
         for _, block in self._blocks():
             total += block.sum(axis=0, dtype=np.float64)
+            self.let_go()
         return (total / max(len(self.vectors), 1)).astype(np.float32)
 
     @cached_property

@@ -6,6 +6,7 @@ TextReader   a trained network over one preparation; after `export` a table of w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,7 +16,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from braidrec.memory import held_whole
+
 Preparation = Literal["plain", "normed", "centred"]
+_COLUMNS = 64  # whose mean is taken at a time: whole registers of every CPU, so each column is summed as if all were
+_ROWS = 8192  # of a large table, read at a time without gradients
 
 
 def prepare(vectors: Tensor, how: Preparation, mean: Tensor | None = None) -> Tensor:
@@ -36,13 +41,22 @@ def prepare(vectors: Tensor, how: Preparation, mean: Tensor | None = None) -> Te
 class TextTable(nn.Module):
     """vectors: (I + 1, S) by catalogue row, row 0 zero, in the memory and the dtype in which they are given.
 
-    Readers of one table share each preparation, which is made when the first of them asks for it.  Preparations are buffers:
-    they go where ``.to`` sends any module that reads them, once, and are in no state_dict.  ``vectors`` stay where they are.
+    whole: they are small (`braidrec.memory.held_whole`).  Readers then share each preparation, which is made when the first of
+    them asks for it.  Preparations are buffers: they go where ``.to`` sends any module that reads them, once, and are in no
+    state_dict; ``vectors`` stay where they are.
+    Else there is no second copy: ``vectors`` are the buffer, and rows are prepared as they are read, on a CPU to the same bits.
     """
+
+    vectors: Tensor
 
     def __init__(self, vectors: Tensor | NDArray[np.floating[Any]]):
         super().__init__()
-        self.vectors = torch.as_tensor(vectors)
+        given = torch.as_tensor(vectors)
+        self.whole = held_whole(*given.shape)
+        if self.whole:
+            self.vectors = given
+        else:
+            self.register_buffer("vectors", given, persistent=False)
 
     @classmethod
     def of(cls, vectors: TextTable | Tensor | None) -> TextTable | None:
@@ -60,7 +74,11 @@ class TextTable(nn.Module):
     @cached_property
     def mean(self) -> Tensor:
         """(S,) float32 over the catalogue, padding left out; items that come later are centred by it, too."""
-        return self.vectors[1:].float().mean(dim=0)
+        # some columns at a time, the last ones with what is left over, is no other sum and needs no float32 copy of it all
+        ends = [] if self.whole else [*range(_COLUMNS, self.width - _COLUMNS + 1, _COLUMNS)]
+        ends.append(self.width)
+        parts = zip([0, *ends[:-1]], ends, strict=True)
+        return torch.cat([self.vectors[1:, first:last].float().mean(dim=0) for first, last in parts])
 
     def prepared(self, how: Preparation) -> Tensor:
         """(I + 1, S), the same tensor for everybody; "plain" in the dtype of ``vectors``, the others float32."""
@@ -70,6 +88,24 @@ class TextTable(nn.Module):
                 found = prepare(self.vectors, how, self.mean if how == "centred" else None)
             self.register_buffer(how, found, persistent=False)
         return found
+
+    def ready(self, how: Preparation) -> None:
+        """Make what readers share, before any of them is moved."""
+        if self.whole:
+            self.prepared(how)
+        elif how == "centred" and "centre" not in self._buffers:
+            self.register_buffer("centre", self.mean, persistent=False)
+
+    @torch.no_grad()
+    def read(self, how: Preparation, rows: Tensor | None = None) -> Tensor:
+        """(n, S) of ``rows`` (n,), or of all, which is no copy where the table is whole; dtypes as `prepared` has them."""
+        table = self.prepared(how) if self.whole else self.vectors
+        taken = table if rows is None else table[rows]
+        return taken if self.whole else prepare(taken, how, self._buffers.get("centre"))
+
+    def blocks(self, rows: Tensor) -> Iterator[Tensor]:
+        """``rows`` in parts of nearly one length, so that what is prepared of them at a time stays small."""
+        yield from (rows,) if self.whole else rows.tensor_split(max(-(-len(rows) // _ROWS), 1))
 
 
 class TextReader(nn.Module):
@@ -89,12 +125,12 @@ class TextReader(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("reduced", None)
         if source is not None:
-            source.prepared(how)  # before the module is moved
+            source.ready(how)
 
     @property
     def knowledge(self) -> Tensor | None:
         """(I + 1, S) what the network reads, float; None after `export`."""
-        return None if self.source is None else self._typed(self.source.prepared(self.how))
+        return None if self.source is None else self.text(None)
 
     @property
     def num_rows(self) -> int:
@@ -104,8 +140,13 @@ class TextReader(nn.Module):
         return self.source.num_rows
 
     def forward(self, rows: Tensor) -> Tensor:
-        """rows (n,) int64 catalogue rows -> (n, D)."""
-        return self.read(rows) if self.reduced is None else self.reduced[rows]
+        """rows (n,) int64 catalogue rows -> (n, D); without gradients, of a large table, some rows at a time."""
+        if self.reduced is not None:
+            return self.reduced[rows]
+        if self.source is None or self.training or torch.is_grad_enabled():
+            return self.read(rows)
+        found = [self.read(part) for part in self.source.blocks(rows)]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def read(self, rows: Tensor) -> Tensor:
         """(n,) -> (n, D) by the network, of a reader that is not exported."""
@@ -113,10 +154,9 @@ class TextReader(nn.Module):
         return vectors
 
     def text(self, rows: Tensor | None) -> Tensor:
-        """(n, S) what the network reads of ``rows``, or of all rows, which then is no copy."""
+        """(n, S) what the network reads of ``rows``, or of all rows, which is no copy where the table is whole."""
         assert self.source is not None
-        table = self.source.prepared(self.how)
-        return self._typed(table if rows is None else table[rows])
+        return self._typed(self.source.read(self.how, rows))
 
     @torch.no_grad()
     def export(self, block: int = 65_536) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from braidrec.data.dataset import Dataset
@@ -19,11 +18,12 @@ from braidrec.data.history import (
     RecentHistory,
     SemanticHistory,
     build_semantic_slots,
-    principal_directions,
+    principal,
 )
 from braidrec.errors import ConfigError, RunError
 from braidrec.files import read_json, sha256, write_hashed, write_json
 from braidrec.ranking.config import HistoryConfig
+from braidrec.task import Vectors
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,11 @@ class Directions:
     shift: Tensor | None = None
 
     @classmethod
-    def of(cls, knowledge: NDArray[np.float32]) -> Directions:
+    def of(cls, knowledge: Vectors) -> Directions:
         """knowledge: (I + 1, S) text vectors by catalogue row."""
-        rows, body = principal_directions(knowledge), knowledge[1:].astype(np.float32)
-        centre = body.mean(axis=0)
-        if rows.shape[1] == body.shape[1]:
-            return cls(torch.from_numpy(rows), torch.from_numpy(centre))
-        from sklearn.decomposition import PCA
-
-        fitted = PCA(n_components=rows.shape[1], random_state=0).fit(body - centre)
-        shift = (fitted.mean_[None] @ fitted.components_.T)[0]
-        return cls(*(torch.from_numpy(part) for part in (rows, centre, fitted.components_, shift)))
+        found = principal(knowledge)
+        parts = (found.rows, found.centre, found.components, found.shift)
+        return cls(*(torch.from_numpy(part) for part in parts if part is not None))
 
     def with_items(self, vectors: Tensor) -> Directions:
         """Items behind the catalogue by their text vectors (n, S), which shift no direction."""
@@ -91,7 +85,7 @@ def latest(items: Tensor, signals: Tensor, length: int) -> History:
     return History(F.pad(items, (0, left))[None], F.pad(signals, (0, left))[None], mask)
 
 
-def directions_of(config: HistoryConfig, text: NDArray[np.float32] | None) -> Directions | None:
+def directions_of(config: HistoryConfig, text: Vectors | None) -> Directions | None:
     """What the configured history needs of the items' texts (I + 1, S).  Raises ConfigError where it has none."""
     if config.kind == "recent":
         return None
@@ -107,7 +101,9 @@ def history_source(
     if directions is None:
         return RecentHistory(dataset.log, config.length)
     vectors = directions.rows[: dataset.num_items + 1].numpy()
-    key = hashlib.sha256(dataset.fingerprint.encode() + vectors.tobytes()).hexdigest()[:16]
+    contents = hashlib.sha256(dataset.fingerprint.encode())
+    contents.update(np.ascontiguousarray(vectors).data)
+    key = contents.hexdigest()[:16]
     path = dataset.path.with_name(f"{dataset.path.name}.semantic-{config.length}-{key}.npy")
     note = path.with_suffix(".json")
     if not (note.exists() and path.exists() and read_json(note, RunError)["sha256"] == sha256(path)):

@@ -26,7 +26,7 @@ from braidrec.ranking.build import build_model
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
-from braidrec.task import Added, Floats, Rows, Saved
+from braidrec.task import Added, Floats, Rows, Saved, Vectors
 
 CHUNK = 8192  # candidates scored at a time
 DATA, SIMILAR = "data.", "similar."
@@ -174,7 +174,7 @@ def kept(
     return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known)
 
 
-def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Floats] | None = None) -> ClickModel:
+def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> ClickModel:
     """See `braidrec.task.Task.load`.  Raises RunError for a run of an earlier version without its data."""
     settings, about = settings_of(config), saved.about
     own = {name.removeprefix(DATA): tensor for name, tensor in saved.tensors.items() if name.startswith(DATA)}

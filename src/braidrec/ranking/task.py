@@ -40,7 +40,7 @@ from braidrec.ranking.scoring import (
     score_with_progress,
 )
 from braidrec.registry import TaskSpec
-from braidrec.task import Floats, Model, Outcome, Plan, Saved
+from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Validate
 from braidrec.training.optimisers import choose_table_update
@@ -61,7 +61,7 @@ class RankingTask:
         return config.reads_text or settings_of(config).history.kind == "semantic_topk"
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
+    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
         known = KnownUsers(data, statistics=settings.statistics)
         data = known.data
@@ -112,7 +112,7 @@ class RankingTask:
             average_epochs=None if averaging == training.average_epochs else averaging,
         )
 
-    def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Floats] | None = None) -> Model:
+    def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:
         return load(config, saved, data, text)
 
     def outcome(self, model: Model, config: RunConfig, data: Dataset, part: str, *, show_progress: bool = True) -> Outcome:

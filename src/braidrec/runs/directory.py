@@ -75,10 +75,13 @@ def refuse_other(path: Path, config: RunConfig) -> None:
 
 
 @contextmanager
-def claim(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> Iterator[bool]:
+def claim(
+    path: Path, config: RunConfig, inputs: Mapping[str, str | None], *, former: Mapping[str, str | None] | None = None
+) -> Iterator[bool]:
     """Take the folder, for as long as this process trains in it, and only for this run, on the data that an earlier start saw.
 
-    inputs: digests by what they are of, such as "data" and "knowledge"; None for what the run does not read.
+    inputs: digests by what they are of, such as "data" and "knowledge"; None for what the run does not read
+    former: another digest of some of them, by which an earlier start may have known them
     Everything is checked while the folder is held, since others may have written there until then; yields True where one of
     them has finished this very run, which leaves nothing to train.  The lock lies beside ``training``, which ends before it.
     """
@@ -93,11 +96,11 @@ def claim(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> It
             ) from None
         refuse_other(path, config)
         if not ended(path):
-            _begin(path, config, inputs)
+            _begin(path, config, inputs, former or {})
         yield ended(path)
 
 
-def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> None:
+def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], former: Mapping[str, str | None]) -> None:
     if not (path / "config.toml").exists():
         write_text(path / "config.toml", to_toml(config))
     note = path / "training" / "inputs.json"
@@ -106,16 +109,21 @@ def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None]) -> N
         return
     seen = read_json(note, RunError)
     for name, digest in inputs.items():
-        if seen.get(name) != digest:
+        if seen.get(name) not in (digest, former.get(name, digest)):
             raise RunError(
                 f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
                 "bring the earlier one back, or choose another folder with --out"
             )
 
 
-def digest_of(vectors: NDArray[np.float32] | None) -> str | None:
-    """Of an array's values, for `claim`."""
-    return None if vectors is None else hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:16]
+def digest_of(vectors: NDArray[np.floating[Any]] | None) -> str | None:
+    """Of an array's values (n, S) as float32, for `claim`: the same whatever precision holds them."""
+    if vectors is None:
+        return None
+    digest = hashlib.sha256()
+    for first in range(0, len(vectors), 4096):
+        digest.update(np.ascontiguousarray(vectors[first : first + 4096], np.float32).data)
+    return digest.hexdigest()[:16]
 
 
 _WHERE = "training.accelerator"  # where a run is trained does not make it another one
@@ -188,7 +196,7 @@ def save_record(
         "data": {
             "name": dataset.name,
             "path": str(dataset.path.resolve()),
-            "fingerprint": dataset.fingerprint,
+            **dataset.identity.to_json(),
             "vocabulary": dataset.settings.vocabulary,
             "schema": dataset.schema.model_dump(mode="json"),
         },

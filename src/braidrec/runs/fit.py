@@ -10,6 +10,7 @@ from typing import Any
 
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
+from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError
 from braidrec.runs.directory import (
     claim,
@@ -90,11 +91,14 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     task = config.chosen.task.room()
     bases = KnowledgeBases.open(config.knowledge) if task.reads_text(config) else None
     text = None if bases is None else bases.matrix(dataset)
+    read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    del text  # held by what reads it, which may take it to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
     _check_starts(plan, dataset)
-    with claim(path, config, {"data": dataset.fingerprint, "knowledge": digest_of(text)}) as finished:
+    inputs = {"data": dataset.fingerprint, "knowledge": read}
+    with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
             return load(path, dataset=dataset)
         result = train(
@@ -137,11 +141,11 @@ def _check_starts(plan: Plan, dataset: Dataset) -> None:
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
             raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
-        trained = read_run(Path(other))[1]["data"]["fingerprint"]
-        if trained != dataset.fingerprint:
+        trained = Fingerprint.of_record(read_run(Path(other))[1]["data"])
+        if not dataset.identity.matches(trained):
             raise ConfigError(
-                f"{where}: trained on data with fingerprint {trained}, this run's has {dataset.fingerprint}, so its rows are "
-                "other items; train the stage here, or bring a run of the same data"
+                f"{where}: trained on data with fingerprint {trained.own}, this run's has {dataset.fingerprint}, so its rows "
+                "are other items; train the stage here, or bring a run of the same data"
             )
         tensors = read_archive(folder).files["model"]
         for stage in plan.stages:

@@ -24,6 +24,7 @@ from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
 from braidrec.knowledge.encoders.base import PricedEncoder
 from braidrec.knowledge.texts import ItemTexts, PromptTemplate
 from braidrec.locks import writer_lock
+from braidrec.memory import held_whole
 from braidrec.strict import Strict, parse
 from braidrec.training.seeding import own_randomness
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "knowledge.json"
 Floats = NDArray[np.float32]
+Vectors = NDArray[np.float16] | NDArray[np.float32]
 Folders = Sequence[Path | str] | Path | str | None
 _NONE = 'this needs item text vectors: give the run a knowledge base (knowledge = "FOLDER", or --knowledge)'
 
@@ -103,9 +105,15 @@ class KnowledgeBases:
                         f"{where}: trained on a knowledge base with {name} {record[name]!r}, which now has {value!r}"
                     )
 
-    def matrix(self, dataset: Dataset) -> Floats:
-        """Text vectors by catalogue row: (I + 1, S) float32, row 0 zero; missing text follows each base's stated policy."""
-        vectors = np.zeros((dataset.num_items + 1, self.width), np.float32)
+    def matrix(self, dataset: Dataset) -> Vectors:
+        """Text vectors by catalogue row: (I + 1, S), row 0 zero; missing text follows each base's stated policy.
+
+        float32 where they are small (`braidrec.memory.held_whole`); larger ones keep the dtype in which the bases store them
+        (float16, unless one of them has float32), so that half the memory holds the same numbers.
+        """
+        shape = (dataset.num_items + 1, self.width)
+        stored = np.result_type(*(base.identity.dtype for base in self.bases))
+        vectors: Vectors = np.zeros(shape, np.float32 if held_whole(*shape) else stored)
         first = 0
         for base, settings in zip(self.bases, self.settings, strict=True):
             last = first + base.width

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
+from braidrec.data.fingerprint import Fingerprint
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError, RunError
 from braidrec.evaluation.report import Report
@@ -33,7 +34,7 @@ from braidrec.runs.directory import (
 )
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
-from braidrec.task import Floats, Model, Outcome, Rows, Task
+from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
@@ -256,23 +257,25 @@ class Run:
         arrays = {"user": found.user, "item": found.item, **{f"values.{name}": each for name, each in found.values.items()}}
         file = self.path / f"outcome.{part}.safetensors"
         digest = save_tensors(file, {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
-        write_json(file.with_suffix(".json"), {**self._origin, "sha256": digest, "kind": found.kind})
+        note = {"data": self.dataset.fingerprint, "model": self.record["files"]["model.json"]}
+        write_json(file.with_suffix(".json"), {**note, "sha256": digest, "kind": found.kind})
         return found
 
     def _read_outcome(self, part: str) -> Outcome | None:
         file = self.path / f"outcome.{part}.safetensors"
         with contextlib.suppress(RunError):  # what is missing, damaged or of another model is made again
             note = read_json(file.with_suffix(".json"), RunError)
-            if isinstance(note, dict) and {"sha256": "", "kind": "", **note, **self._origin} == note:
+            if isinstance(note, dict) and self._made(note):
                 found = {name: each.numpy() for name, each in load_tensors(file, str(note["sha256"]), RunError).items()}
                 values = {name.removeprefix("values."): each for name, each in found.items() if name.startswith("values.")}
                 return Outcome(found["user"], found["item"], values, note["kind"])
         return None
 
-    @property
-    def _origin(self) -> dict[str, str]:
-        """What scores were made from: the data and the model."""
-        return {"data": self.dataset.fingerprint, "model": self.record["files"]["model.json"]}
+    def _made(self, note: Mapping[str, Any]) -> bool:
+        """Whether kept scores were made from these data, by whichever fingerprint, and this model."""
+        known = (self.dataset.fingerprint, self.dataset.former_fingerprint)
+        made = note.get("data") in known and note.get("model") == self.record["files"]["model.json"]
+        return made and {"sha256", "kind"} <= note.keys()
 
     # -- a look inside ------------------------------------------------------------------------------------------------
 
@@ -352,14 +355,14 @@ def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str =
     config, record = read_run(path)
     if dataset is None and Path(config.data).exists():
         dataset = Dataset.open(config.data)
-    if dataset is not None and dataset.fingerprint != record["data"]["fingerprint"]:
+    if dataset is not None and not dataset.identity.matches(Fingerprint.of_record(record["data"])):
         raise RunError(
             f"{path}: trained on {record['data']['name']} with fingerprint {record['data']['fingerprint']}, but {dataset.path} "
             f"now has {dataset.fingerprint}; prepare the same data again or train a new run"
         )
     data = dataset
 
-    def text() -> Floats:
+    def text() -> Vectors:
         if data is None:
             raise RunError(f"{path}: saved by an earlier version, so it needs its data and its knowledge base to be opened")
         return KnowledgeBases.open(config.knowledge).matrix(data)

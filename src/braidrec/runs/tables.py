@@ -256,8 +256,7 @@ def load_alike(paths: Sequence[Path]) -> list[Run]:
     if len(tasks) > 1:
         names = ", ".join(f"{run.path}: {run.config.task}" for run in runs)
         raise ConfigError(f"these runs are of different tasks, so no number of one means anything beside the other's: {names}")
-    prints = {run.dataset.fingerprint for run in runs}
-    if len(prints) > 1:
+    if not all(run.dataset.identity.matches(runs[0].dataset.identity) for run in runs):
         names = ", ".join(f"{run.path} on {run.dataset.path}" for run in runs)
         raise ConfigError(f"these runs were trained on different data, so their test rows differ: {names}")
     drawn = {run.path: run.config.negatives or run.dataset.settings.negatives or 0 for run in runs}

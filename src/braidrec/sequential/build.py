@@ -23,6 +23,8 @@ from braidrec.sequential.parts import Parts
 from braidrec.sequential.stages import plain_stages
 from braidrec.training.stages import AnyStage
 
+_ROWS = 4096  # of text vectors checked at a time
+
 
 def settings_of(config: RunConfig) -> SequentialConfig:
     """The [model] table of a run of this task."""
@@ -36,8 +38,8 @@ def make_parts(config: RunConfig, dataset: Dataset, text: Tensor | NDArray[np.fl
     """
     counts = torch.from_numpy(train_counts(dataset.log, training_ends(dataset), dataset.num_items))
     vectors = None if text is None else torch.as_tensor(text)
-    if vectors is not None and not bool(torch.isfinite(vectors).all()):
-        row = int((~torch.isfinite(vectors)).any(dim=1).nonzero()[0])
+    row = None if vectors is None else _first_odd(vectors)
+    if row is not None:
         raise ConfigError(
             f"the text vector of item '{dataset.item_ids[row - 1]}' holds NaN or infinity; build the knowledge base again"
         )
@@ -74,6 +76,14 @@ def parts_of(
         knowledge=text,
         semantic_width=semantic_width,
     )
+
+
+def _first_odd(vectors: Tensor) -> int | None:
+    """The first row that holds NaN or infinity."""
+    for first, part in enumerate(vectors.split(_ROWS)):
+        if not bool(torch.isfinite(part).all()):
+            return first * _ROWS + int((~torch.isfinite(part)).any(dim=1).nonzero()[0])
+    return None
 
 
 def build_stages(config: RunConfig, parts: Parts) -> Sequence[AnyStage]:

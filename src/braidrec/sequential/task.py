@@ -28,7 +28,7 @@ from braidrec.sequential.config import SequentialConfig
 from braidrec.sequential.contracts import NextItemModel, StageModule
 from braidrec.sequential.model import SequentialModel
 from braidrec.sequential.scoring import HistoryScorer, part_rows, place_of, validation
-from braidrec.task import Floats, Model, Outcome, Plan, Saved
+from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Validate
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Stage, left_to_train
@@ -48,7 +48,7 @@ class SequentialTask:
     # -- training -----------------------------------------------------------------------------------------------------
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
+    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
         """Raises ConfigError for settings that do not go together, DataError for data without sequences."""
         settings = settings_of(config)
         if config.training.tables == "lazy":
@@ -101,7 +101,7 @@ class SequentialTask:
         )
 
     def load(
-        self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Floats] | None = None
+        self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None
     ) -> SequentialModel:
         return SequentialModel.load(config, saved, data)
 
