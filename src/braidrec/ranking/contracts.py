@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
+from braidrec.errors import RunError
 from braidrec.layers.attention import attend, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
 from braidrec.layers.text import TextTable
@@ -314,7 +315,7 @@ class RankingModel(Protocol):
         return
 
     def add(self, added: Added) -> None:
-        raise NotImplementedError(f"{type(self).__name__} reads no text, so it can know no item that comes after training")
+        raise RunError(f"{type(self).__name__} reads no text, so it can know no item that comes after training")
 
     def spaces(self) -> Mapping[str, Tensor]:
         """Vectors (I + 1, D') of the catalogue, by the space they are in."""
