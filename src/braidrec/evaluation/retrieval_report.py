@@ -66,7 +66,8 @@ def row_gains(ranking: Ranking, metric: RetrievalMetric, k: int) -> Floats:
         return best
     targets = np.bincount(ranking.row, minlength=len(ranking))
     possible = targets if metric == "recall" else _ideal(targets, k)
-    return np.bincount(ranking.row, each, len(ranking)) / possible
+    # the two sums add the same terms in another order, so a perfect row may come out a last bit above 1
+    return np.minimum(np.bincount(ranking.row, each, len(ranking)) / possible, 1.0)
 
 
 def _ideal(targets: NDArray[np.int64], k: int) -> Floats:
