@@ -78,6 +78,18 @@ def test_without_the_runs_there_are_numbers_but_no_test(shop: Workshop) -> None:
     assert "against" not in summary([PLAIN, DISCO], gone)["rows"][1]
 
 
+def test_runs_that_are_not_those_of_the_cells_are_not_tested(shop: Workshop) -> None:
+    """A folder of the right name may hold a run that was trained otherwise, with cells that came from elsewhere."""
+    for row in (PLAIN, DISCO):
+        make_cell(row, 1, shop)
+    before = summary([PLAIN, DISCO], shop)
+    assert paired_tests(before["rows"][1])
+    shutil.rmtree(shop.run_path(DISCO, 1))
+    train_row(replace(DISCO, model={**DISCO.model, "dim": 4}), 1, shop)
+    assert not paired_tests(summary([PLAIN, DISCO], shop)["rows"][1])
+    assert paired_tests(summary([PLAIN, DISCO], shop, earlier=[before])["rows"][1]) == paired_tests(before["rows"][1])
+
+
 def test_rows_on_other_test_rows_are_not_tested_against_each_other(shop: Workshop) -> None:
     longer = Dataset.prepare(small_runs.rich_tables(), shop.results / "rich")
     both = replace(shop, prepared={**shop.prepared, "rich": longer.path})

@@ -113,6 +113,7 @@ def test_what_a_run_remembers_of_its_bases() -> None:
     base = open_knowledge(titles())
     assert bases.identities[1] == {
         **base.identity.model_dump(),
+        "fitted": base.fitted,
         "version": base.version,
         "path": str(titles().resolve()),
     }
@@ -126,6 +127,11 @@ def test_what_a_run_remembers_of_its_bases() -> None:
         )
     with pytest.raises(RunError, match=r"with revision 'words-2-buckets-65536-width-256-seed-0', which now has '.*-width-8-"):
         KnowledgeBases.open([titles(), knowledge()]).check(bases.identities, "runs/x")
+    fitted, former = {**bases.identities[0], "fitted": "0" * 64}, {**bases.identities[0]}
+    del former["fitted"]
+    with pytest.raises(RunError, match=r"with fitted '0{64}', which now has '.*'; its encoder was fitted to other texts"):
+        KnowledgeBases.open(knowledge()).check([fitted], "runs/x")
+    KnowledgeBases.open(knowledge()).check([former], "runs/x")
     with pytest.raises(RunError, match="runs/x: trained on 2 knowledge bases, now given 1; name the same ones"):
         KnowledgeBases.open(knowledge()).check(bases.identities, "runs/x")
 

@@ -117,7 +117,7 @@ class Dataset:
         held = cls.open(target)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             fresh = cls.prepare(tables, Path(folder) / target.name, settings)
-            if fresh.fingerprint != held.fingerprint:
+            if not fresh.identity.matches(held.identity):
                 raise DataError(
                     f"{target}: holds other data, or the same prepared otherwise ({len(held.log):,} events, fingerprint "
                     f"{held.fingerprint}; these frames give {len(fresh.log):,}, {fresh.fingerprint}); choose another path, or "

@@ -28,7 +28,7 @@ from braidrec.experiments.rows import Row as Row
 from braidrec.experiments.rows import Workshop as Workshop
 from braidrec.experiments.rows import encoder_name as encoder_name
 from braidrec.files import read_json, write_json
-from braidrec.runs.directory import environment
+from braidrec.runs.directory import environment, read_run
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run
 from braidrec.strict import merge
@@ -142,7 +142,7 @@ def summary(
             each
             for other in row.references
             if other in cells
-            for each in _tests(row, by_name[other], _shared(row, by_name[other], done), shop, outcomes, entries, before)
+            for each in _tests(row, by_name[other], _shared(row, by_name[other], done), shop, outcomes, cells, entries, before)
         ]
         if found:
             entry["against"] = found
@@ -226,13 +226,14 @@ def _tests(
     seeds: list[int],
     shop: Workshop,
     outcomes: Outcomes,
+    cells: Mapping[str, Mapping[int, Cell]],
     entries: Mapping[str, Mapping[str, Any]],
     before: Sequence[Mapping[str, Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Paired tests on what the runs stored; where a run directory is gone, those of an earlier summary of the same cells."""
+    """Paired tests on what the runs stored; where they are not here, those of an earlier summary of the cells."""
     if not seeds or row.of_task is not other.of_task:
         return []
-    if shop.at_hand(row, seeds) and shop.at_hand(other, seeds):
+    if all(_at_hand(each, seeds, shop, cells[each.name]) for each in (row, other)):
         own, others = ([shop.source(each, seed) for seed in seeds] for each in (row, other))
         found = outcomes.tests(own, others, row.of_task.name)
         return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
@@ -244,6 +245,14 @@ def _tests(
             if kept:
                 return kept
     return []
+
+
+def _at_hand(row: Row, seeds: Sequence[int], shop: Workshop, cells: Mapping[int, Cell]) -> bool:
+    """Whether what the cells were made from can be read here: a folder of the same name may hold a run trained otherwise."""
+    if not shop.at_hand(row, seeds) or row.simple:
+        return shop.at_hand(row, seeds)
+    best = {seed: read_run(shop.run_path(row, seed))[1]["best"]["metrics"] for seed in seeds}
+    return all(cells[seed]["best"]["metrics"] == best[seed] for seed in seeds)
 
 
 def _by_seed(entry: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:

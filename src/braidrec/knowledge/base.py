@@ -158,6 +158,11 @@ class KnowledgeBase:
             identity = identity.model_copy(update={"dtype": _read_manifest(folder).identity.dtype})
         return cls(folder, identity, encoder)
 
+    @property
+    def fitted(self) -> str | None:
+        """Digest of what its encoder was fitted to; None for an encoder that is not fitted, and before the first sync."""
+        return _read_manifest(self.folder).fitted if (self.folder / "manifest.json").is_file() else None
+
     def __repr__(self) -> str:
         return f"KnowledgeBase({str(self.folder)!r}, {self.identity.encoder}, width {self.width}, {self.identity.dtype})"
 

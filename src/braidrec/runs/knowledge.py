@@ -86,9 +86,9 @@ class KnowledgeBases:
 
     @property
     def identities(self) -> list[dict[str, Any]]:
-        """What a run remembers of each: the identity of its vectors, the version read and the whole path."""
+        """What a run remembers of each: the identity of its vectors, the encoder's fit, the version read, the whole path."""
         return [
-            {**base.identity.model_dump(), "version": base.version, "path": str(folder.resolve())}
+            {**base.identity.model_dump(), "fitted": base.fitted, "version": base.version, "path": str(folder.resolve())}
             for folder, base in zip(self.folders, self.bases, strict=True)
         ]
 
@@ -98,11 +98,13 @@ class KnowledgeBases:
             raise RunError(
                 f"{where}: trained on {len(trained)} knowledge bases, now given {len(self.bases)}; name the same ones"
             )
-        for base, record in zip(self.bases, trained, strict=True):
-            for name, value in base.identity.model_dump().items():
-                if record[name] != value:
+        for own, record in zip(self.identities, trained, strict=True):
+            for name, value in own.items():
+                # runs of earlier versions remember no fit
+                if name not in ("version", "path") and record.get(name, value) != value:
                     raise RunError(
                         f"{where}: trained on a knowledge base with {name} {record[name]!r}, which now has {value!r}"
+                        + ("; its encoder was fitted to other texts, so its vectors are others" if name == "fitted" else "")
                     )
 
     def matrix(self, dataset: Dataset) -> Vectors:
