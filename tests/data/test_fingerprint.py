@@ -339,3 +339,14 @@ def test_records_hold_both_and_earlier_ones_the_former() -> None:
     assert own.to_json() == {"fingerprint": "1-a", "former_fingerprint": "x"}
     assert Fingerprint.of_record({"name": "data", **own.to_json()}) == own
     assert Fingerprint.of_record({"fingerprint": "x"}) == Fingerprint("x", "x")
+
+
+def test_frames_are_known_in_a_folder_that_was_prepared_before(tmp_path: Path) -> None:
+    tables, path = small_tables(), tmp_path / "data"
+    held = Dataset.from_frames(tables.interactions, tables.items, tables.users, schema=SCHEMA, settings=SETTINGS, path=path)
+    before = forget(path)
+    assert held.fingerprint != before.fingerprint
+    found = Dataset.from_frames(tables.interactions, tables.items, tables.users, schema=SCHEMA, settings=SETTINGS, path=path)
+    assert found.identity.matches(held.identity)
+    with pytest.raises(DataError, match="holds other data"):
+        Dataset.from_frames(tables.interactions[1:], tables.items, tables.users, schema=SCHEMA, settings=SETTINGS, path=path)

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braidrec.data.schema import Field
+from braidrec.data.values import values_of
 from braidrec.data.vocabulary import Vocabulary, fit, stack
 from braidrec.errors import DataError
 
 texts = st.text(max_size=6).filter(lambda text: "|" not in text)
+
+values = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="|["), max_size=6)  # no list written as text
 
 
 def fitted(field: Field, values: list[object], *, seen: list[bool] | None = None, has_unknown: bool = True) -> Vocabulary:
@@ -53,6 +56,44 @@ def test_multi_valued_cells_keep_their_order_and_pad_right() -> None:
     assert vocabulary.values == ("Drama", "War")
     rows = vocabulary.encode(pl.Series(["War|Drama", "", None, "Drama|Noir|War", "|"]))
     assert rows.tolist() == [[2, 1, 0], [0, 0, 0], [0, 0, 0], [1, 3, 2], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("SciFi, Drama ,SciFi,, Comedy", ["SciFi", "Drama", "Comedy"]),
+        ("['SciFi', 'Drama']", ["SciFi", "Drama"]),
+        ('["SciFi, hard", "it\'s", "caf\\u00e9"]', ["SciFi, hard", "it's", "café"]),
+        ("['it\\'s', \"two\\nlines\"]", ["it's", "two\nlines"]),
+        ("['a' 'b'\n 'a']", ["a", "b"]),  # as NumPy prints it
+        (" [1, 2.5, null, true] ", ["1", "2.5", "true"]),
+        ("[]", []),
+        ("[Live], [Live]", ["[Live]"]),  # brackets alone make no list
+        ("['a', 'b'", ["['a'", "'b'"]),
+        ("[b]", ["[b]"]),
+    ],
+)
+def test_values_of_a_cell_are_stripped_and_stand_once(cell: str, found: list[str]) -> None:
+    field = Field(name="genres", kind="multi", separator=",")
+    assert values_of(field, pl.Series("genres", [cell, None])).to_list() == [found, []]
+    vocabulary = fitted(field, [cell, None])
+    assert vocabulary.values == tuple(sorted(found))
+    assert [vocabulary.values[row - 1] for row in vocabulary.encode(pl.Series([cell]))[0] if row] == found
+    first = Field(name="genres", kind="multi", separator=",", first_only=True)
+    assert fitted(first, [cell]).values == (found[0] if found else "",)
+
+
+def test_lists_are_stripped_too_and_the_lists_of_all_forms_are_one() -> None:
+    field = Field(name="tags", kind="multi", separator=";")
+    lists = pl.Series([[" a", "b", "a ", "", None], None])
+    assert values_of(field, lists).to_list() == [["a", "b"], None]
+    rows = fitted(field, ["a; b", "['a', 'b']", '["a", "b"]']).encode(pl.Series(["a; b;a", "['a', 'b']", '["a", "b", "a"]']))
+    assert rows.tolist() == [[1, 2]] * 3
+
+
+def test_a_vocabulary_of_an_earlier_version_knows_its_values_stripped() -> None:
+    former = Vocabulary(Field(name="g", kind="multi", separator=","), "item", (" Drama", " Food", "Drama"), True)
+    assert former.encode(pl.Series(["SciFi, Drama", "Food", "Drama, Food"])).tolist() == [[4, 3], [2, 0], [3, 2]]
 
 
 def test_multi_valued_list_columns_and_other_separators() -> None:
@@ -140,14 +181,14 @@ def test_single_round_trip(training: list[str | None], others: list[str | None],
         assert row == (sorted(known).index(value or "") + 1 if (value or "") in known else restored.unknown_row)
 
 
-@given(st.lists(st.lists(texts, max_size=4), min_size=1, max_size=12), st.lists(st.booleans(), min_size=12, max_size=12))
+@given(st.lists(st.lists(values, max_size=4), min_size=1, max_size=12), st.lists(st.booleans(), min_size=12, max_size=12))
 def test_multi_round_trip(cells: list[list[str]], marks: list[bool]) -> None:
     seen = np.array(marks[: len(cells)])
     column = pl.Series("v", ["|".join(cell) for cell in cells], dtype=pl.String)
     vocabulary = fit(Field(name="v", kind="multi"), "item", column, seen, has_unknown=True)
     rows = vocabulary.encode(column)
     for cell, row, known in zip(cells, rows, seen, strict=True):
-        values = [value for value in cell if value]
+        values = list(dict.fromkeys(value.strip() for value in cell if value.strip()))
         back = [vocabulary.values[at - 1] if at <= vocabulary.known else None for at in row if at]
         assert back == [value if value in vocabulary.values else None for value in values]
         assert not known or None not in back

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braidrec.arguments import instance_of, path_of
 from braidrec.data import splits, vocabulary
 from braidrec.data.features import Bag, Features, Scaling, encode_fields, number_column
 from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
@@ -30,7 +31,7 @@ from braidrec.data.settings import PART_NAMES
 from braidrec.data.settings import PrepareSettings as PrepareSettings
 from braidrec.data.splits import Split
 from braidrec.data.statistics import CausalStatistics
-from braidrec.data.vocabulary import Owner, Vocabulary
+from braidrec.data.vocabulary import Owner, Rows, Vocabulary
 from braidrec.errors import DataError
 from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
 
@@ -77,10 +78,14 @@ class Dataset:
 
     @classmethod
     def prepare(
-        cls, tables: Tables, path: Path, settings: PrepareSettings | None = None, *, overwrite: bool = False
+        cls, tables: Tables, path: Path | str, settings: PrepareSettings | None = None, *, overwrite: bool = False
     ) -> Dataset:
         """Number, order, split and store ``tables``; nothing is left behind when it fails."""
-        settings = settings or PrepareSettings()
+        from braidrec.data.tables import Tables
+
+        path, settings = path_of(path, "path"), PrepareSettings() if settings is None else settings
+        instance_of(tables, Tables, "tables", "Dataset.from_frames takes frames and files")
+        instance_of(settings, PrepareSettings, "settings", "write PrepareSettings(...)")
         if path.exists() and not overwrite:
             raise DataError(f"{path} already exists; choose another folder or pass overwrite (--overwrite)")
         if path.exists() and not (path / "manifest.json").is_file():
@@ -110,8 +115,10 @@ class Dataset:
         """
         from braidrec.data.intake.description import tables_from_frames
 
+        if schema is not None:
+            instance_of(schema, Schema, "schema", "write Schema(user=..., item=...), or leave it out")
         tables = tables_from_frames(interactions, items, users, schema=schema)
-        target = Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
+        target = path_of(path, "path") if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
         if not target.exists() or overwrite:
             return cls.prepare(tables, target, settings, overwrite=overwrite)
         held = cls.open(target)
@@ -128,7 +135,7 @@ class Dataset:
     @classmethod
     def open(cls, path: Path | str, *, verify: bool = True) -> Dataset:
         """Map a prepared directory.  Raises DataError when it is missing, of another version, or a file's digest differs."""
-        path = Path(path)
+        path = path_of(path, "path")
         if not path.is_dir():
             raise DataError(f"{path}: no prepared data set here; make one with 'braidrec data prepare'")
         manifest = read_json(path / "manifest.json", DataError)
@@ -226,13 +233,13 @@ class Dataset:
         """Raw ids as text, in catalogue order."""
         import polars as pl
 
-        return self.items[self.schema.item].cast(pl.String).to_list()
+        return self.items[self.schema.item].alias("").cast(pl.String).to_list()
 
     @cached_property
     def user_ids(self) -> list[str]:
         import polars as pl
 
-        return self.users[self.schema.user].cast(pl.String).to_list()
+        return self.users[self.schema.user].alias("").cast(pl.String).to_list()
 
     @cached_property
     def item_rows(self) -> Mapping[str, int]:
@@ -257,8 +264,8 @@ class _Preparation:
         splits.check_split(settings.split, schema)
         self.items = _catalogue(tables.items, tables.interactions, schema.item)
         self.users = _catalogue(tables.users, tables.interactions, schema.user)
-        events = self._ordered()
-        self.log = self._log(events)
+        events, user, item = self._ordered()
+        self.log = self._log(events, user, item)
         given = _parts(events[schema.part]) if settings.split.kind == "given" and schema.part is not None else None
         self.split = splits.make_split(self.log, settings.split, ordered=schema.clock is not None, given=given)
         self.hidden = 0
@@ -287,22 +294,27 @@ class _Preparation:
         manifest = self._manifest(features, {name: sha256(folder / name) for name in files}, own)
         write_json(folder / "manifest.json", manifest | {"digest": _digest(manifest)})
 
-    def _ordered(self) -> pl.DataFrame:
-        """Interactions with catalogue rows, in log order; raw ids break ties (as numbers, or as text where asked)."""
+    def _ordered(self) -> tuple[pl.DataFrame, Rows, Rows]:
+        """Interactions in log order, with the catalogue rows (N,) of their users and items; raw ids break ties (as numbers, or
+        as text where asked).
+
+        Rows and order are found in frames of their own, so that no column of the log can have a name that is used here.
+        """
         import polars as pl
 
-        schema = self.schema
+        schema, log = self.schema, self.tables.interactions
         as_text = self.settings.split.tie == "string"
-        keys = [pl.col(name).cast(pl.String) if as_text else pl.col(name) for name in (schema.user, schema.item)]
+        ids = [log[name].alias("") for name in (schema.user, schema.item)]  # Polars reads some names as patterns
+        keys = [column.cast(pl.String) if as_text else column for column in ids]
         if schema.clock is not None:
-            keys.insert(0, pl.col(schema.clock))
-        events = self.tables.interactions.lazy()
-        for name, table, row in ((schema.user, self.users, "_user"), (schema.item, self.items, "_item")):
-            numbered = table.lazy().select(name, pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias(row))
-            events = events.join(numbered, on=name, how="left", maintain_order="left")
-        return events.sort(keys, maintain_order=True).collect()
+            keys.insert(0, log[schema.clock])
+        named = pl.DataFrame([column.alias(str(at)) for at, column in enumerate(keys)])
+        order = named.select(pl.arg_sort_by(named.columns, maintain_order=True)).to_series()
+        tables = (self.users[schema.user].alias(""), self.items[schema.item].alias(""))
+        user, item = (_rows_of(column.gather(order), known) for column, known in zip(ids, tables, strict=True))
+        return log[order], user, item
 
-    def _log(self, events: pl.DataFrame) -> InteractionLog:
+    def _log(self, events: pl.DataFrame, user: Rows, item: Rows) -> InteractionLog:
         import polars as pl
 
         schema = self.schema
@@ -321,8 +333,7 @@ class _Preparation:
         weight = None if schema.weight is None else np.ascontiguousarray(events[schema.weight].cast(pl.Float32).to_numpy())
         self.signals = _signal_edges(rating)
         signal = (np.searchsorted(self.signals, rating, side="right")).clip(1).astype(np.int32)
-        user, item = (np.ascontiguousarray(events[name].to_numpy()) for name in ("_user", "_item"))
-        clock, rating, label = (np.ascontiguousarray(part) for part in (clock, rating, label))
+        user, item, clock, rating, label = (np.ascontiguousarray(part) for part in (user, item, clock, rating, label))
         return InteractionLog.build(user, item, clock, rating, label, weight, signal, len(self.users))
 
     def _hide(self, events: pl.DataFrame) -> pl.DataFrame:
@@ -335,7 +346,7 @@ class _Preparation:
         moved = np.cumsum(keep) - 1
         parts = {name: moved[rows[keep[rows]]] for name, rows in self.split.parts.items()}
         events = events.filter(pl.Series(keep))
-        self.log, self.hidden = self._log(events), len(hidden)
+        self.log, self.hidden = self._log(events, self.log.user[keep], self.log.item[keep]), len(hidden)
         enough = self.log.rank >= self.settings.split.min_history
         self.split = splits.named_parts(
             self.log, self.settings.split, {name: rows[enough[rows]] for name, rows in parts.items()}
@@ -419,8 +430,8 @@ class _Preparation:
                 "hidden_items": self.hidden,
             },
             "fields": {
-                entry.name: {"owner": entry.owner, "rows": entry.known, "values": self._cardinality(entry)}
-                for entry in features.vocabularies
+                name: {"owner": entry.owner, "rows": entry.known, "values": self._cardinality(entry)}
+                for name, entry in zip(_own_names(features.vocabularies), features.vocabularies, strict=True)
             },
             "signals": self._signals,
             "notes": [*self.tables.report.notes, *self._notes()],
@@ -452,6 +463,17 @@ class _Preparation:
         return int((cells.explode(empty_as_null=True).drop_nulls() if cells.dtype == pl.List(pl.String) else cells).n_unique())
 
 
+def _own_names(vocabularies: Sequence[Vocabulary]) -> list[str]:
+    """A name for each field, which two tables may call alike."""
+    names: list[str] = []
+    for entry in vocabularies:
+        name = entry.name
+        while name in names:
+            name += f" of the {entry.owner}"
+        names.append(name)
+    return names
+
+
 def arrays_of(log: InteractionLog, split: Split, features: Features) -> dict[str, NDArray[Any]]:
     """The arrays of a prepared directory by the names of their files."""
     arrays: dict[str, NDArray[Any]] = {f"log.{part}": getattr(log, part) for part in _LOG_PARTS}
@@ -466,22 +488,31 @@ def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str)
     """The table's rows, then ids that only the log knows, in ascending order."""
     import polars as pl
 
-    met = interactions.select(pl.col(key).unique().sort())
+    met = interactions[key].alias("").unique().sort()  # without its name, since Polars reads some as patterns
     if table is None:
-        return met
-    twice = table[key].filter(table[key].is_duplicated())
+        return met.to_frame(key)
+    known = table[key].alias("")
+    twice = known.filter(known.is_duplicated())
     if len(twice):
         raise DataError(
-            f"column '{key}': {twice[0]!r} stands in {(table[key] == twice[0]).sum()} rows of its table; keep one row per id"
+            f"column '{key}': {twice[0]!r} stands in {(known == twice[0]).sum()} rows of its table; keep one row per id"
         )
-    return pl.concat([table, met.join(table.select(key), on=key, how="anti").sort(key)], how="diagonal")
+    return pl.concat([table, met.filter(~met.is_in(known.implode())).to_frame(key)], how="diagonal")
+
+
+def _rows_of(ids: pl.Series, known: pl.Series) -> Rows:
+    """(N,) place from 1 on of each of ``ids`` in ``known``, which has all of them."""
+    import polars as pl
+
+    table = pl.DataFrame({"id": known, "row": np.arange(1, len(known) + 1, dtype=np.int32)})
+    return pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["row"].to_numpy()
 
 
 def _parts(column: pl.Series) -> NDArray[np.object_]:
     """(N,) train, valid or test."""
     import polars as pl
 
-    parts = column.cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
+    parts = column.alias("").cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
     if parts.null_count():
         wrong = column[int(parts.is_null().arg_true()[0])]
         raise DataError(f"column '{column.name}': {wrong!r} is no part of a split; accepted: {', '.join(PART_NAMES)}")

@@ -102,7 +102,7 @@ def number_column(column: pl.Series) -> NDArray[np.float64]:
     """The numbers of a column, NaN where there is none."""
     import polars as pl
 
-    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return column.alias("").cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 def read_vocabulary(path: Path) -> tuple[tuple[Vocabulary, ...], tuple[Scaling, ...]]:

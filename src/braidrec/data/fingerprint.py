@@ -121,6 +121,7 @@ class _Parts:
         """One column.  Types are by our own names: those of Polars change, and categories come back from Parquet as text."""
         import polars as pl
 
+        name, values = values.name, values.alias("")  # Polars reads some names as patterns
         kind = values.dtype
         self.array(f"{label} present", values.is_not_null().to_numpy())
         known = values.drop_nulls()
@@ -141,15 +142,15 @@ class _Parts:
             self._texts(label, f"decimal {kind.scale}", known.cast(pl.String).cast(pl.Binary))
         elif isinstance(kind, pl.Datetime | pl.Duration):
             zone = kind.time_zone if isinstance(kind, pl.Datetime) else None
-            name = "moment" if isinstance(kind, pl.Datetime) else "duration"
-            self.array(f"{label} {name} {kind.time_unit} {zone}", known.to_physical().to_numpy())
+            sort = "moment" if isinstance(kind, pl.Datetime) else "duration"
+            self.array(f"{label} {sort} {kind.time_unit} {zone}", known.to_physical().to_numpy())
         elif kind in (pl.Date, pl.Time):
             self.array(f"{label} {'day' if kind == pl.Date else 'time of day'}", known.to_physical().to_numpy())
         elif kind.is_numeric() or kind == pl.Boolean:
             self.array(label, known.to_numpy())
         else:
             raise DataError(
-                f"column '{values.name}': its values have the type {kind}, which no data set can hold; bring it as text, "
+                f"column '{name}': its values have the type {kind}, which no data set can hold; bring it as text, "
                 "numbers, times, or lists of these"
             )
 

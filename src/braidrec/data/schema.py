@@ -13,7 +13,8 @@ from braidrec.strict import Strict
 class Field(Strict):
     """One feature column.
 
-    ``single``: one value per row.  ``multi``: several values in one cell, cut at ``separator`` (or a list column).
+    ``single``: one value per row.  ``multi``: several values in one cell, cut at ``separator`` (or a list, also one
+    written as text), without outer blanks and repeated ones.
     ``numeric``: a number; ``buckets=k`` cuts it at training quantiles into k ids, ``scale`` keeps it a number
     (``standard``: minus mean, over spread, of the training rows; ``log``: log1p first, for counts and prices).
     """

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.data.schema import Field
+from braidrec.data.values import values_of
 from braidrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,9 +61,11 @@ class Vocabulary:
         import polars as pl
 
         cells = cells_of(self.field, column, self.edges)
+        known = {value: at for at, value in enumerate(self.values, start=self.offset + 1)}
+        if self.field.kind == "multi":  # of an earlier version, which stripped nothing
+            known = {value.strip(): at for value, at in known.items()} | known
         table = pl.DataFrame(
-            {"value": list(self.values), "row": np.arange(self.known, dtype=np.int32) + self.offset + 1},
-            schema_overrides={"value": pl.String},
+            {"value": list(known), "row": np.array(list(known.values()), np.int32)}, schema_overrides={"value": pl.String}
         )
         frame = pl.DataFrame({"value": cells}).with_row_index("at")
         if self.multi:
@@ -107,7 +110,7 @@ def fit(field: Field, owner: Owner, column: pl.Series, seen: NDArray[np.bool_], 
 
     edges: tuple[float, ...] = ()
     if field.kind == "numeric" and field.buckets is not None:
-        numbers = column.filter(pl.Series(seen)).cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
+        numbers = column.alias("").filter(pl.Series(seen)).cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy()
         if not len(numbers):
             raise DataError(f"field '{field.name}': no number in the training rows to cut into buckets; drop the field")
         edges = tuple(np.unique(np.quantile(numbers, np.arange(1, field.buckets) / field.buckets)).tolist())
@@ -130,12 +133,12 @@ def cells_of(field: Field, column: pl.Series, edges: Sequence[float]) -> pl.Seri
     """A column as text cells: strings, or lists of strings for a multi-valued field.  An empty cell is the value ''."""
     import polars as pl
 
+    column = column.alias("")  # Polars reads some names as patterns
     if field.kind == "numeric":
         numbers = column.cast(pl.Float64).fill_nan(None)
         index = np.searchsorted(np.asarray(edges), numbers.fill_null(0.0).to_numpy(), side="left")
         return pl.Series(index).cast(pl.String).set(numbers.is_null(), "")
     if field.kind == "single":
         return column.cast(pl.String).fill_null("")
-    lists = column if column.dtype == pl.List else column.cast(pl.String).fill_null("").str.split(field.separator)
-    lists = lists.cast(pl.List(pl.String)).list.eval(pl.element().filter(pl.element().str.len_chars() > 0))
+    lists = values_of(field, column)
     return lists.list.first().fill_null("") if field.first_only else lists

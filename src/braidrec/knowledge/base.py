@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from braidrec.arguments import path_of
 from braidrec.errors import KnowledgeError
 from braidrec.files import load_tensors, read_json, save_tensors, write_json
 from braidrec.knowledge.encoders.base import FittedEncoder, PricedEncoder, TextEncoder
@@ -136,7 +137,7 @@ class KnowledgeBase:
         dtype: how vectors are stored, float16 for a new table.  Nothing is written here.
         Raises KnowledgeError when the table's width or dtype differs from what is asked, or none or several match.
         """
-        path = Path(path)
+        path = path_of(path, "path")
         if encoder is None:
             folder = _choose_table(path, table)
             identity = _read_manifest(folder).identity

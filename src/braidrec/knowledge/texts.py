@@ -65,7 +65,7 @@ class PromptTemplate(Strict):
         ids = frame[id_column].to_list()
         if None in ids:
             raise KnowledgeError(f"column '{id_column}', row {ids.index(None)}: the id is empty; every row needs one")
-        rows = [[_clean(value) for value in row] for row in frame.select(self.fields).iter_rows()]
+        rows = [[_clean(value) for value in row] for row in zip(*(frame[name].to_list() for name in self.fields), strict=True)]
         texts = [self.sentence(row) for row in rows]
         empty = texts.count(None)
         partial = sum(any(row) and not all(row) for row in rows)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from braidrec.arguments import raw_ids
 from braidrec.data.features import encode_fields, read_vocabulary
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError
@@ -35,12 +36,16 @@ def encode_additions(
 
     texts: Sequence[str | None]
     if isinstance(items, Mapping):
-        frame = pl.DataFrame({schema.item: [str(raw) for raw in items]}, schema={schema.item: pl.String})
+        frame = pl.DataFrame({schema.item: raw_ids(list(items), "items")}, schema={schema.item: pl.String})
+        for raw, text in items.items():
+            if not isinstance(text, str):
+                raise DataError(f"item '{raw}': its text is {text!r}; pass a dict of raw id to text, or a frame")
         texts = titles = [text.strip() for text in items.values()]
         rendered: Sequence[Sequence[str | None]] = [texts] * len(bases.folders)
     else:
         if schema.item not in items.columns:
             raise DataError(f"the new items have no id column '{schema.item}' (columns: {', '.join(items.columns)})")
+        items = items.with_columns(_ids(items[schema.item].alias("")).alias(schema.item))
         frame, rendered = items, bases.render(schema, items)
         texts = rendered[0]
         titles = (
@@ -48,7 +53,7 @@ def encode_additions(
             if schema.text[:1] and schema.text[0] in items.columns
             else [str(text or "") for text in texts]
         )
-    ids = frame[schema.item].cast(pl.String).to_list()
+    ids = frame[schema.item].to_list()
     _check_ids(ids, catalogue)
     for raw, *own in zip(ids, *rendered, strict=True):
         if not all(own):
@@ -66,6 +71,17 @@ def encode_additions(
     )
     contents = _contents(rendered, added)
     return Additions(tuple(AddedItem(*each) for each in zip(ids, titles, contents, strict=True)), added)
+
+
+def _ids(column: pl.Series) -> pl.Series:
+    """As text; whole numbers with a decimal point are the whole numbers.  Raises DataError for what names no item."""
+    import polars as pl
+
+    if column.dtype.is_float() and bool((column.is_null() | (column == column.floor())).all()):
+        column = column.cast(pl.Int64)
+    if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+        raise DataError(f"the new items: ids of type {column.dtype}; whole numbers or text are accepted")
+    return column.cast(pl.String)
 
 
 def _contents(rendered: Sequence[Sequence[str | None]], added: Added) -> list[str]:

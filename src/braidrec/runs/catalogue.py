@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from braidrec.arguments import raw_id
 from braidrec.data.dataset import Dataset
 from braidrec.errors import DataError
 
@@ -51,7 +52,7 @@ class Catalogue:
 
     def row(self, item: str | int) -> int:
         """Raises DataError, with the id that was perhaps meant, for one that nobody has."""
-        raw = str(item)
+        raw = raw_id(item, "item")
         row = self._rows.get(raw) or self._added_rows.get(raw)
         if row is None:
             raise DataError(f"item '{raw}' is not in the catalogue of {self.name}{near(raw, self.ids)}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from braidrec.arguments import instance_of, path_of
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
@@ -32,6 +33,8 @@ from braidrec.training.devices import device_of
 from braidrec.training.loop import AnyPhase, train
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import Fitted, check_phases, fitted_phase, make_phase
+
+_EXAMPLES = {"model": 'dim": 64', "training": 'max_epochs": 2'}
 
 
 def fit(
@@ -59,10 +62,18 @@ def fit(
     something else; RunError when the data or the knowledge base changed since an interrupted run began, or while another
     process trains there.
     """
+    instance_of(dataset, Dataset, "dataset", "open a prepared folder with Dataset.open(path)")
+    for name, given in (("model", model), ("training", training)):
+        if given is not None:
+            instance_of(given, Mapping, name, f'write single settings, such as {name}={{"{_EXAMPLES[name]}}}')
     several = isinstance(knowledge, Sequence) and not isinstance(knowledge, str)
     values = {
         "data": str(dataset.path),
-        "knowledge": [str(each) for each in knowledge] if several else None if knowledge is None else str(knowledge),  # type: ignore[union-attr]
+        "knowledge": None
+        if knowledge is None
+        else [str(path_of(each, "knowledge")) for each in knowledge]  # type: ignore[union-attr]
+        if several
+        else str(path_of(knowledge, "knowledge")),
         "task": task,
         "backbone": backbone,
         "enhance": enhance,
@@ -73,7 +84,7 @@ def fit(
         "training": dict(training or {}),
     }
     return fit_config(
-        resolve(parse(RunRequest, values, "fit"), "fit"), Path(path), dataset=dataset, show_progress=show_progress
+        resolve(parse(RunRequest, values, "fit"), "fit"), path_of(path, "path"), dataset=dataset, show_progress=show_progress
     )
 
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
+from braidrec.data.values import values_of
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError
 from braidrec.files import read_json, write_json
 from braidrec.knowledge.base import KnowledgeBase, SyncReport
@@ -69,7 +71,7 @@ class KnowledgeBases:
     @classmethod
     def open(cls, folders: Folders) -> KnowledgeBases:
         """Raises ConfigError for none and for one that is given twice, KnowledgeError for a folder that holds none."""
-        paths = [Path(each) for each in ((folders,) if isinstance(folders, str | Path) else folders or ())]
+        paths = [path_of(each, "knowledge") for each in ((folders,) if isinstance(folders, str | Path) else folders or ())]
         if not paths:
             raise ConfigError(_NONE)
         for at, path in enumerate(paths):
@@ -148,7 +150,8 @@ def open_knowledge(folder: Path | str | None, *, encode: bool = False) -> Knowle
     """The one knowledge base at ``folder``; with ``encode`` also its encoder, ready to read new text."""
     if folder is None:
         raise ConfigError(_NONE)
-    settings = read_settings(Path(folder))
+    folder = path_of(folder, "knowledge")
+    settings = read_settings(folder)
     if encode:
         return KnowledgeBase.open(folder, make_encoder(settings.encoder), prompt=settings.prompt)
     return KnowledgeBase.open(folder, table=settings.table)
@@ -168,8 +171,8 @@ def build(
     sentence-transformers name or folder, or "offline".
     confirm: asked before a paid endpoint starts.
     """
-    dataset = Dataset.open(data)
-    folder = Path(out) if out is not None else Path("knowledge") / dataset.name
+    dataset = Dataset.open(path_of(data, "data"))
+    folder = path_of(out, "out") if out is not None else Path("knowledge") / dataset.name
     if not dataset.schema.text:
         raise DataError(f"{data}: the catalogue has no text columns; name them in the description (items.text = [...])")
     prompt = PromptTemplate(noun=dataset.schema.noun, fields=dataset.schema.text)
@@ -193,12 +196,13 @@ def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> None:
         )
 
 
-def sync(data: Path, folder: Path, *, confirm: Callable[[str], bool] | None = None) -> str:
+def sync(data: Path | str, folder: Path | str, *, confirm: Callable[[str], bool] | None = None) -> str:
     """Encode only what is new or changed in the catalogue; ``confirm`` is asked before a paid endpoint starts."""
+    folder = path_of(folder, "folder")
     return _sync(Dataset.open(data), folder, read_settings(folder), confirm)
 
 
-def nearest(folder: Path, item: str | None, text: str | None, k: int) -> list[tuple[str, str, float]]:
+def nearest(folder: Path | str, item: str | None, text: str | None, k: int) -> list[tuple[str, str, float]]:
     """(id, stored text, cosine) of the nearest items."""
     base = open_knowledge(folder, encode=text is not None)
     found = base.nearest(id=item, text=text, k=k)
@@ -206,12 +210,12 @@ def nearest(folder: Path, item: str | None, text: str | None, k: int) -> list[tu
     return [(each, texts[each], score) for each, score in found]
 
 
-def versions(folder: Path) -> list[tuple[Any, ...]]:
+def versions(folder: Path | str) -> list[tuple[Any, ...]]:
     """(number, time, rows) of each kept version."""
     return [(each.number, f"{each.committed:%Y-%m-%d %H:%M:%S}", each.rows) for each in open_knowledge(folder).versions()]
 
 
-def verify(folder: Path) -> str:
+def verify(folder: Path | str) -> str:
     """Raises KnowledgeError when something does not agree."""
     report = open_knowledge(folder).verify()
     return f"{folder}: version {report.version}, {report.items:,} items and {report.users:,} users agree with their checksums"
@@ -250,19 +254,17 @@ def _summary(base: KnowledgeBase, folder: Path, rendered: ItemTexts, report: Syn
 
 
 def _render(prompt: PromptTemplate, schema: Schema, frame: pl.DataFrame) -> ItemTexts:
-    """Texts of catalogue rows; multi-valued columns are cut at their separator, so that a person could read them."""
+    """Texts of catalogue rows; multi-valued columns are cut into their values, so that a person could read them."""
     import polars as pl
 
-    separators = {field.name: field.separator for field in schema.item_fields if field.kind == "multi"}
-    columns = [
-        pl.lit(None, pl.String).alias(name)
-        if name not in frame.columns
-        else pl.col(name).str.split(separators[name])
-        if name in separators and frame[name].dtype == pl.String
-        else pl.col(name)
-        for name in prompt.fields
-    ]
-    return prompt.render(frame.select(pl.col(schema.item).cast(pl.String), *columns), schema.item)
+    cut = {field.name: field for field in schema.item_fields if field.kind == "multi"}
+    columns = {name: frame[name] for name in prompt.fields if name in frame.columns}
+    for name, column in columns.items():
+        if name in cut and column.dtype in (pl.String, pl.List(pl.String)):
+            columns[name] = values_of(cut[name], column).alias(name)
+    empty = {name: pl.Series(name, [None] * len(frame), dtype=pl.String) for name in prompt.fields}
+    ids = frame[schema.item].cast(pl.String)
+    return prompt.render(pl.DataFrame(list((empty | columns | {schema.item: ids}).values())), schema.item)
 
 
 def _encoder_values(name: str) -> dict[str, Any]:

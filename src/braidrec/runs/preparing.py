@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.description import load_description, read_tables
 from braidrec.data.intake.sources import DATA_SETS, locate
@@ -14,8 +15,8 @@ from braidrec.strict import merge, parse
 
 def prepare(
     what: str,
-    source: Path | None,
-    out: Path | None,
+    source: Path | str | None,
+    out: Path | str | None,
     *,
     vocabulary: str | None = None,
     negatives: int | None = None,
@@ -28,7 +29,10 @@ def prepare(
     Raises ConfigError for an unknown name, DataError for files that cannot be found or used.
     """
     if what in DATA_SETS:
-        tables, settings = DATA_SETS[what].read(locate(what, source)), DATA_SETS[what].settings
+        tables, settings = (
+            DATA_SETS[what].read(locate(what, None if source is None else path_of(source, "source"))),
+            DATA_SETS[what].settings,
+        )
     elif what.endswith(".toml"):
         if source is not None:
             raise ConfigError("--source names the archive of a public data set; a description names its own files")

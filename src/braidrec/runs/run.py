@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from braidrec.arguments import instance_of, path_of, raw_id, raw_ids
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
+from braidrec.data.intake.readers import to_frame
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError, RunError
 from braidrec.evaluation.report import Report
@@ -40,7 +42,7 @@ from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 __all__ = ["Catalogue", "Recommendation", "Run", "load"]
 
@@ -156,6 +158,7 @@ class Run:
         if (user is None) == (items is None):
             raise DataError("recommend needs either a user or a list of items (not both)")
         _check_count(k)
+        items = None if items is None else raw_ids(items, "items")
         held = self._held
         past = self._past(held, user, items)
         candidates = _candidates(held.catalogue, allow, deny)
@@ -172,7 +175,7 @@ class Run:
 
     def recommend_all(
         self,
-        out: Path,
+        out: Path | str,
         *,
         k: int = 10,
         exclude_seen: bool = True,
@@ -191,6 +194,7 @@ class Run:
         from braidrec.progress import progress
 
         _check_count(k)
+        out = path_of(out, "out")
         held, users = self._held, self.dataset.user_ids
         candidates = _candidates(held.catalogue, allow, deny)
 
@@ -219,7 +223,7 @@ class Run:
 
     def score_items(self, user: str | int, items: Sequence[str | int]) -> Floats:
         """Scores (n,) of ``items`` for a known user as of now, on the scale of `Recommendation.score`."""
-        held = self._held
+        held, items = self._held, raw_ids(items, "items")
         past, rows = self._past(held, user, None), np.array([held.catalogue.row(item) for item in items], np.int32)
         return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
@@ -229,10 +233,11 @@ class Run:
         return held.model.past(None, np.array([held.catalogue.row(item) for item in items or ()], np.int32))
 
     def _user_row(self, user: str | int) -> int:
-        row = self.dataset.user_rows.get(str(user))
+        raw = raw_id(user, "user")
+        row = self.dataset.user_rows.get(raw)
         if row is None:
             raise DataError(
-                f"user '{user}' is not in {self.dataset.name}{near(str(user), self.dataset.user_ids)}; "
+                f"user '{raw}' is not in {self.dataset.name}{near(raw, self.dataset.user_ids)}; "
                 "for somebody new pass the items they liked (--items a,b,c)"
             )
         return row
@@ -303,12 +308,12 @@ class Run:
     # -- items added after training -------------------------------------------------------------------------------------
 
     @own_randomness()
-    def add_items(self, items: Mapping[str, str] | pl.DataFrame, *, wait: float = 60.0) -> int:
+    def add_items(self, items: Mapping[str, str] | Any, *, wait: float = 60.0) -> int:
         """Make items scorable that the model never saw, by their text; they stay with the run.  Returns how many.
 
-        items: raw id -> text, or a frame with the catalogue's id column, its text columns and any of its fields.  The text
-        goes through the knowledge base's own encoder and prompt, then through what the model kept to read it; every id
-        takes its unknown row, other fields the row of their value.
+        items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column, its text
+        columns and any of its fields.  The text goes through the knowledge base's own encoder and prompt, then through what
+        the model kept to read it; every id takes its unknown row, other fields the row of their value.
         An item that was added before just so, here or by another process, is not added again: a script can be run twice.
         wait: seconds for another process that is writing
         Raises RunError when the model reads no text or another process is not done after ``wait``; DataError for an id of the
@@ -322,12 +327,13 @@ class Run:
                     f"{self.path}: {self.record['title']} knows items by id alone; add_items needs a model that reads text"
                     + (f", such as enhance = '{texts[0]}'" if texts else "")
                 )
-            if not len(items):
+            new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items")
+            if not len(new_items):
                 return 0
             bases = KnowledgeBases.open(self.config.knowledge)
             bases.check(self.record["knowledge"], str(self.path))
             vocabulary = self.path / "vocabulary.json"
-            new = encode_additions(items, self._schema, held.catalogue, bases, vocabulary)
+            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary)
             late, count = save_added(self.path, held.catalogue.added_ids, new, wait)
             self._held = _grown(held, late)
             return count
@@ -351,7 +357,9 @@ def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str =
     accelerator: auto, cpu, cuda or mps
     Raises RunError when the run is missing, unfinished, damaged, or its data set changed.
     """
-    path, device = Path(path), device_of(accelerator)
+    path, device = path_of(path, "path"), device_of(accelerator)
+    if dataset is not None:
+        instance_of(dataset, Dataset, "dataset", "open a prepared folder with Dataset.open(path)")
     config, record = read_run(path)
     if dataset is None and Path(config.data).exists():
         dataset = Dataset.open(config.data)
@@ -392,10 +400,13 @@ def _candidates(catalogue: Catalogue, allow: Sequence[str | int] | None, deny: S
     """(n,) catalogue rows, ascending."""
     rows = np.arange(1, len(catalogue) + 1, dtype=np.int32)
     if allow is not None:
-        rows = np.unique(np.array([catalogue.row(item) for item in allow], np.int32))
-    return rows[~np.isin(rows, [catalogue.row(item) for item in deny])] if len(deny) else rows
+        rows = np.unique(np.array([catalogue.row(item) for item in raw_ids(allow, "allow")], np.int32))
+    denied = [catalogue.row(item) for item in raw_ids(deny, "deny")]
+    return rows[~np.isin(rows, denied)] if denied else rows
 
 
 def _check_count(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise DataError(f"k = {k!r}: a whole number is needed, such as k=10")
     if k < 1:
         raise DataError(f"k = {k}: ask for at least one item")

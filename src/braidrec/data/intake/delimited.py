@@ -320,7 +320,11 @@ def _header(head: bytes, separator: str, quoting: bool, what: str) -> list[str]:
         parts = next(csv.reader([text], delimiter=separator, strict=True)) if quoting else text.split(separator)
     except csv.Error as cause:
         raise DataError(f"{what}, line {line}: the column names are not well quoted ({cause}): {_short(text)}") from None
-    names = [name.strip() or f"column_{at}" for at, name in enumerate(parts, start=1)]
+    names = [name.strip() for name in parts]
+    for at, name in enumerate(names):
+        if not name:
+            own = f"column_{at + 1}"
+            names[at] = own + "_" * next(more for more in range(len(names)) if own + "_" * more not in names)
     if all(name.lstrip("+-").replace(".", "", 1).isdigit() for name in names):
         raise DataError(
             f"{what}, line {line}: {_short(text)} looks like data, not column names; put a line of names on top, or give them: "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from braidrec.data.schema import Field, Schema
+from braidrec.data.values import listed
 from braidrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def guess_schema(
             column, why = _shared(role, interactions, users if role == "user" else items, ids.get(f"{role}s"))
         if column is None:
             continue
-        problem = _unfit(role, interactions[column].head(_LOOKED_AT))
+        problem = _unfit(role, interactions[column].alias("").head(_LOOKED_AT))
         if problem:
             guesses.append(RoleGuess(f"interactions.{column}", "not used", f"called like the {role}, but {problem}"))
             continue
@@ -244,7 +245,7 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
     """The field that a catalogue column can be, or None, and why."""
     import polars as pl
 
-    name, count = values.name, len(values)
+    name, count, values = values.name, len(values), values.alias("")  # Polars reads some names as patterns
     if isinstance(values.dtype, pl.List) and not values.dtype.inner.is_nested():
         return Field(name=name, kind="multi"), "lists"
     if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype in (pl.Binary, pl.Object):
@@ -259,10 +260,13 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
             return Field(name=name, kind="numeric"), f"{distinct:,} different numbers"
         return Field(name=name), f"{distinct:,} different whole numbers"
     text = values.cast(pl.String).drop_nulls()
+    written = listed(text)
+    if 2 * int(text.is_in(list(written)).sum()) > len(text):
+        return Field(name=name, kind="multi"), "lists written as text"
     for separator in _SEPARATORS:
         cut = int(text.str.contains(separator, literal=True).sum())
         if 10 * cut >= len(text) > 0 and (separator == "|" or _plain(name) in _KINDS | {"tags"}):
-            pieces = text.str.split(separator).list.explode(empty_as_null=True).n_unique()
+            pieces = text.str.split(separator).list.explode(empty_as_null=True).str.strip_chars().n_unique()
             if 2 * pieces <= count or count < 20:
                 return Field(name=name, kind="multi", separator=separator), f"{pieces:,} different values, several in a cell"
     if distinct > 0.9 * count and count > 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,9 +71,14 @@ def read_table(
     """
     if isinstance(source, str | Path):
         return _read_file(Path(source), read or ReadConfig(), columns)
-    frame = _from_frame(source, what)
+    frame = to_frame(source, what)
     _check_shape(frame, what)
     return RawTable(frame, SourceFile(FRAME, ""), ReadReport(), what)
+
+
+def to_frame(source: Any, what: str) -> pl.DataFrame:
+    """Any path or frame that `read_table` takes; a frame may be without rows."""
+    return read_table(source, what=what).frame if isinstance(source, str | Path) else _from_frame(source, what)
 
 
 def read_bytes(data: bytes, where: str, source: SourceFile, read: ReadConfig, columns: Sequence[str] | None = None) -> RawTable:
@@ -190,7 +197,7 @@ def _from_frame(source: Any, what: str) -> pl.DataFrame:
             kind = f"{type(source).__module__}.{type(source).__qualname__}"
             raise DataError(f"{what}: {kind} is no table; accepted: a path, or a Polars, Arrow or pandas frame")
         table.validate(full=True)
-    except pa.ArrowException as cause:
+    except (pa.ArrowException, TypeError, ValueError) as cause:  # a column alone, or values of several types
         reason = str(cause).strip().partition("\n")[0]
         raise DataError(f"{what}: the frame cannot become an Arrow table ({reason}); give each column one type") from None
     return _from_arrow(table, what)
@@ -199,7 +206,8 @@ def _from_frame(source: Any, what: str) -> pl.DataFrame:
 def _from_arrow(table: pa.Table, where: str) -> pl.DataFrame:
     import polars as pl
 
-    names = [name for name in table.column_names if not name.startswith("__index_level_")]  # the index of a pandas frame
+    nameless = _index_of(table)
+    names = [name for name in table.column_names if name not in nameless]
     for at, name in enumerate(names):
         if name in names[:at]:
             raise DataError(
@@ -213,6 +221,13 @@ def _from_arrow(table: pa.Table, where: str) -> pl.DataFrame:
     return frame
 
 
+def _index_of(table: pa.Table) -> set[str]:
+    """Columns that are the nameless index of a pandas frame: as pandas noted them, by their form where no note came along."""
+    own = {name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)}
+    note = (table.schema.metadata or {}).get(b"pandas")
+    return own if note is None else {each for each in json.loads(note).get("index_columns", ()) if each in own}
+
+
 def _check_shape(frame: pl.DataFrame, what: str) -> None:
     if not frame.width:
         raise DataError(f"{what}: the frame has no column")
@@ -222,7 +237,7 @@ def _check_shape(frame: pl.DataFrame, what: str) -> None:
 
 def _with_integers(frame: pl.DataFrame) -> pl.DataFrame:
     """Text columns whose every cell is an integer as Python would write it become integers; '007' and '1.0' stay text."""
-    return frame.with_columns(as_integers(column) for column in frame.get_columns())
+    return frame.with_columns(as_integers(column.alias("")).alias(column.name) for column in frame.get_columns())
 
 
 def as_integers(column: pl.Series) -> pl.Series:

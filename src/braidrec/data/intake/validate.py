@@ -98,6 +98,10 @@ class _Table:
         self.frame = self.raw.frame
         self.bad = pl.repeat(False, len(self.frame), eager=True)
 
+    def column(self, name: str) -> pl.Series:
+        """Its values, without the name: Polars reads some as patterns."""
+        return self.frame[name].alias("")
+
     def note(self, text: str) -> None:
         self.notes.append(f"{self.raw.where}: {text}")
 
@@ -126,7 +130,7 @@ class _Table:
     def ids(self, column: str) -> None:
         import polars as pl
 
-        values = self.frame[column]
+        values = self.column(column)
         if values.dtype.is_float():
             values = self._whole_ids(column, values)
         elif values.dtype in (pl.Categorical, pl.Enum):
@@ -151,7 +155,7 @@ class _Table:
         """A column as numbers: integers stay integers, text is read as numbers; NaN and infinity are refused."""
         import polars as pl
 
-        values = self.frame[column]
+        values = self.column(column)
         if values.dtype == pl.String:
             text = values.str.strip_chars()
             text = text.set((text == "").fill_null(False), None)
@@ -247,7 +251,7 @@ def _parts(log: _Table, column: str) -> pl.Series:
     """A ready-made split: train, valid or test."""
     import polars as pl
 
-    values = log.frame[column]
+    values = log.column(column)
     if _nested(values.dtype):
         raise DataError(
             f"{log.raw.where}, column '{column}': type {values.dtype} where a part is named: {', '.join(PART_NAMES)}"
@@ -271,7 +275,7 @@ def _seconds(log: _Table, column: str) -> pl.Series:
     """Whole seconds since 1970 from numbers in any unit, dates, or text of either."""
     import polars as pl
 
-    values = log.frame[column]
+    values = log.column(column)
     if values.dtype == pl.String:
         values = _clock_of_text(log, column, values)
     if values.dtype == pl.Date:
@@ -346,7 +350,7 @@ def _fields(table: _Table, fields: Iterable[Field]) -> None:
 
     for entry in fields:
         table.require(entry.name, "a field")
-        kind = table.frame[entry.name].dtype
+        kind = table.column(entry.name).dtype
         if entry.kind == "numeric":
             table.put(entry.name, table.numbers(entry.name, "a numeric field", may_be_empty=True))
         elif kind == pl.List and entry.kind == "single":
@@ -356,7 +360,7 @@ def _fields(table: _Table, fields: Iterable[Field]) -> None:
                 f"{table.raw.where}, column '{entry.name}': values of type {kind} cannot be a field; make them text"
             )
         elif kind in (pl.Categorical, pl.Enum):
-            table.put(entry.name, table.frame[entry.name].cast(pl.String))
+            table.put(entry.name, table.column(entry.name).cast(pl.String))
 
 
 def _texts(table: _Table, schema: Schema) -> None:
@@ -369,7 +373,7 @@ def _texts(table: _Table, schema: Schema) -> None:
     if schema.category is not None:
         table.require(schema.category, "the category")
     for name in schema.text:
-        values = table.frame[name]
+        values = table.column(name)
         if name in fields or name == schema.item or values.dtype == pl.String:
             continue
         if isinstance(values.dtype, pl.List) and not _nested(values.dtype.inner):
@@ -397,7 +401,7 @@ def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | No
 
 
 def _refuse_repeats(table: _Table, key: str) -> None:
-    ids = table.frame[key]
+    ids = table.column(key)
     repeated = ids.is_duplicated() & ids.is_not_null() & ~table.bad
     if not repeated.any():
         return
@@ -418,7 +422,7 @@ def _one_type(key: str, tables: list[_Table]) -> None:
     """Ids of one kind get the same type in every table: Int64, else UInt64, else text."""
     import polars as pl
 
-    columns = [table.frame[key] for table in tables]
+    columns = [table.column(key) for table in tables]
     target: Any = pl.String
     if all(column.dtype.is_integer() for column in columns):
         for candidate in (pl.UInt64, pl.Int64):
@@ -434,7 +438,7 @@ def _one_type(key: str, tables: list[_Table]) -> None:
 
 def _count_repeats(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
     keys = [schema.user, schema.item, *([schema.clock] if schema.clock else [])]
-    rows = events.select(keys)
+    rows = events[keys]
     if rows.hash_rows().n_unique() == len(rows):  # no two hashes alike, so no two rows; quicker than comparing rows
         return
     repeats = len(rows) - rows.n_unique()
@@ -443,11 +447,12 @@ def _count_repeats(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
 
 
 def _count_strangers(log: _Table, events: pl.DataFrame, catalogue: pl.DataFrame, key: str) -> None:
-    strange = events.select(key).join(catalogue.select(key), on=key, how="anti")
+    met = events[key].alias("")
+    strange = met.filter(~met.is_in(catalogue[key].alias("").implode()))
     if len(strange):
         log.note(
-            f"{len(strange):,} interactions are with {strange[key].n_unique():,} values of '{key}' that its table "
-            f"does not list (such as {_shown(strange[key][0])}); kept, with empty fields"
+            f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
+            f"does not list (such as {_shown(strange[0])}); kept, with empty fields"
         )
 
 
