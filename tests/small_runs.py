@@ -6,16 +6,20 @@ import atexit
 import shutil
 import tempfile
 from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
+from braidrec.registry import Registry
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
 from braidrec.runs.run import Run, load
@@ -51,6 +55,12 @@ def other_dataset() -> Dataset:
 def knowledge() -> Path:
     build(dataset().path, root() / "knowledge", "tfidf")
     return root() / "knowledge"
+
+
+def break_plug_in(monkeypatch: pytest.MonkeyPatch, names: Registry[Any]) -> None:
+    """As if a package were installed whose ``lost`` of this registry cannot be imported."""
+    point = EntryPoint("lost", "no_such_module_at_all:X", names.group)
+    monkeypatch.setitem(vars(names), "_plugins", {**names._plugins, "lost": [point]})
 
 
 def train(path: Path, data: Dataset | None = None, **changes: object) -> Run:

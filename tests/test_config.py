@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from braidrec.config import RunConfig, RunRequest, from_toml, parse_changes, read_request, resolve, to_toml
+import small_runs
+from braidrec.config import RunConfig, RunRequest, from_toml, from_values, parse_changes, read_request, resolve, to_toml
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError
 from braidrec.ranking.config import HistoryConfig, RankingConfig
@@ -258,6 +260,40 @@ def test_a_run_of_a_task_that_is_not_installed_says_so(tmp_path: Path) -> None:
         ConfigError, match=r"config\.toml: a run of the task 'counting', which is not installed here.*install the"
     ):
         from_toml(file)
+
+
+def test_a_misspelt_enhancer_is_answered_whatever_task_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.break_plug_in(monkeypatch, TASKS)
+    with pytest.raises(ConfigError, match=r"'din' can be enhanced by disco \(did you mean 'disco'\?\)"):
+        request(backbone="din", enhance="discoo")
+
+
+def test_the_former_config_is_read_whatever_enhancer_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.break_plug_in(monkeypatch, TASKS["ranking"].methods)
+    values = tomllib.loads(FORMER.format(task="ranking", backbone="din", enhance="inter = false"))
+    assert from_values(values, "x").enhance == ("disco",)
+
+
+SAVED: dict[str, Any] = {"task": "ranking", "backbone": "din"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({**SAVED, "enhance": 5}, "'enhance' = 5: expected a list of names"),
+        ({**SAVED, "enhance": [["disco"]]}, r"'enhance' = \[\['disco'\]\]: expected a list of names"),
+        ({**SAVED, "enhance": {"disco": 1}}, "'enhance' = {'disco': 1}: expected a list of names"),
+        ({**SAVED, "model": 5}, "'model' = 5: expected a table"),
+        ({"model": 5}, "'model' = 5: expected a table"),
+        ({"model": {"task": ["ranking"], "enhance": {}}}, "names its task and its backbone"),
+        ({"model": {"task": "ranking", "backbone": "din"}}, r"'model\.backbone' = 'din': expected a table"),
+        ({"model": {"task": "ranking", "enhance": 5}}, r"'model\.enhance' = 5: expected a table"),
+        ({"model": {"task": "ranking", "enhance": {"name": ["x"]}}}, r"'model\.enhance\.name' = \['x'\]: expected a name"),
+    ],
+)
+def test_a_saved_config_of_another_shape_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^run/config\.toml: .*{said}"):
+        from_values(values, "run/config.toml")
 
 
 def test_a_config_from_before_there_were_tasks_says_what_to_do(tmp_path: Path) -> None:

@@ -241,6 +241,8 @@ def fit(
 
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
+    if config.knowledge and not run.task.reads_text(config):
+        _print(f"note: {', '.join(config.knowledge)}: not read, for {run.title} reads no text")
     best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
     _print(
         f"{run.title}: best validation {run.headline} at step {best['step']:,}; "

@@ -91,7 +91,7 @@ class RunRequest(Strict):
 
 
 def _others(task: TaskSpec) -> list[TaskSpec]:
-    return [TASKS[name] for name in TASKS if name != task.name]
+    return [other for name, other in TASKS.usable().items() if name != task.name]
 
 
 class RunConfig(Strict):
@@ -300,25 +300,31 @@ def from_values(values: Mapping[str, Any], where: str) -> RunConfig:
             f"{where}: a run of the task '{task}', which is not installed here{suggest(task, TASKS)}; "
             "install the package that it is of"
         )
-    found = chosen(task, backbone, _listed(enhance))
-    model = values.get("model", {})
+    names = _listed(enhance)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: 'enhance' = {enhance!r}: expected a list of names")
+    found = chosen(task, backbone, names)
+    model = _table(values.get("model", {}), "model", where)
     return parse(RunConfig, {**values, "model": parse(found.config, model, f"{where}: model")}, where)
 
 
 def _former(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A config of format 2, where the model's table held the task and the names."""
-    model = dict(values.get("model", {}))
+    model = _table(values.get("model", {}), "model", where)
     if "task" not in model:
         raise ConfigError(
             f"{where}: written by an earlier version, for its model has no task; train it again, in another folder"
         )
-    task, backbone, enhance = model.pop("task"), dict(model.pop("backbone", {})), model.pop("enhance", None)
+    task, enhance = model.pop("task"), model.pop("enhance", None)
+    backbone = _table(model.pop("backbone", {}), "model.backbone", where)
     found = {"task": task, "backbone": backbone.pop("name", None), "knowledge": _listed(values.get("knowledge"))}
     if enhance is not None:
-        enhance = dict(enhance)
-        methods = TASKS[task].methods if task in TASKS else {}
+        enhance = _table(enhance, "model.enhance", where)
+        methods = TASKS[task].methods.usable() if isinstance(task, str) and task in TASKS else {}
         # The name was left out where a task had one method, and a method's other name stood for some of its settings.
         name = enhance.pop("name", next(iter(methods), ""))
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: 'model.enhance.name' = {name!r}: expected a name")
         name = next((each for each in methods if (own := methods[each].values) and own.items() <= enhance.items()), name)
         found["enhance"], model[name] = [name], enhance
     return {
@@ -326,6 +332,12 @@ def _former(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         **found,
         "model": {**model, "backbone": backbone},
     }
+
+
+def _table(value: Any, key: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: '{key}' = {value!r}: expected a table")
+    return dict(value)
 
 
 def _read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -111,11 +111,19 @@ class Registry(Mapping[str, Item]):
 
     def readable(self, name: str) -> bool:
         """Whether ``registry[name]`` gives something, for listings that pass over what is broken."""
+        return self.trouble(name) is None
+
+    def trouble(self, name: str) -> ConfigError | None:
+        """Why ``registry[name]`` gives nothing; None where it gives something."""
         try:
             self[name]
-        except ConfigError:
-            return False
-        return True
+        except ConfigError as cause:
+            return cause
+        return None
+
+    def usable(self) -> dict[str, Item]:
+        """Everything that can be read: what is broken is an error at its own name, and keeps nobody from the rest."""
+        return {name: self[name] for name in self if self.readable(name)}
 
     def origin(self, name: str) -> str:
         """The package that an entry comes from."""

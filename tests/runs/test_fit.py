@@ -125,7 +125,8 @@ def test_where_a_run_is_trained_is_checked_first_and_makes_it_no_other_run(
     assert not (tmp_path / "run").exists()
     elsewhere = copy_of(plain(), tmp_path / "elsewhere")
     assert plain().config.training.accelerator == "auto"
-    assert train(elsewhere.path, seed=1, training={"accelerator": "cpu"}).record == plain().record
+    for other in ({"accelerator": "cpu"}, {"checkpoint_seconds": 5}):
+        assert train(elsewhere.path, seed=1, training=other).record == plain().record
 
 
 def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path: Path) -> None:
@@ -144,6 +145,9 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path: Path) 
         train(tmp_path)
     with pytest.raises(ConfigError, match="a file is there already"):
         train(tmp_path / "thesis.txt")
+    for below in ("run", "runs/run"):
+        with pytest.raises(ConfigError, match=r"thesis\.txt is a file, so no folder can be made there"):
+            train(tmp_path / "thesis.txt" / below)
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
 
 

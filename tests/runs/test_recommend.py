@@ -15,6 +15,7 @@ from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import write_json
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.history import history_source
+from braidrec.registry import TASKS
 from braidrec.runs.run import Run, load
 from small_runs import copy_of, disco, plain
 
@@ -51,6 +52,15 @@ def test_seen_items_come_back_where_asked_and_k_may_exceed_the_catalogue(run: Ru
     everything = run.recommend(USER, k=10**6, exclude_seen=False)
     assert len(everything) == run.dataset.num_items
     assert len(run.recommend(USER, k=10**6)) == run.dataset.num_items - len(seen_by(run, USER))
+
+
+@pytest.mark.parametrize("k", [2.5, True, "3", None])
+def test_k_is_a_whole_number(k: object, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"k = {k!r}: a whole number is needed"):
+        plain().recommend(USER, k=k)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="a whole number"):
+        plain().recommend_all(tmp_path / "out.parquet", k=k)  # type: ignore[arg-type]
+    assert len(plain().recommend(USER, k=np.int64(3))) == 3  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("k", [0, -1])
@@ -187,7 +197,10 @@ def test_an_item_added_with_a_known_item_s_text_and_fields_reads_as_the_same_tex
     [
         ({"B00001": "known"}, "item 'B00001' is already known"),
         ({"x": "  "}, "item 'x' has no text"),
+        ({"x": None}, "item 'x' has no text"),
+        ({"x": 5}, "item 'x': its text is 5; .* so a string is needed"),
         ({"": "text"}, "the id is empty"),
+        (["x"], "the new items: builtins.list is no table; accepted: a path, or a Polars, Arrow or pandas frame"),
         (pl.DataFrame({"item_id": ["x", "x"], "title": ["a", "b"]}), "item 'x' is already known"),
         (pl.DataFrame({"item_id": ["x"], "genre": ["comedy"]}), "item 'x' has no text"),
         (pl.DataFrame({"id": ["x"]}), "no id column 'item_id'"),
@@ -215,6 +228,12 @@ def test_a_plain_model_takes_no_items() -> None:
     with pytest.raises(
         RunError, match=r"DIN knows items by id alone; add_items needs a model that reads text, such as enhance = 'disco'"
     ):
+        plain().add_items(NEW)
+
+
+def test_a_plain_model_takes_no_items_whatever_else_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.break_plug_in(monkeypatch, TASKS["ranking"].methods)
+    with pytest.raises(RunError, match=r"knows items by id alone; .* such as enhance = 'disco'"):
         plain().add_items(NEW)
 
 

@@ -12,7 +12,16 @@ import small_runs
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import read_json
 from braidrec.ranking import task
-from braidrec.runs.tables import comparison_tables, dataset_tables, evaluation_table, plain_table, read_ids
+from braidrec.registry import TASKS
+from braidrec.runs.run import Run
+from braidrec.runs.tables import (
+    comparison_tables,
+    dataset_tables,
+    evaluation_table,
+    models_by_seed,
+    plain_table,
+    read_ids,
+)
 from small_runs import copy_of, disco, plain, train
 
 
@@ -103,6 +112,29 @@ def test_positives_with_drawn_negatives_are_compared_on_the_same_rows(tmp_path: 
     more = train(tmp_path / "more", data, backbone="dcn", seed=1, negatives=3, training=batch)
     with pytest.raises(ConfigError, match="draw different numbers of negatives"):
         comparison_tables([runs[0].path, more.path])
+
+
+def test_a_baseline_that_cannot_be_imported_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_runs.break_plug_in(monkeypatch, TASKS["ranking"].baselines)
+    for table in (evaluation_table([plain().path], "test", baselines=True), comparison_tables([plain().path, disco().path])[0]):
+        assert "note: baseline 'lost' (no_such_module_at_all:X, of the package no_such" in " ".join(printed(table).split())
+        assert "popularity" in printed(table)
+    assert "lost" not in printed(evaluation_table([plain().path], "test", baselines=False))
+
+
+def test_where_and_how_safely_a_seed_was_trained_makes_it_no_other_model(tmp_path: Path) -> None:
+    other = train(tmp_path / "other", seed=2, training={"checkpoint_seconds": 30, "accelerator": "cpu"})
+    models, _ = models_by_seed([plain(1), other, disco(1)])
+    assert [sorted(model.runs) for model in models] == [[1, 2], [1]]
+
+
+def test_a_folder_that_a_model_does_not_read_makes_it_no_other_model(tmp_path: Path) -> None:
+    other = train(tmp_path / "other", seed=2, knowledge="nowhere")
+    models, _ = models_by_seed([plain(1), other, disco(1)])
+    assert [sorted(model.runs) for model in models] == [[1, 2], [1]]
+    elsewhere = disco(2).config.model_copy(update={"knowledge": ("elsewhere",)})
+    read = Run(disco(2).path, elsewhere, disco(2).record, disco(2).model, disco(2).catalogue, disco(2).dataset)
+    assert len(models_by_seed([plain(1), disco(1), read])[0]) == 3
 
 
 def test_brackets_are_text_and_numbers_stand_right() -> None:

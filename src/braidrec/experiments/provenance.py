@@ -23,13 +23,13 @@ from braidrec.experiments.rows import Row, Workshop, encoder_name
 from braidrec.registry import TASKS
 from braidrec.runs.directory import environment
 from braidrec.strict import parse
+from braidrec.training.config import MACHINE
 
 CELL_FORMAT = 2
 Facts = dict[str, Any]  # JSON
 
-# Which folders, which machine, which seed: kept elsewhere, or no part of what a number is of.
+# Which folders, which seed: kept elsewhere, or no part of what a number is of; no more is the machine.
 _PLACES = ("data", "knowledge", "seed")
-_MACHINE = ("accelerator", "checkpoint_seconds")
 
 
 def config_facts(config: RunConfig) -> Facts:
@@ -39,7 +39,7 @@ def config_facts(config: RunConfig) -> Facts:
     """
     plain = config.model_copy(update={"model": config.model.without_givers()}).model_dump(mode="json", exclude_none=True)
     facts = {key: value for key, value in plain.items() if key not in _PLACES}
-    facts["training"] = {key: value for key, value in facts["training"].items() if key not in _MACHINE}
+    facts["training"] = {key: value for key, value in facts["training"].items() if key not in MACHINE}
     return facts
 
 

@@ -30,17 +30,15 @@ def encode_additions(
     """New items, as a run takes them.
 
     schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
-    Raises DataError for ids that are empty, the catalogue's own, or come twice, and for items without text.
+    Raises DataError for ids that are empty, the catalogue's own, or come twice, for items without text, and
+    for what is neither a mapping of texts nor a frame.
     """
     import polars as pl
 
     texts: Sequence[str | None]
     if isinstance(items, Mapping):
         frame = pl.DataFrame({schema.item: raw_ids(list(items), "items")}, schema={schema.item: pl.String})
-        for raw, text in items.items():
-            if not isinstance(text, str):
-                raise DataError(f"item '{raw}': its text is {text!r}; pass a dict of raw id to text, or a frame")
-        texts = titles = [text.strip() for text in items.values()]
+        texts = titles = [_text(raw, text) for raw, text in items.items()]
         rendered: Sequence[Sequence[str | None]] = [texts] * len(bases.folders)
     else:
         if schema.item not in items.columns:
@@ -82,6 +80,13 @@ def _ids(column: pl.Series) -> pl.Series:
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise DataError(f"the new items: ids of type {column.dtype}; whole numbers or text are accepted")
     return column.cast(pl.String)
+
+
+def _text(raw: object, text: object) -> str:
+    """What is None is no text, which is refused in its own words."""
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"item '{raw}': its text is {text!r}; a new item is known by its text, so a string is needed")
+    return (text or "").strip()
 
 
 def _contents(rendered: Sequence[Sequence[str | None]], added: Added) -> list[str]:

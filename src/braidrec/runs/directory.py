@@ -43,6 +43,7 @@ from braidrec.files import (
 )
 from braidrec.locks import LockHeld, writer_lock
 from braidrec.task import Saved
+from braidrec.training.config import MACHINE
 from braidrec.training.contracts import PhaseResult, TrainingResult
 
 RUN_FORMAT = 3
@@ -70,6 +71,8 @@ def refuse_other(path: Path, config: RunConfig) -> None:
             raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder with --out")
     elif path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: a file is there already; choose another folder with --out")
+    elif (above := next((each for each in path.parents if each.exists()), path)).is_file():
+        raise ConfigError(f"{path}: {above} is a file, so no folder can be made there; choose another one with --out")
     elif path.exists() and any(each.name != LOCK and not each.name.startswith(".config.toml.") for each in path.iterdir()):
         raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one with --out")
 
@@ -126,13 +129,10 @@ def digest_of(vectors: NDArray[np.floating[Any]] | None) -> str | None:
     return digest.hexdigest()[:16]
 
 
-_WHERE = "training.accelerator"  # where a run is trained does not make it another one
-
-
 def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> str | None:
-    """The first setting that differs, in words."""
+    """The first setting that differs, in words; the machine's own make no other run."""
     for key in sorted(held.keys() | wanted.keys()):
-        if f"{at}{key}" == _WHERE:
+        if at == "training." and key in MACHINE:
             continue
         old, new = held.get(key), wanted.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

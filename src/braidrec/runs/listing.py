@@ -64,7 +64,7 @@ def _title(spec: Spec) -> str:
 
 
 def _tasks() -> Iterator[TaskSpec]:
-    return (TASKS[name] for name in TASKS if TASKS.readable(name))
+    return iter(TASKS.usable().values())
 
 
 def _registries() -> Iterator[tuple[str, Registry[Spec], Sequence[str]]]:
@@ -99,11 +99,8 @@ def _broken() -> Iterator[str]:
     """What other packages register and cannot be used, with names of ours that they take."""
     for registry in _all():
         for name in registry:
-            if registry.givers(name) != [OWN]:
-                try:
-                    registry[name]
-                except ConfigError as cause:
-                    yield str(cause)
+            if registry.givers(name) != [OWN] and (cause := registry.trouble(name)):
+                yield str(cause)
 
 
 def _keys(config: type[Strict], prefix: str = "") -> Iterator[tuple[str, str, str]]:

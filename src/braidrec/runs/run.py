@@ -322,7 +322,9 @@ class Run:
         with self._adding:
             held = self._held
             if not held.model.reads_text:
-                texts = [name for name, spec in self.config.chosen.task.methods.items() if spec.needs_text(spec.config())]
+                texts = [
+                    name for name, spec in self.config.chosen.task.methods.usable().items() if spec.needs_text(spec.config())
+                ]
                 raise RunError(
                     f"{self.path}: {self.record['title']} knows items by id alone; add_items needs a model that reads text"
                     + (f", such as enhance = '{texts[0]}'" if texts else "")

@@ -109,13 +109,17 @@ def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
         reports[name] = own if alike else task.report(run.outcome(part), config, dataset, part)
     table = render(reports)
     table.title = escape(f"{dataset.name}, {part} part, vocabulary {dataset.settings.vocabulary}")
+    if baselines:
+        registry = task.spec.baselines
+        broken = [escape(f"note: {cause}") for name in registry if (cause := registry.trouble(name))]
+        table.caption = "\n".join([str(table.caption), *broken])
     return table
 
 
 def baseline_reports(task: Task, config: RunConfig, dataset: Dataset, part: str) -> dict[str, Report]:
-    """The rankings without learning that go with the rows of ``part``, by their titles."""
+    """The rankings without learning that go with the rows of ``part`` and can be used here, by their titles."""
     found = {}
-    for name, spec in task.spec.baselines.items():
+    for name, spec in task.spec.baselines.usable().items():
         outcome = task.baseline(name, config, dataset, part)
         if outcome is not None:
             found[spec.title_of(spec.config())] = task.report(outcome, config, dataset, part)
@@ -216,14 +220,17 @@ def _same(first: RunConfig, second: RunConfig) -> bool:
 
 
 def _settings(config: RunConfig) -> RunConfig:
-    """Without the seed, the machine and where stages come from, paths made whole, so that configs of one model are equal."""
+    """So that configs of one model are equal: without seed, machine, where stages come from and folders that nothing reads,
+    other paths made whole.
+    """
+    knowledge = config.knowledge if config.chosen.task.room().reads_text(config) else ()
     return config.model_copy(
         update={
             "seed": 0,
             "data": str(Path(config.data).resolve()),
-            "knowledge": tuple(str(Path(each).resolve()) for each in config.knowledge),
+            "knowledge": tuple(str(Path(each).resolve()) for each in knowledge),
             "model": config.model.without_givers(),
-            "training": config.training.model_copy(update={"accelerator": "auto"}),
+            "training": config.training.without_machine(),
         }
     )
 

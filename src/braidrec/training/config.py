@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field as Setting
 
 from braidrec.strict import Strict
 
 Precision = Literal["32-true", "bf16-mixed"]
+MACHINE = ("accelerator", "checkpoint_seconds")  # where and how a run is kept alive: other values make it no other run
 
 
 class PhaseTraining(Strict):
@@ -42,6 +43,10 @@ class TrainingConfig(Strict):
     tables: Literal["auto", "dense", "lazy"] = "auto"  # auto: by the measured crossover in table size
     checkpoint_seconds: float = Setting(default=60.0, gt=0)
     phases: Mapping[str, PhaseTraining] = Setting(default_factory=dict)  # by the phase's name, over the values above
+
+    def without_machine(self) -> Self:
+        """The same, with the defaults of what is the machine's."""
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in MACHINE})
 
     def of_phase(self, name: str) -> TrainingConfig:
         """What holds in the phase ``name``: its own values over the run's."""
