@@ -216,5 +216,8 @@ def test_a_fitted_model_has_nothing_for_training_to_set() -> None:
         request = parse(RunRequest, {"data": "x", "backbone": "counted", "training": {"lr": 1.0}}, "fit")
         with pytest.raises(ConfigError, match=r"fit: training: 'counted' is fitted at once.*drop lr"):
             resolve(request, "fit")
+        machine = {"accelerator": "cpu", "checkpoint_seconds": 5.0}
+        request = parse(RunRequest, {"data": "x", "backbone": "counted", "training": machine}, "fit")
+        assert resolve(request, "fit").training.accelerator == "cpu"
         with pytest.raises(ConfigError, match="backbone 'counted' can be enhanced by nothing"):
             parse(RunRequest, {"data": "x", "backbone": "counted", "enhance": "disco"}, "fit")

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from braidrec.errors import ConfigError, suggest
 from braidrec.registry import TASKS, Spec, TaskSpec, Values, task_of
 from braidrec.strict import Strict, merge, parse
-from braidrec.training.config import TrainingConfig
+from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
 
 
 def _listed(value: Any) -> Any:
@@ -209,12 +209,10 @@ def resolve(request: RunRequest, where: str) -> RunConfig:
     parse(TrainingConfig, request.training, f"{where}: training")
     found = chosen(task.name, backbone, request.enhance)
     specs = (found.backbone, *found.enhancers)
-    if found.backbone.fitted and request.training:
-        keys = ", ".join(request.training)
+    if found.backbone.fitted and (learning := [key for key in request.training if key not in MACHINE]):
+        keys = ", ".join(learning)
         raise ConfigError(f"{where}: training: '{backbone}' is fitted at once, so there is nothing to set here; drop {keys}")
-    training: Values = {} if found.backbone.fitted else task.training.get(request.preset, {})
-    for spec in specs:
-        training = merge(training, spec.training_of(request.preset))
+    training = _training(found, request.preset)
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
@@ -231,6 +229,24 @@ def resolve(request: RunRequest, where: str) -> RunConfig:
         model=parse(found.config, merge(model, _own(found, request.model, f"{where}: model")), f"{where}: model"),
         training=parse(TrainingConfig, merge(training, request.training), f"{where}: training"),
     )
+
+
+def _training(found: Chosen, preset: str) -> Values:
+    training: Values = {} if found.backbone.fitted else found.task.training.get(preset, {})
+    for spec in (found.backbone, *found.enhancers):
+        training = merge(training, spec.training_of(preset))
+    return training
+
+
+def own_phases(config: RunConfig) -> dict[str, list[str]]:
+    """Stage -> keys of ``training.phases`` that are set otherwise than the preset has them, so by the request itself."""
+    preset = parse(TrainingConfig, _training(config.chosen, config.preset), "preset").phases
+    found: dict[str, list[str]] = {}
+    for name, phase in config.training.phases.items():
+        usual = preset.get(name, PhaseTraining())
+        if keys := [key for key, value in phase if value not in (None, getattr(usual, key))]:
+            found[name] = keys
+    return found
 
 
 def _settings(found: Chosen, preset: str) -> dict[str, Any]:

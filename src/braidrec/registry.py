@@ -36,7 +36,7 @@ class Spec:
     presets: preset -> what it sets here    joined: the same, besides, where a method joins this backbone
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
-    fitted: whether it is fitted at once, so that there is nothing for [training] to set
+    fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
 
     A preset that is not in ``presets`` (or ``training``) means ``authors``, and without that the defaults.
     Raises ConfigError where a preset names a key that the config does not have.

@@ -251,6 +251,23 @@ def test_what_a_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [TASK.reads_text(configured(**KINDS[kind])) for kind in KINDS] == [False, False, True, False, True]
 
 
+def test_a_model_of_buffers_alone_is_asked_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what is fitted at once may be."""
+    module, data, asked = nn.Module(), small_runs.dataset(), []
+    module.register_buffer("scores", torch.zeros(3, device="meta"))
+    _, model, _ = made("plain", small_runs.dataset)
+    assert replace(model, network=module).device == torch.device("meta")
+
+    def score(module: nn.Module, batches: Any, device: torch.device) -> Floats:
+        asked.append(device)
+        return np.zeros(len(part_labels(data, "valid", None)), np.float32)
+
+    monkeypatch.setattr("braidrec.ranking.task.score_batches", score)
+    plan = planned(configured(), data)
+    assert plan.validate(plan.stages[0])(module)["auc"] == 0.5
+    assert asked == [torch.device("meta")]
+
+
 # -- items added after training -------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 
 import small_runs
 import toy_run
+from braidrec.config import RunRequest, resolve
 from braidrec.data.popularity import training_counts
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.files import read_json
+from braidrec.runs.fit import fit_config
 from braidrec.runs.run import Run, load
 from braidrec.runs.tables import comparison_tables, evaluation_table
+from braidrec.strict import parse
+from braidrec.training.config import TrainingConfig
 from small_runs import copy_of, knowledge, plain
 from toy_run import Toy, toy
 
@@ -61,6 +66,26 @@ def test_the_record_holds_every_phase_and_what_the_task_adds(run: Run) -> None:
     assert [phase["name"] for phase in plain().record["phases"]] == ["rank"]
     best = plain().record["best"]["metrics"]
     assert plain().headline == f"AUC {best['auc']:.4f}, log loss {best['log_loss']:.4f}"
+
+
+def test_a_stage_that_was_fitted_can_be_looked_into(run: Run) -> None:
+    assert dict(run.inspect("count")) == {}
+    np.testing.assert_array_equal(run._stage("count").scores, run.model.module.get_buffer("scores"))
+
+
+def test_settings_of_a_stage_that_is_fitted_are_refused(tmp_path: Path) -> None:
+    """Those that a preset has for it are not the request's to drop."""
+    phases = {"count": {"lr": 0.5}}
+    with toy_run.held():
+        config = resolve(parse(RunRequest, {"data": str(small_runs.dataset().path), "backbone": "toy"}, "fit"), "fit")
+        training = TrainingConfig.model_validate({"phases": phases})
+        config = config.model_copy(update={"training": training})
+        with pytest.raises(ConfigError, match=r"training\.phases\.count\.lr: the stage 'count' is fitted at once.*; drop it"):
+            fit_config(config, tmp_path / "own")
+    assert not (tmp_path / "own").exists()
+    own = replace(toy_run.TOY, training={"ours": {"phases": phases}})
+    with toy_run.held(), toy_run.TASK.models.holding(own):
+        assert fit_config(config, tmp_path / "preset", show_progress=False).config.training == training
 
 
 def test_scores_that_are_no_probabilities_are_not_called_so(run: Run, tmp_path: Path) -> None:

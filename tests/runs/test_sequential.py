@@ -270,6 +270,16 @@ def test_a_stage_that_cannot_be_taken_over_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_of_a_stage_that_is_taken_over_are_refused_if_the_request_has_them(tmp_path: Path) -> None:
+    """PAD's preset has some for the stage, which `test_a_stage_of_another_run_is_taken_over` goes by."""
+    training = {"phases": {"pretrain": {"lr": 0.5}}}
+    said = r"training\.phases\.pretrain\.lr: the stage 'pretrain' is taken over from .*; drop it, or .*start_from\.pretrain"
+    start = starting_from(sasrec(), "pretrain")
+    with pytest.raises(ConfigError, match=said):
+        train(tmp_path / "run", enhance="pad", knowledge=knowledge(), model=start, training=training)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stage_of_other_data_is_refused_though_its_shapes_fit(tmp_path: Path) -> None:
     other = small.prepare(tmp_path / "other", walks(1))
     assert other.num_items == small.dataset().num_items

@@ -19,10 +19,10 @@ from toy_training import ToyBatch, ToyBatches
 
 from braidrec.errors import ConfigError, RunError, TrainingError
 from braidrec.training import devices, loop
-from braidrec.training.checkpoint import Store, read_archive
+from braidrec.training.checkpoint import Store, read_archive, write_archive
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import FittedPhase, Hardware, Phase, Start, Step, TrainingResult
-from braidrec.training.devices import device_of
+from braidrec.training.devices import device_of, place_of
 from braidrec.training.loop import AnyPhase, train
 from braidrec.training.stages import (
     Fitted,
@@ -33,6 +33,7 @@ from braidrec.training.stages import (
     left_to_train,
     main_group,
     make_phase,
+    put_fitted,
 )
 
 COUNTS = torch.arange(40.0)
@@ -223,6 +224,49 @@ def test_a_stage_that_follows_starts_from_it_whether_or_not_it_was_resumed(tmp_p
     assert torch.equal(resumed.module.table, COUNTS)
 
 
+class Weighed(Counter):
+    """With a parameter, which fitting may fill or leave; ``same`` is its other name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = self.same = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.places: list[list[str]] = []
+
+    def to(self, *where: Any) -> Weighed:  # type: ignore[override]
+        self.places.append(sorted(self.state_dict()))
+        return super().to(*where)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tensors", [{"scores": COUNTS}, {"scores": COUNTS, "weight": torch.tensor([2.0, 3.0])}])
+def test_a_fitted_module_may_have_parameters_and_is_resumed_with_them(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    def phase() -> FittedPhase:
+        return fitted_phase(Fitted("count", Weighed(), lambda: tensors), validate)
+
+    first, again = phase(), phase()
+    run([first], tmp_path)
+    run([again], tmp_path)
+    for module in (first.module, again.module):
+        assert isinstance(module.weight, nn.Parameter)
+        assert module.same is module.weight
+        assert torch.equal(module.weight, tensors.get("weight", torch.ones(2)))
+        assert torch.equal(module.scores, COUNTS)
+    assert "scores" in again.module.places[-1], "what comes from the checkpoint goes to the device, too"
+
+
+def test_what_is_fitted_goes_where_others_share_it() -> None:
+    module, other = Weighed(), nn.Module()
+    shared = torch.zeros(3)
+    module.register_buffer("scores", shared, persistent=False)
+    other.register_buffer("table", shared)
+    put_fitted(module, {"scores": torch.arange(3.0)})
+    assert torch.equal(other.get_buffer("table"), torch.arange(3.0))
+    assert "scores" in module.state_dict()
+    put_fitted(module, {"scores": torch.arange(3)})
+    assert module.scores.dtype == torch.int64
+    with pytest.raises(RunError, match=r"what was fitted does not fit the module: 'weight' has shape \(3,\), in .* \(2,\)"):
+        put_fitted(module, {"weight": torch.ones(3)})
+
+
 def test_it_starts_from_an_earlier_stage_before_it_is_fitted(tmp_path: Path) -> None:
     """What is fitted may rest on what was learned: here, the weight of a trained stage."""
     head = trained()
@@ -351,6 +395,20 @@ def test_settings_of_a_phase_that_there_is_not_are_refused() -> None:
         check_phases(training, ["frist", "last"], "Toy")
 
 
+@pytest.mark.parametrize("key", ["averaging", "stop.min_epochs"])
+def test_a_checkpoint_of_a_version_without_a_setting_is_gone_on_with(key: str, tmp_path: Path) -> None:
+    run([fitted(Fit()), trained()], tmp_path)
+    [*_, last] = sorted((tmp_path / "checkpoints").iterdir())
+    archive = read_archive(last)
+    phase = archive.facts["plan"]["phases"][1]
+    table, _, name = key.rpartition(".")
+    del (phase[table] if table else phase)[name]
+    write_archive(last, archive)
+    assert [each.name for each in run([fitted(Fit()), trained()], tmp_path).phases] == ["count", "weigh"]
+    with pytest.raises(RunError, match=r"stop\.max_epochs was 1 and is now 2"):
+        run([fitted(Fit()), trained(max_epochs=2)], tmp_path)
+
+
 # -- where ----------------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +419,15 @@ def test_unknown_devices_are_refused_with_those_accepted(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"accelerator = 'cdua': accepted are .*did you mean 'cuda'"):
         run([fitted(Fit())], tmp_path / "run", hardware=Hardware(accelerator="cdua"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_module_is_where_its_tensors_are_of_whatever_kind() -> None:
+    module = nn.Module()
+    assert place_of(module) == torch.device("cpu")
+    module.register_buffer("scores", torch.zeros(3, device="meta"))
+    assert place_of(module) == torch.device("meta")
+    module.weight = nn.Parameter(torch.zeros(2))
+    assert place_of(module) == torch.device("cpu")
 
 
 def test_a_device_that_is_not_here_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -438,8 +438,10 @@ class KnowledgeBase:
         """
         import torch
 
+        from braidrec.training.devices import place_of
+
         view = self._view(kind)
-        device = next((parameter.device for parameter in mlp.parameters()), torch.device("cpu"))
+        device = place_of(mlp)
         training = mlp.training
         mlp.eval()
         try:

@@ -27,6 +27,7 @@ from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
 from braidrec.task import Added, Floats, Rows, Saved, Vectors
+from braidrec.training.devices import place_of
 
 CHUNK = 8192  # candidates scored at a time
 DATA, SIMILAR = "data.", "similar."
@@ -92,8 +93,7 @@ class ClickModel:
 
     @property
     def device(self) -> torch.device:
-        weight = next(self.module.parameters(), None)
-        return torch.device("cpu") if weight is None else weight.device
+        return place_of(self.module)
 
     def saved(self) -> Saved:
         tensors = dict(self.module.state_dict())

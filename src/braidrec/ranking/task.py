@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -43,6 +42,7 @@ from braidrec.registry import TaskSpec
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Validate
+from braidrec.training.devices import place_of
 from braidrec.training.optimisers import choose_table_update
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Stage
@@ -206,8 +206,7 @@ def _validation(
     batches, weights = part_batches(data, part, history, negatives), part_weights(data, part, negatives)
 
     def validate(module: nn.Module) -> Mapping[str, float]:
-        weight = next(module.parameters(), None)
-        logits = score_batches(module, batches, torch.device("cpu") if weight is None else weight.device)
+        logits = score_batches(module, batches, place_of(module))
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         return {"auc": auc(labels, logits, weights), "log_loss": log_loss(labels, probabilities, weights)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.config import RunConfig, RunRequest, resolve
+from braidrec.config import RunConfig, RunRequest, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError
@@ -108,6 +108,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
     _check_starts(plan, dataset)
+    _check_unused(config, plan)
     inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
@@ -129,6 +130,20 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         record = save_record(path, config, dataset, result, plan.choices, [] if bases is None else bases.identities)
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
+
+
+def _check_unused(config: RunConfig, plan: Plan) -> None:
+    """Raise ConfigError for what the request, not its preset, sets for a stage that no optimiser trains here."""
+    fitted = {stage.name for stage in plan.stages if isinstance(stage, Fitted)}
+    for name, keys in own_phases(config).items():
+        what = f"training.phases.{name}.{keys[0]}: the stage '{name}'"
+        if name in plan.taken:
+            raise ConfigError(
+                f"{what} is taken over from {plan.taken[name]}, so nothing is trained by it; drop it, or train the stage "
+                f"here: drop model.start_from.{name}"
+            )
+        if name in fitted:
+            raise ConfigError(f"{what} is fitted at once, so nothing is trained by it; drop it")
 
 
 def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:

@@ -40,6 +40,7 @@ from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
+from braidrec.training.stages import Fitted, put_fitted
 
 if TYPE_CHECKING:
     pass
@@ -301,9 +302,13 @@ class Run:
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
         text = KnowledgeBases.open(self.config.knowledge).matrix(self.dataset) if self.task.reads_text(self.config) else None
         plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
-        module = next(stage.module for stage in plan.stages if stage.name == name)
-        module.load_state_dict(read_archive(folder).files["model"])
-        return module.eval()
+        stage = next(stage for stage in plan.stages if stage.name == name)
+        tensors = read_archive(folder).files["model"]
+        if isinstance(stage, Fitted):
+            put_fitted(stage.module, tensors)  # what fitting adds is not there before
+        else:
+            stage.module.load_state_dict(tensors)
+        return stage.module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from braidrec.errors import RunError
 from braidrec.layers.twins import twin
 from braidrec.sequential.build import build_model, make_parts, parts_of, settings_of
 from braidrec.sequential.contracts import Catalogue, NextItemModel
-from braidrec.sequential.scoring import place_of, score_histories
+from braidrec.sequential.scoring import score_histories
 from braidrec.task import Added, Floats, Rows, Saved
+from braidrec.training.devices import place_of
 
 COUNTS, BUCKET, ADDED = "data.counts", "data.bucket", "added.vectors"  # among the saved tensors, beside the module's
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.next_item import binary_cross_entropy, full_cross_entropy
 from braidrec.sequential.contracts import Distinct, DotProducts, Encoder, ItemMap, NextItemModel, States
+from braidrec.training.devices import place_of
 from braidrec.training.step import Step
 
 Loss = Literal["bce", "full_ce"]
@@ -35,8 +36,7 @@ class Expert(nn.Module, Generic[Map]):
 
     def table(self) -> Tensor:
         """All item vectors (I + 1, D)."""
-        device = next(self.parameters()).device
-        return self.vectors(torch.arange(self.items.num_rows, device=device))
+        return self.vectors(torch.arange(self.items.num_rows, device=place_of(self)))
 
     def read(self, vectors: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         """States (B, K, D) of sequences whose items are ``vectors[places]``; places, mask (B, K)."""

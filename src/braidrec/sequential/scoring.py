@@ -16,6 +16,7 @@ from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import gains
 from braidrec.sequential.contracts import Catalogue, NextItemModel, StageModule
 from braidrec.training.contracts import Validate
+from braidrec.training.devices import place_of
 
 
 class HistoryScorer:
@@ -45,12 +46,6 @@ def score_histories(model: NextItemModel, catalogue: Catalogue, items: Tensor, r
     longest = int((items > 0).sum(dim=1).max()) if items.numel() else 0
     items = items[:, items.shape[1] - max(longest, 1) :]
     return catalogue.scores(model.states(items, items > 0), rows).float()
-
-
-def place_of(module: nn.Module) -> torch.device:
-    """Where a module is; the CPU for one without weights."""
-    weight = next(module.parameters(), None)
-    return torch.device("cpu") if weight is None else weight.device
 
 
 def part_rows(dataset: Dataset, part: str) -> RetrievalRows:

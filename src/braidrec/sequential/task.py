@@ -27,9 +27,10 @@ from braidrec.sequential.build import build_stages, kept_module, make_parts, set
 from braidrec.sequential.config import SequentialConfig
 from braidrec.sequential.contracts import NextItemModel, StageModule
 from braidrec.sequential.model import SequentialModel
-from braidrec.sequential.scoring import HistoryScorer, part_rows, place_of, validation
+from braidrec.sequential.scoring import HistoryScorer, part_rows, validation
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Validate
+from braidrec.training.devices import place_of
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Stage, left_to_train
 

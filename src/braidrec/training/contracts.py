@@ -207,7 +207,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class FittedPhase:
-    """A phase that is fitted at once: the tensors of ``fit`` become buffers of the module, by name, and are validated.
+    """A phase that is fitted at once: the tensors of ``fit`` go into the module, by name, and are validated.
 
     starts_from: as of a `Phase`, taken over before ``fit`` is called
     """

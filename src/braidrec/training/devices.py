@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
+from torch import nn
 
 from braidrec.errors import ConfigError, suggest
 
@@ -23,3 +26,9 @@ def device_of(accelerator: str) -> torch.device:
     if not there[chosen]:
         raise ConfigError(f"accelerator = '{accelerator}': torch {torch.__version__} sees no such device here; use auto or cpu")
     return torch.device(chosen)
+
+
+def place_of(module: nn.Module) -> torch.device:
+    """Where a module is: its first parameter, else its first buffer, as what was fitted may have no other; else the CPU."""
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device

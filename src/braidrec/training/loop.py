@@ -42,6 +42,7 @@ from braidrec.training.contracts import (
     Phase,
     PhaseResult,
     Step,
+    StopRule,
     Trainable,
     TrainingResult,
 )
@@ -50,6 +51,7 @@ from braidrec.training.interrupts import Interrupted, Signals
 from braidrec.training.optimisers import LazyAdam, build
 from braidrec.training.record import Guard, Meter, MetricsLog
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
+from braidrec.training.stages import put_fitted
 
 METRICS = "metrics.jsonl"
 _GRADIENT_CHECK = 16  # steps between looks at the gradients, where no clipping computes their norm anyway
@@ -145,6 +147,13 @@ def _plan(phase: AnyPhase) -> dict[str, Any]:
     }
 
 
+def _completed(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored plan with what an earlier version did not write yet: it trained by what is the default now."""
+    rule = StopRule().model_dump()
+    phases = [each if "fitted" in each else {"averaging": 0.0, **each, "stop": rule | each["stop"]} for each in plan["phases"]]
+    return {**plan, "phases": phases}
+
+
 def _difference(old: Any, new: Any, at: str = "") -> str | None:
     """Where two JSON values first differ, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -195,14 +204,15 @@ class _Run:
         if archive is None:
             self.log.cut(0)
             return
-        if found := _difference(archive.facts["plan"], dict(self.plan)):
+        if found := _difference(_completed(archive.facts["plan"]), dict(self.plan)):
             raise RunError(f"the checkpoint belongs to another plan: {found}; restore that setting or choose another directory")
         self.log.cut(archive.facts["metrics_bytes"])
         self.finished = [PhaseResult(**result) for result in archive.facts["finished"]]
         for phase, result in zip(self.phases, self.finished, strict=False):
             tensors = self.read_weights(result.weights)
             if isinstance(phase, FittedPhase):
-                _put(phase.module, tensors)
+                put_fitted(phase.module, tensors)
+                phase.module.to(self.fabric.device)  # new buffers are where they were read, on the CPU
             else:
                 _load(phase.module, tensors, f"the weights of phase '{phase.name}'")
             phase.module.eval()
@@ -234,7 +244,7 @@ class _Run:
         begun = time.perf_counter()
         try:
             with self.signals.at_once(), torch.no_grad():
-                _put(phase.module, phase.fit())
+                put_fitted(phase.module, phase.fit())
                 seconds = time.perf_counter() - begun
                 phase.module.to(self.fabric.device).eval()
                 metrics = {name: float(value) for name, value in phase.validate(phase.module).items()}
@@ -310,13 +320,6 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str, *, partly
             shapes = f"{tuple(tensor.shape)}, in the module {tuple(own[name].shape)}"
             raise RunError(f"{what} do not fit the module: '{name}' has shape {shapes}")
     module.load_state_dict(tensors, strict=False)
-
-
-def _put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Make ``tensors`` buffers of the module, or of the parts that their dotted names lead to, whatever was there."""
-    for name, tensor in tensors.items():
-        owner, _, own = name.rpartition(".")
-        module.get_submodule(owner).register_buffer(own, tensor)
 
 
 class _PhaseRun:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, RunError, suggest
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Batches, FittedPhase, OptimiserGroup, Phase, Start, StopRule, Validate
 
@@ -57,7 +58,7 @@ class Stage:
 class Fitted:
     """A stage that is fitted at once, without an optimiser: closed forms, counts, trees as text in a byte tensor.
 
-    module: what the tensors of ``fit`` go into, as buffers by name    fit: the tensors, once
+    module: what the tensors of ``fit`` go into, by name (`put_fitted`)    fit: the tensors, once
     starts, valid: as of a `Stage`
     """
 
@@ -69,6 +70,29 @@ class Fitted:
 
 
 AnyStage = Stage | Fitted
+
+
+@torch.no_grad()
+def put_fitted(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put what was fitted, and is handed over, into the module or into the parts that dotted names lead to.
+
+    A parameter, or a buffer of the same shape and type, takes the values where it is, so that whoever shares it has them too;
+    any other tensor becomes a buffer.  Raises RunError for a parameter of another shape.
+    """
+    for name, tensor in tensors.items():
+        owner, _, own = name.rpartition(".")
+        part = module.get_submodule(owner)
+        parameter = dict(part.named_parameters(recurse=False, remove_duplicate=False)).get(own)
+        buffer = dict(part.named_buffers(recurse=False, remove_duplicate=False)).get(own)
+        if parameter is None:
+            if buffer is not None and (buffer.shape, buffer.dtype) == (tensor.shape, tensor.dtype):
+                tensor = buffer.copy_(tensor)
+            part.register_buffer(own, tensor)  # also one that was there: what is fitted is saved
+        elif parameter.shape == tensor.shape:
+            parameter.copy_(tensor)
+        else:
+            shapes = f"{tuple(tensor.shape)}, in the module {tuple(parameter.shape)}"
+            raise RunError(f"what was fitted does not fit the module: '{name}' has shape {shapes}")
 
 
 def main_group(module: nn.Module, *apart: Sequence[nn.Parameter]) -> Group:
