@@ -58,6 +58,9 @@ def test_the_first_screen_s_table_says_what_its_numbers_are(tmp_path: Path) -> N
     sasrec = next(line for line in lines if "SASRec" in line and "nDCG" in line)
     assert "3.84 ± 0.09" in sasrec
     assert "(Holm over 6)" in sasrec
+    paper = next(line for line in lines if "SASRec + PAD (paper)" in line and "HR" in line)
+    assert "| 2.63 → 3.83 |" in paper
+    assert any(line.startswith("- PAD (paper): preset paper, what reproduces") for line in lines)
     assert any("no working constraint" in line for line in lines)
     assert not any("±" in line for line in headline(tmp_path).splitlines())  # nothing is made up where there are no cells
 

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 # Around the table of a page that is otherwise somebody's own.
 BEGIN, END = "<!-- results: written by braidrec reproduce --page -->", "<!-- end of results -->"
 
-HEADLINE = (("disco/table2", "ml-1m"), ("pad/table3", "prime-pantry"))
+# (experiment, data, rows; without any, all that are over another)
+HEADLINE: Sequence[tuple[str, str, Sequence[str]]] = (
+    ("disco/table2", "ml-1m", ()),
+    ("pad/table3", "prime-pantry", ()),
+    ("pad/table2", "prime-pantry", ("sasrec-pad-paper",)),
+)
 ABOUT = {"disco": disco.ABOUT, "pad": pad.ABOUT}
 _INTRODUCTION = """\
 # Results
@@ -79,15 +84,16 @@ def headline(results: Path) -> str:
     """The one table for a first screen: every backbone alone and enhanced, with its test and what is published."""
     head = ("data, metric", "model", "alone", "enhanced", "difference, 95 % interval", "p", "seeds", "published")
     lines, notes = [], dict[str, None]()
-    for id, data in HEADLINE:
+    for id, data, names in HEADLINE:
         experiment = EXPERIMENTS[id]
         rows = {row.name: row for row in experiment.table(data)}
         table = from_cells(experiment, data, results)
         entries = {entry["row"]: entry for entry in table["rows"]}
         for name, over in experiment.over(list(rows.values())).items():
-            if name in entries and over in entries:
+            if name in entries and over in entries and name in (names or entries):
                 lines += _pair(rows[over], rows[name], entries[over], entries[name])
-                notes |= dict.fromkeys([f"{_method(rows[name])}: {rows[name].note}"] if rows[name].note else [])
+                if rows[name].note:
+                    notes[f"{_method(rows[name])}{_by(rows[name])}: {rows[name].note}"] = None
         notes |= dict.fromkeys(experiment.headline)
     return f"{markdown_rows(head, lines)}\n" + "".join(f"- {note}\n" for note in notes)
 
@@ -105,7 +111,7 @@ def _pair(plain: Row, enhanced: Row, first: Mapping[str, Any], second: Mapping[s
         lines.append(
             (
                 f"{plain.data}, {metric.title}" + (" in %" if metric.scale == 100 else ""),
-                f"{title} + {_method(enhanced)}",
+                f"{title} + {_method(enhanced)}{_by(enhanced)}",
                 *(_spread(entry[f"test_{metric.key}"], metric, digits) + _marked(entry) for entry in (first, second)),
                 f"{difference} [{low}, {high}]",
                 f"{test['p_holm']:.4f} (Holm over {test['holm_over']})",
@@ -118,6 +124,10 @@ def _pair(plain: Row, enhanced: Row, first: Mapping[str, Any], second: Mapping[s
 
 def _method(row: Row) -> str:
     return row.of_task.methods[row.enhance].title_of(row.config().model.of(row.enhance)) if row.enhance else row.name
+
+
+def _by(row: Row) -> str:
+    return "" if row.preset == "ours" else f" ({row.preset})"
 
 
 def _spread(found: Mapping[str, float], metric: Metric, digits: int) -> str:
