@@ -32,10 +32,12 @@ def listed(data: Dataset, path: Path, preset: str, epochs: int) -> int:
 
 
 @pytest.mark.slow
-def test_after_eight_epochs_by_paper_the_lists_hold_over_a_hundred_items(pantry: Dataset, tmp_path: Path) -> None:
-    assert listed(pantry, tmp_path / "paper", "paper", 8) > 100
+def test_after_twelve_epochs_by_paper_the_lists_hold_over_a_hundred_items(pantry: Dataset, tmp_path: Path) -> None:
+    """It is left in epochs 6 to 10: after 8, seeds 1, 2, 3 list 76, 116, 144 items, after 12 they list 367, 464, 254."""
+    assert listed(pantry, tmp_path / "paper", "paper", 12) > 100
 
 
 @pytest.mark.slow
 def test_at_the_launcher_s_rate_they_hold_a_few_dozen_at_most(pantry: Dataset, tmp_path: Path) -> None:
-    assert listed(pantry, tmp_path / "authors", "authors", 2) < 50
+    """Six epochs: before, the lists are those of first values, not yet of popularity."""
+    assert listed(pantry, tmp_path / "authors", "authors", 6) < 50
