@@ -249,10 +249,11 @@ def _tests(
 
 def _at_hand(row: Row, seeds: Sequence[int], shop: Workshop, cells: Mapping[int, Cell]) -> bool:
     """Whether what the cells were made from can be read here: a folder of the same name may hold a run trained otherwise."""
-    if not shop.at_hand(row, seeds) or row.simple:
-        return shop.at_hand(row, seeds)
-    best = {seed: read_run(shop.run_path(row, seed))[1]["best"]["metrics"] for seed in seeds}
-    return all(cells[seed]["best"]["metrics"] == best[seed] for seed in seeds)
+    if not shop.at_hand(row, seeds):
+        return False
+    return row.simple or all(
+        cells[seed]["best"]["metrics"] == read_run(shop.run_path(row, seed))[1]["best"]["metrics"] for seed in seeds
+    )
 
 
 def _by_seed(entry: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:

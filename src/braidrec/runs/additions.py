@@ -30,8 +30,7 @@ def encode_additions(
     """New items, as a run takes them.
 
     schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
-    Raises DataError for ids that are empty, the catalogue's own, or come twice, for items without text, and
-    for what is neither a mapping of texts nor a frame.
+    Raises DataError for ids that are empty, the catalogue's own, or come twice, and for items without text.
     """
     import polars as pl
 

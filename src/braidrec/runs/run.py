@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -41,9 +41,6 @@ from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import Fitted, put_fitted
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Catalogue", "Recommendation", "Run", "load"]
 
