@@ -47,7 +47,7 @@ def test_memory_of_now_is_below_the_largest() -> None:
 @pytest.mark.slow
 def test_a_map_reaches_a_model_in_at_most_one_copy(tmp_path: Path) -> None:
     """Over what the process held before, ids and the model included; the map itself is let go as it is read."""
-    text.make(tmp_path, 250_000, 512)
+    text.make(tmp_path, 500_000, 512)
     for backbone in text.MODELS:
         found = children.child("text", "--model", backbone, "--prepared", str(tmp_path))
         assert found["peak_mb"] - found["start_mb"] < 2 * found["map_mb"]
