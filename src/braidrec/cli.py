@@ -105,13 +105,34 @@ def data_prepare(
     ] = None,
     cold_items: Annotated[float | None, typer.Option(help="Share of items to hide from training, seeded.")] = None,
     tie: Annotated[str | None, typer.Option(help="integer (default) or string: how ids break ties in time.")] = None,
+    duplicates: Annotated[str | None, typer.Option(help="Rows equal in every column: merge (default), keep, or error.")] = None,
+    repeats: Annotated[str | None, typer.Option(help="A user's events with one item: keep (all), first, or last.")] = None,
+    k_core: Annotated[int | None, typer.Option(help="Leave out users and items with fewer events.")] = None,
+    ties: Annotated[
+        str | None, typer.Option(help="A user's events of one second: order (by item id), or exclude (from each other's past).")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="What next-item models follow and name: positives (default), or all events.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it is there.")] = False,
 ) -> None:
     """Number, order and split a log into a folder that opens instantly."""
     from braidrec.runs.preparing import prepare
 
     dataset = prepare(
-        what, source, out, vocabulary=vocabulary, negatives=negatives, cold_items=cold_items, tie=tie, overwrite=overwrite
+        what,
+        source,
+        out,
+        vocabulary=vocabulary,
+        negatives=negatives,
+        cold_items=cold_items,
+        tie=tie,
+        duplicates=duplicates,
+        repeats=repeats,
+        k_core=k_core,
+        ties=ties,
+        sequences=sequences,
+        overwrite=overwrite,
     )
     _show_dataset(dataset)
     _print(f"next: braidrec knowledge build {dataset.path}")

@@ -131,7 +131,7 @@ class RankingTask:
             return None
         log, split = data.log, data.split
         ranking = spec.build(spec.config())(
-            RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["test"])
+            RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["test"], log.visible)
         )
         return Outcome(*part_pairs(data, part, None), {"scores": ranking.test}, "scores")
 

@@ -49,8 +49,9 @@ def score_histories(model: NextItemModel, catalogue: Catalogue, items: Tensor, r
 
 
 def part_rows(dataset: Dataset, part: str) -> RetrievalRows:
-    """The events of one part as targets, each with all that its user met before."""
-    return RetrievalRows.of(dataset.log, dataset.split[part], dataset.num_items)
+    """The followed events of one part as targets, each with all of these that its user met before."""
+    own = dataset.followed
+    return RetrievalRows.of(own.log, own.split[part], dataset.num_items)
 
 
 def validation(rows: RetrievalRows, length: int) -> Validate:

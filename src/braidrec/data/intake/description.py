@@ -17,6 +17,8 @@ name = "brand"
 
 [split]
 kind = "temporal"
+
+Above the first table may stand: vocabulary, duplicates, repeats, k_core, ties, sequences (see `PrepareSettings`).
 """
 
 from __future__ import annotations
@@ -97,6 +99,11 @@ class DatasetDescription(Strict):
     split: SplitConfig = SplitConfig()
     negatives: NegativesConfig = NegativesConfig()
     vocabulary: Literal["train", "all"] = "train"
+    duplicates: Literal["merge", "keep", "error"] = "merge"
+    repeats: Literal["keep", "first", "last"] = "keep"
+    k_core: int | None = Setting(default=None, ge=2)
+    ties: Literal["order", "exclude"] = "order"
+    sequences: Literal["positives", "all"] = "positives"
 
     @model_validator(mode="after")
     def _shares(self) -> DatasetDescription:
@@ -108,7 +115,9 @@ class DatasetDescription(Strict):
     @property
     def settings(self) -> PrepareSettings:
         """What `Dataset.prepare` takes beside the tables."""
-        return PrepareSettings(split=self.split, vocabulary=self.vocabulary, negatives=self.negatives.per_positive)
+        shared = PrepareSettings.model_fields.keys() & type(self).model_fields.keys() - {"split", "negatives"}
+        chosen = {name: getattr(self, name) for name in shared}
+        return PrepareSettings(split=self.split, negatives=self.negatives.per_positive, **chosen)
 
 
 def load_description(path: Path) -> DatasetDescription:

@@ -64,7 +64,6 @@ def validate(
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
     frames = {key: table.finish() for key, table in catalogues.items()}
     events = log.finish()
-    _count_repeats(log, events, schema)
     for key, frame in frames.items():
         _count_strangers(log, events, frame, key)
     tables = [log, *catalogues.values()]
@@ -434,16 +433,6 @@ def _one_type(key: str, tables: list[_Table]) -> None:
     for table, column in zip(tables, columns, strict=True):
         if column.dtype != target:
             table.put(key, column.cast(target))
-
-
-def _count_repeats(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
-    keys = [schema.user, schema.item, *([schema.clock] if schema.clock else [])]
-    rows = events[keys]
-    if rows.hash_rows().n_unique() == len(rows):  # no two hashes alike, so no two rows; quicker than comparing rows
-        return
-    repeats = len(rows) - rows.n_unique()
-    if repeats:
-        log.note(f"{repeats:,} rows repeat an earlier ({', '.join(keys)}); kept")
 
 
 def _count_strangers(log: _Table, events: pl.DataFrame, catalogue: pl.DataFrame, key: str) -> None:
