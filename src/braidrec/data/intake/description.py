@@ -30,7 +30,7 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 
 from braidrec.data.intake.delimited import OnBadRows
-from braidrec.data.intake.guess import GIVEN, guess_id, guess_schema
+from braidrec.data.intake.guess import GIVEN, RoleGuess, guess_id, guess_schema
 from braidrec.data.intake.readers import RawTable, ReadConfig, read_table
 from braidrec.data.intake.validate import validate
 from braidrec.data.schema import Field, Schema
@@ -57,6 +57,7 @@ class InteractionsConfig(Strict):
     part: str | None = None  # never guessed: the column of a ready-made split (split.kind = "given")
     positive_above: float = 3.0
     fields: tuple[Field, ...] = ()  # context: never guessed, as what is known only after the fact would leak
+    ignore: tuple[str, ...] = ()  # columns that have no role, whatever they are called
 
 
 class ItemsConfig(Strict):
@@ -136,7 +137,9 @@ def read_tables(description: DatasetDescription, base_folder: Path) -> Tables:
         return read_table(base_folder / part.file, what=kind, read=description.read, columns=part.columns)
 
     log, items, users = description.interactions, description.items, description.users
-    given: dict[str, Any] = {"noun": description.noun, "positive_above": log.positive_above, "context_fields": log.fields}
+    given: dict[str, Any] = {"noun": description.noun, "context_fields": log.fields}
+    if "positive_above" in log.model_fields_set:
+        given["positive_above"] = log.positive_above
     for role in ("user", "item", "timestamp", "order", "rating", "label", "weight", "part"):
         if getattr(log, role) is not None:
             given[role] = getattr(log, role)
@@ -155,6 +158,7 @@ def read_tables(description: DatasetDescription, base_folder: Path) -> Tables:
         given=given,
         ids={"items": items.id if items else None, "users": users.id if users else None},
         on_bad_rows=description.read.on_bad_rows,
+        ignore=log.ignore,
     )
 
 
@@ -190,6 +194,7 @@ def _tables(
     given: dict[str, Any],
     ids: dict[str, str | None],
     on_bad_rows: OnBadRows,
+    ignore: tuple[str, ...] = (),
 ) -> Tables:
     """Guess what is not ``given``, call the ids of all tables alike, check."""
     catalogues = {kind: table for kind, table in (("items", items), ("users", users)) if table is not None}
@@ -197,28 +202,34 @@ def _tables(
         key = ids.get(kind)
         if key is not None and key not in table.frame.columns:
             raise DataError(f"{table.where}: no column '{key}' (named as id of the {kind}){suggest(key, table.frame.columns)}")
-    for role, key in ((role, given[role]) for role in ("user", "item") if role in given):
+    named = [(role, given[role]) for role in ("user", "item") if role in given] + [("one to ignore", key) for key in ignore]
+    for role, key in named:
         if key not in interactions.frame.columns:
             columns = interactions.frame.columns
-            raise DataError(f"{interactions.where}: no column '{key}' (named as the {role}){suggest(key, columns)}")
-    frames = [None if table is None else table.frame for table in (items, users)]
-    schema, guesses = guess_schema(interactions.frame, *frames, given=given, ids=ids)
-    for kind, key in (("items", schema.item), ("users", schema.user)):
-        if kind in catalogues:
-            table = catalogues[kind]
-            catalogues[kind] = _renamed(table, ids.get(kind) or guess_id(kind, table.frame, key), key)
+            said = role if role == "one to ignore" else f"the {role}"
+            raise DataError(f"{interactions.where}: no column '{key}' (named as {said}){suggest(key, columns)}")
+
+    def guess() -> tuple[Schema, list[RoleGuess]]:
+        frames = [catalogues[kind].frame if kind in catalogues else None for kind in ("items", "users")]
+        return guess_schema(interactions.frame, *frames, given=given, ids=ids, ignore=ignore)
+
+    schema, guesses = guess()
+    keys = {"items": schema.item, "users": schema.user}
+    own = {kind: ids.get(kind) or guess_id(kind, table.frame, keys[kind]) for kind, table in catalogues.items()}
+    aside = [kind for kind, table in catalogues.items() if keys[kind] != own[kind] and keys[kind] in table.frame.columns]
+    for kind in aside:
+        catalogues[kind] = _without(catalogues[kind], keys[kind], own[kind])
+    if aside:
+        schema, guesses = guess()
+    for kind, table in catalogues.items():
+        catalogues[kind] = replace(table, frame=table.frame.rename({own[kind]: keys[kind]}))
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
     return validate(
         name, schema, interactions, catalogues.get("items"), catalogues.get("users"), on_bad_rows=on_bad_rows, notes=notes
     )
 
 
-def _renamed(table: RawTable, key: str, name: str) -> RawTable:
-    if key == name:
-        return table
-    if name in table.frame.columns:
-        raise DataError(
-            f"{table.where}: the id is '{key}', but a column '{name}' stands there too, as the interactions call their ids; "
-            "rename one of them"
-        )
-    return replace(table, frame=table.frame.rename({key: name}))
+def _without(table: RawTable, column: str, key: str) -> RawTable:
+    """Without a column that is called as the interactions call their ids, and is not the id."""
+    note = f"{table.where}: column '{column}' is not used: the id is '{key}', which the interactions call '{column}'"
+    return replace(table, frame=table.frame.drop(column), report=replace(table.report, notes=(*table.report.notes, note)))

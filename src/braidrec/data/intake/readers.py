@@ -8,13 +8,14 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field as Setting
 
 from braidrec.data.intake.delimited import Delimited, LineMap, OnBadRows, parse_delimited
+from braidrec.data.intake.numbers import Decimal
 from braidrec.data.tables import ReadReport, SourceFile
 from braidrec.errors import DataError
 from braidrec.files import sha256
@@ -31,7 +32,7 @@ _ACCEPTED = "Parquet, Arrow IPC (Feather) or CSV/TSV, plain or as .gz"
 
 
 class ReadConfig(Strict):
-    """How text files are read."""
+    """How files are read, and what their values mean where there are two readings."""
 
     on_bad_rows: OnBadRows = "error"  # "skip": leave ragged, badly quoted and undecodable rows out, counted in the report
     encoding: Literal["utf-8", "latin-1", "cp1252", "utf-16"] = "utf-8"
@@ -39,17 +40,22 @@ class ReadConfig(Strict):
         default=None, min_length=1, max_length=1
     )  # None: comma, tab or semicolon, whichever is there
     quoting: bool = True  # off: " is an ordinary character
+    decimal: Decimal | None = None  # the decimal sign of numbers in text; None: told from the column, an error where it is open
+    # the share of the interactions that has to find its item (user) in the table of items (users); below, it is an error
+    least_met: float = Setting(default=0.1, ge=0.0, le=1.0)
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A table as read: the columns of the file, integers as integers where that loses nothing, otherwise text."""
+    """A table as read: the columns of the file; of text files numbers as numbers where that loses nothing, otherwise text."""
 
     frame: pl.DataFrame
     source: SourceFile
     report: ReadReport
     where: str  # opens every message about this table
     lines: LineMap | None = None  # text files only
+    read: ReadConfig = field(default_factory=ReadConfig)
+    typed: bool = True  # whether the source says what type a column has; text files do not
 
     def place(self, row: int) -> str:
         """Where row ``row`` (from 0) stands, for a message: file and line, or frame and row (from 1)."""
@@ -69,11 +75,12 @@ def read_table(
     ``columns`` names the columns of a text file without a header line.
     Raises DataError naming file, line, column, value and remedy.
     """
+    read = read or ReadConfig()
     if isinstance(source, str | Path):
-        return _read_file(Path(source), read or ReadConfig(), columns)
+        return replace(_read_file(Path(source), read, columns), read=read)
     frame = to_frame(source, what)
     _check_shape(frame, what)
-    return RawTable(frame, SourceFile(FRAME, ""), ReadReport(), what)
+    return RawTable(frame, SourceFile(FRAME, ""), ReadReport(), what, read=read)
 
 
 def to_frame(source: Any, what: str) -> pl.DataFrame:
@@ -93,7 +100,7 @@ def read_bytes(data: bytes, where: str, source: SourceFile, read: ReadConfig, co
     parsed = parse_delimited(
         data, what=where, separator=read.separator, quoting=read.quoting, columns=columns, on_bad_rows=read.on_bad_rows
     )
-    return RawTable(_with_integers(parsed.frame), source, _report(parsed, where), where, parsed.lines)
+    return RawTable(_with_numbers(parsed.frame), source, _report(parsed, where), where, parsed.lines, read, typed=False)
 
 
 def _read_file(path: Path, read: ReadConfig, columns: Sequence[str] | None) -> RawTable:
@@ -235,23 +242,27 @@ def _check_shape(frame: pl.DataFrame, what: str) -> None:
         raise DataError(f"{what}: the frame has no row (columns: {', '.join(frame.columns)})")
 
 
-def _with_integers(frame: pl.DataFrame) -> pl.DataFrame:
-    """Text columns whose every cell is an integer as Python would write it become integers; '007' and '1.0' stay text."""
-    return frame.with_columns(as_integers(column.alias("")).alias(column.name) for column in frame.get_columns())
+def _with_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Text columns whose every cell is a number as Python would write it become numbers; '007' and '1.50' stay text."""
+    return frame.with_columns(as_numbers(column.alias("")).alias(column.name) for column in frame.get_columns())
 
 
-def as_integers(column: pl.Series) -> pl.Series:
-    """Int64 (or UInt64) when that is reversible for every cell of a text column, else the column as it is."""
+def as_numbers(column: pl.Series) -> pl.Series:
+    """Int64, UInt64 or Float64 when that is reversible for every cell of a text column, else the column as it is."""
     import polars as pl
 
     head = column.head(100)
-    for kind in (pl.Int64, pl.UInt64):
+    for kind in (pl.Int64, pl.UInt64, pl.Float64):
         if not _reversible(head, head.cast(kind, strict=False)):
             continue
         numbers = column.cast(kind, strict=False)
-        if _reversible(column, numbers) and numbers.null_count() < len(numbers):
+        if _reversible(column, numbers) and numbers.null_count() < len(numbers) and _finite(numbers):
             return numbers
     return column
+
+
+def _finite(numbers: pl.Series) -> bool:
+    return not numbers.dtype.is_float() or bool(numbers.is_finite().all())
 
 
 def _reversible(text: pl.Series, numbers: pl.Series) -> bool:

@@ -12,8 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from braidrec.arguments import BLANKS
 from braidrec.data.intake.delimited import OnBadRows
-from braidrec.data.intake.readers import RawTable
+from braidrec.data.intake.numbers import listing, of_words, read_numbers, stripped
+from braidrec.data.intake.readers import RawTable, as_numbers
+from braidrec.data.intake.strangers import cause_of_strangers
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import PART_NAMES
 from braidrec.data.tables import ReadReport, SourceFile, Tables
@@ -27,6 +30,7 @@ _BORDERS = (10**11, 10**14, 10**17)  # 10^11 s is the year 5138; 10^11 ms is Mar
 _EXACT_FLOAT = 2**53
 _LARGEST_FLOAT32 = 3.4e38
 _SHOWN = 60
+_SHOWN_VALUES = 8
 _NAMED_PROBLEMS = 5
 
 
@@ -62,11 +66,14 @@ def validate(
             _texts(table, schema)
     for key in (schema.user, schema.item):
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
+        if key in catalogues:
+            _meet(log, catalogues[key], key)
     frames = {key: table.finish() for key, table in catalogues.items()}
     events = log.finish()
     _count_repeats(log, events, schema)
     for key, frame in frames.items():
-        _count_strangers(log, events, frame, key)
+        _count_strangers(log, events, catalogues[key], frame, key, "item" if key == schema.item else "user")
+    _say_positives(log, events, schema)
     tables = [log, *catalogues.values()]
     return Tables(
         name,
@@ -128,25 +135,41 @@ class _Table:
         self.frame = self.frame.with_columns(values.alias(column))
 
     def ids(self, column: str) -> None:
+        """Whole numbers of any type as integers, anything else as text without outer blanks."""
         import polars as pl
 
         values = self.column(column)
-        if values.dtype.is_float():
-            values = self._whole_ids(column, values)
-        elif values.dtype in (pl.Categorical, pl.Enum):
+        if values.dtype in (pl.Categorical, pl.Enum, pl.Null):
             values = values.cast(pl.String)
+        if values.dtype.is_float() or values.dtype.is_decimal():
+            values = self._whole_ids(column, values)
+        elif values.dtype == pl.String:
+            bare = values.str.strip_chars(BLANKS)
+            count = int((bare != values).fill_null(False).sum())
+            if count:
+                self.note(f"column '{column}': outer blanks taken off {count:,} ids")
+                # what a text file says in numbers are numbers, as they are where no blank stands
+                values = bare if self.raw.typed else as_numbers(bare.set((bare == "").fill_null(False), None))
+                if values.dtype.is_float():
+                    values = self._whole_ids(column, values)
         if not (values.dtype.is_integer() or values.dtype == pl.String):
             raise DataError(f"{self.raw.where}, column '{column}': ids of type {values.dtype}; integers or text are accepted")
         empty = values.is_null()
         if values.dtype == pl.String:
-            empty = empty | (values.str.strip_chars() == "").fill_null(False)
-        self.refuse(column, empty, "is an empty id; every row needs one: fill it in or delete the row")
+            empty = empty | (values == "").fill_null(False)
+        self.refuse(column, empty & ~self.bad, "is an empty id; every row needs one: fill it in or delete the row")
         self.put(column, values)
 
     def _whole_ids(self, column: str, values: pl.Series) -> pl.Series:
         import polars as pl
 
-        inexact = ~((values == values.floor()) & (values.abs() < _EXACT_FLOAT)).fill_null(False)
+        if values.dtype.is_float():
+            values = values.fill_nan(None)
+            inexact = ~((values == values.floor()) & (values.abs() < _EXACT_FLOAT)).fill_null(True)
+        else:
+            inexact = (values.cast(pl.Int64, strict=False).cast(values.dtype) != values).fill_null(values.is_not_null())
+        if not self.raw.typed and inexact.any():
+            return values.cast(pl.String)  # as it was written: only what can be written back became a number
         self.refuse(column, inexact, "is no id: decimal numbers cannot name things exactly; keep ids as integers or text")
         self.note(f"column '{column}': ids came as decimal numbers, all whole; read as integers")
         return values.set(inexact, None).cast(pl.Int64)
@@ -157,9 +180,21 @@ class _Table:
 
         values = self.column(column)
         if values.dtype == pl.String:
-            text = values.str.strip_chars()
-            text = text.set((text == "").fill_null(False), None)
-            values = text.cast(pl.Float64, strict=False)
+            text = stripped(values)
+            found = read_numbers(text, self.raw.read.decimal)
+            if found.doubt is not None:
+                row = (text == found.doubt).fill_null(False).arg_max()
+                assert row is not None
+                raise self.fail(
+                    column,
+                    row,
+                    f"can be read two ways ({role}): {found.doubt.replace(',', '.')} with a decimal comma, or "
+                    f'{found.doubt.replace(",", "")} with commas between thousands; say which: decimal = "," or '
+                    'decimal = "." ([read] in TOML), or bring numbers',
+                )
+            if found.note:
+                self.note(f"column '{column}': {found.note}")
+            values = found.values
             self.refuse(
                 column,
                 values.is_null() & text.is_not_null(),
@@ -167,7 +202,7 @@ class _Table:
             )
         elif values.dtype == pl.Boolean:
             values = values.cast(pl.Int8)
-        elif values.dtype.is_decimal():
+        elif values.dtype.is_decimal() or values.dtype == pl.Null:
             values = values.cast(pl.Float64)
         elif not values.dtype.is_numeric():
             raise DataError(f"{self.raw.where}, column '{column}': type {values.dtype} where numbers are needed ({role})")
@@ -262,13 +297,42 @@ def _parts(log: _Table, column: str) -> pl.Series:
 
 
 def _labels(log: _Table, column: str) -> pl.Series:
+    """Labels as 0 and 1, from 0 and 1, -1 and 1, or words that say yes and no."""
     import polars as pl
 
-    values = log.numbers(column, "the label")
-    other = ((values != 0) & (values != 1)).fill_null(False)
-    remedy = "is no label: 0 and 1 are accepted; for graded feedback name the column as the rating and set positive_above"
+    values = log.column(column)
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype == pl.String:
+        words = of_words(values)
+        count = int((words != stripped(values)).fill_null(False).sum())
+        if count:
+            said = listing(values.filter((words != stripped(values)).fill_null(False)).unique().sort().to_list())
+            log.note(f"column '{column}': {count:,} labels in words ({said}) read as 0 and 1")
+        log.put(column, words)
+    elif values.dtype.is_float():
+        log.put(column, values.fill_nan(None))
+    numbers = log.numbers(column, "the label")
+    met = numbers.drop_nulls().unique().to_list()
+    if -1 in met and 0 in met:
+        row = (numbers == 0).fill_null(False).arg_max()
+        assert row is not None
+        raise log.fail(
+            column,
+            row,
+            "can be read two ways beside -1 (the label): as a negative, or as one that says nothing; write 0 and 1, or name "
+            "the column as the rating and set positive_above",
+        )
+    if -1 in met:
+        log.note(f"column '{column}': {int((numbers == -1).sum()):,} labels of -1 read as 0, negative")
+        numbers = numbers.replace(-1, 0)
+    other = ((numbers != 0) & (numbers != 1)).fill_null(False)
+    remedy = (
+        "is no label: 0 and 1, -1 and 1, or words such as true and false are accepted; for graded feedback name the column as "
+        "the rating and set positive_above"
+    )
     log.refuse(column, other, remedy)
-    return values.set(other, None).cast(pl.Int8)
+    return numbers.set(other, None).cast(pl.Int8)
 
 
 def _seconds(log: _Table, column: str) -> pl.Series:
@@ -446,14 +510,72 @@ def _count_repeats(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
         log.note(f"{repeats:,} rows repeat an earlier ({', '.join(keys)}); kept")
 
 
-def _count_strangers(log: _Table, events: pl.DataFrame, catalogue: pl.DataFrame, key: str) -> None:
+def _meet(log: _Table, catalogue: _Table, key: str) -> None:
+    """Text ids that differ by the ".0" of a whole decimal number alone are one id, in the catalogue's spelling."""
+    import polars as pl
+
+    ids, known = log.column(key), catalogue.column(key)
+    if ids.dtype != pl.String:
+        return
+    strange = ids.filter(~ids.is_in(known.implode())).unique()
+    whole = r"^(-?(?:0|[1-9]\d*))\.0+$"
+    if not (strange.str.contains(whole).any() or known.str.contains(whole).any()):
+        return
+    plain, own = (each.str.replace(whole, "$1") for each in (strange, known))
+    by_plain = dict(pl.DataFrame([own.alias("0"), known.alias("1")]).filter(~own.is_duplicated()).rows())
+    spelling = {raw: by_plain[each] for raw, each in zip(strange, plain, strict=True) if each in by_plain}
+    if spelling:
+        rows, [first, *_] = ids.is_in(list(spelling)), spelling
+        log.note(
+            f"column '{key}': in {int(rows.sum()):,} rows {len(spelling):,} ids differ from those of their table by a decimal "
+            f"point alone (such as {first!r} and {spelling[first]!r}); taken as the same"
+        )
+        log.put(key, ids.replace(spelling))
+
+
+def _count_strangers(log: _Table, events: pl.DataFrame, table: _Table, catalogue: pl.DataFrame, key: str, kind: str) -> None:
+    """Raises DataError, with the likely cause, where too few interactions find their id in the table."""
     met = events[key].alias("")
     strange = met.filter(~met.is_in(catalogue[key].alias("").implode()))
-    if len(strange):
-        log.note(
-            f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
-            f"does not list (such as {_shown(strange[0])}); kept, with empty fields"
+    if not len(strange):
+        return
+    share, least = 1 - len(strange) / len(met), log.raw.read.least_met
+    if share < least:
+        found = f"{len(met) - len(strange):,} of {len(met):,} interactions" if share else f"none of {len(met):,} interactions"
+        raise DataError(
+            f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
+            f"{cause_of_strangers(strange.unique(), catalogue, key, kind)}; accepted: {least:.0%} or more. Bring ids that "
+            f"meet, leave the table of {kind}s out, or say what share is enough: least_met = 0 ([read] in TOML)"
         )
+    log.note(
+        f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
+        f"does not list (such as {_shown(strange[0])}); kept, with empty fields"
+    )
+
+
+def _say_positives(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
+    """Which rows count as positive, where that was decided here or leaves one class alone."""
+    import polars as pl
+
+    column = schema.label or schema.rating
+    if column is None:
+        return
+    values = events[column].alias("").cast(pl.Float64)
+    above = 0.5 if schema.label else schema.positive_above
+    positive = int((values > above).sum())
+    one_class = "no row is positive" if not positive else "every row is positive" if positive == len(values) else ""
+    decided = schema.label is None and "positive_above" not in schema.model_fields_set
+    if not (one_class or decided):
+        return
+    met = values.unique().sort().to_list()
+    raw = log.raw.frame[column].alias("").unique().drop_nulls().to_list()
+    written = sorted(map(str, raw))[:_SHOWN_VALUES] if schema.label else []
+    shown = listing(met) if not written else ", ".join(written)
+    rule = "1 is positive" if schema.label else f"positive is what lies above {above:g}" + (" (the default)" if decided else "")
+    said = one_class or f"{positive:,} of {len(values):,} rows are positive ({positive / len(values):.1%})"
+    remedy = "" if schema.label else "; positive_above says otherwise"
+    what = "label" if schema.label else "rating"
+    log.note(f"column '{column}', the {what}: {said}; values met: {shown}; {rule}{remedy}")
 
 
 def _sources(tables: Iterable[_Table]) -> Iterable[SourceFile]:
