@@ -113,11 +113,13 @@ class Dataset:
         path: the folder to prepare into; a temporary one when left out.  Where the same data are prepared there already they
         are opened, so that a script can be run twice; other data are replaced with ``overwrite`` alone.
         """
-        from braidrec.data.intake.description import tables_from_frames
+        from braidrec.data.intake.description import tables_from_frames, with_usual_split
 
         if schema is not None:
             instance_of(schema, Schema, "schema", "write Schema(user=..., item=...), or leave it out")
         tables = tables_from_frames(interactions, items, users, schema=schema)
+        if settings is None:
+            tables, settings = with_usual_split(tables)
         target = path_of(path, "path") if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
         if not target.exists() or overwrite:
             return cls.prepare(tables, target, settings, overwrite=overwrite)

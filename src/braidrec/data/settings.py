@@ -10,7 +10,8 @@ from pydantic import model_validator
 
 from braidrec.strict import Strict
 
-PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}  # what a ready-made split may say
+# what a ready-made split may say; "history": in no part, such an event only stands in the histories of others
+PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test", "val": "valid", "history": "history"}
 
 
 class SplitConfig(Strict):

@@ -33,6 +33,7 @@ _ITEM = _tiers(
     "article videoid video businessid gameid game adid recipeid courseid",
     "parentasin id",
 )
+_ITEMS = _names("items itemids history sequence itemsequence interactions")
 _TIMESTAMP = _tiers(
     "timestamp ts unixtime unixreviewtime unixtimestamp", "time datetime eventtime createdat", "date reviewtime day"
 )
@@ -104,7 +105,7 @@ def guess_schema(
         else:
             column = None
         if column is None and role in ("user", "item"):
-            column, why = _shared(role, interactions, users if role == "user" else items, ids.get(f"{role}s"))
+            column, why = _shared(role, interactions, free, users if role == "user" else items, ids.get(f"{role}s"))
         if column is None:
             continue
         schema[role] = column
@@ -129,6 +130,16 @@ def guess_schema(
         key = ids.get("users") or guess_id("users", users, schema["user"])
         guesses += _catalogue("users", users, key, schema, "user_fields")
     return Schema(**schema), guesses
+
+
+def column_of(role: str, log: pl.DataFrame, ignore: Sequence[str] = ()) -> str | None:
+    """The one column that is called like ``role``, whatever it holds; for the item also one called like a list of items."""
+    tiers = (*_INTERACTION_ROLES[role], *((_ITEMS,) if role == "item" else ()))
+    for tier in tiers:
+        found = [name for name in log.columns if name not in ignore and _plain(name) in tier]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def guess_id(kind: str, table: pl.DataFrame, same_as: str | None) -> str:
@@ -186,7 +197,9 @@ def _all_positive(unread: Mapping[str, tuple[str, str]]) -> str:
     )
 
 
-def _shared(role: str, interactions: pl.DataFrame, table: pl.DataFrame | None, key: str | None) -> tuple[str, str]:
+def _shared(
+    role: str, interactions: pl.DataFrame, free: Sequence[str], table: pl.DataFrame | None, key: str | None
+) -> tuple[str, str]:
     """The only column that the interactions share with the catalogue."""
     kind = f"{role}s"
     if key in interactions.columns:
@@ -194,7 +207,7 @@ def _shared(role: str, interactions: pl.DataFrame, table: pl.DataFrame | None, k
     common = [name for name in interactions.columns if table is not None and name in table.columns]
     if len(common) == 1:
         return common[0], f"the only column shared with the {kind} table"
-    names = common or interactions.columns
+    names = common or free or interactions.columns
     raise DataError(
         f"interactions: no column is called like a {role} id (candidates: {', '.join(names)}); "
         f'write under [interactions]: {role} = "{names[0]}"'
@@ -211,6 +224,11 @@ def _unfit(role: str, values: pl.Series) -> str:
     numbers = _as_numbers(values)
     if role == "timestamp":
         return "" if kind.is_temporal() or numbers is not None or values.dtype.is_(_text_type()) else f"its type is {kind}"
+    if numbers is None and kind == _text_type() and role in ("label", "rating"):
+        cells = stripped(values).drop_nulls()
+        read = int(read_numbers(cells).values.is_not_null().sum())
+        if 2 * read > len(cells):  # mostly numbers: the others are bad rows, and named as such
+            return ""
     if numbers is None:
         return "it holds text"
     if role == "label":

@@ -581,9 +581,10 @@ def _say_positives(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
 def _sources(tables: Iterable[_Table]) -> Iterable[SourceFile]:
     seen = set()
     for table in tables:
-        if table.raw.source not in seen or not table.raw.source.sha256:
-            seen.add(table.raw.source)
-            yield table.raw.source
+        for source in table.raw.sources:
+            if source not in seen or not source.sha256:
+                seen.add(source)
+                yield source
 
 
 def _empty_hint(may_be_empty: bool) -> str:
