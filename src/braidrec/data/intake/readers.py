@@ -278,12 +278,19 @@ def _from_frame(source: Any, what: str) -> pl.DataFrame:
         elif hasattr(source, "__arrow_c_stream__"):
             table = pa.table(source)
         elif hasattr(source, "__dataframe__"):
-            table = pa.interchange.from_dataframe(source)
+            from pyarrow.interchange import from_dataframe  # no part of pyarrow until it is imported
+
+            table = from_dataframe(source)
         else:
             kind = f"{type(source).__module__}.{type(source).__qualname__}"
             raise DataError(f"{what}: {kind} is no table; accepted: a path, or a Polars, Arrow or pandas frame")
         table.validate(full=True)
-    except (pa.ArrowException, TypeError, ValueError) as cause:  # a column alone, or values of several types
+    except (
+        pa.ArrowException,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+    ) as cause:  # a column alone, or values of several types
         reason = str(cause).strip().partition("\n")[0]
         raise DataError(f"{what}: the frame cannot become an Arrow table ({reason}); give each column one type") from None
     return _from_arrow(table, what)

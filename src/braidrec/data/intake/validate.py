@@ -31,6 +31,7 @@ _EXACT_FLOAT = 2**53
 _LARGEST_FLOAT32 = 3.4e38
 _SHOWN = 60
 _SHOWN_VALUES = 8
+_WORDS = ("True", "False", "TRUE", "FALSE", "true", "false")  # as other programs write them
 _NAMED_PROBLEMS = 5
 
 
@@ -64,6 +65,7 @@ def validate(
         _fields(table, schema.item_fields if is_item else schema.user_fields)
         if is_item:
             _texts(table, schema)
+        _plain_types(table, key)
     for key in (schema.user, schema.item):
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
         if key in catalogues:
@@ -446,6 +448,27 @@ def _texts(table: _Table, schema: Schema) -> None:
             raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
         else:
             table.put(name, values.cast(pl.String))
+
+
+def _plain_types(table: _Table, key: str) -> None:
+    """Values as any file can hold them, so that a catalogue is the same whatever it came in: whole numbers in 64 bits (or
+    as they are, where they do not fit), other numbers as Float64, words as text, true and false in small letters.
+    """
+    import polars as pl
+
+    for name in table.frame.columns:
+        values = table.column(name)
+        if name == key:
+            continue
+        if values.dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+            table.put(name, values.cast(pl.String))
+        elif values.dtype.is_integer() and values.dtype != pl.Int64:
+            whole = values.cast(pl.Int64, strict=False)
+            table.put(name, whole if whole.null_count() == values.null_count() else values.cast(pl.UInt64, strict=False))
+        elif values.dtype.is_decimal() or values.dtype == pl.Float32:
+            table.put(name, values.cast(pl.Float64))
+        elif not table.raw.typed and values.dtype == pl.String and values.unique().drop_nulls().is_in(_WORDS).all():
+            table.put(name, values.str.to_lowercase())
 
 
 def _nested(kind: Any) -> bool:
