@@ -45,6 +45,8 @@ class ReadConfig(Strict):
     )  # None: comma, tab or semicolon, whichever is there
     quoting: bool = True  # off: " is an ordinary character
     decimal: Decimal | None = None  # the decimal sign of numbers in text; None: told from the column, an error where it is open
+    time_format: str | None = None  # of times in text or digits, such as "%d/%m/%Y"; None: told from the column, likewise
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None  # of times in numbers; None: told by their size, and said
     # the share of the interactions that has to find its item (user) in the table of items (users); below, it is an error
     least_met: float = Setting(default=0.1, ge=0.0, le=1.0)
 
