@@ -77,7 +77,10 @@ class InteractionsConfig(Strict):
 
 
 class ItemsConfig(Strict):
-    """The catalogue; None is guessed."""
+    """The catalogue; None is guessed.
+
+    ``clean``: HTML in texts is taken out, and lists that were written as text become the words in them; counted.
+    """
 
     file: str
     columns: tuple[str, ...] | None = None
@@ -85,6 +88,7 @@ class ItemsConfig(Strict):
     text: tuple[str, ...] | None = None
     category: str | None = None
     fields: tuple[Field, ...] | None = None
+    clean: bool = False
 
 
 class UsersConfig(Strict):
@@ -224,6 +228,7 @@ def read_tables(description: DatasetDescription, base_folder: Path) -> Tables:
         ignore=log.ignore,
         item_separator=log.item_separator,
         history=log.history,
+        clean=items is not None and items.clean,
     )
 
 
@@ -236,12 +241,16 @@ def tables_from_frames(
     name: str = "frames",
     noun: str = "item",
     on_bad_rows: OnBadRows = "error",
+    read: ReadConfig | None = None,
+    clean: bool = False,
 ) -> Tables:
     """Check Polars, Arrow or pandas frames, or paths.  Roles are guessed when no ``schema`` is given, and noted in the report.
 
+    ``read``: what ``[read]`` says in a description; ``clean``: what ``[items] clean`` says.
+
     Raises DataError naming table, row, column, value and remedy.
     """
-    reading = ReadConfig(on_bad_rows=on_bad_rows)
+    reading = read or ReadConfig(on_bad_rows=on_bad_rows)
     log = read_table(interactions, what="interactions", read=reading)
     catalogue = None if items is None else read_table(items, what="items", read=reading)
     people = None if users is None else read_table(users, what="users", read=reading)
@@ -249,8 +258,9 @@ def tables_from_frames(
         log, place = _in_order(log, schema.item, None, schema.order)
         if place is not None and schema.clock is None:
             schema = schema.model_copy(update={"order": place})
-        return validate(name, schema, log, catalogue, people, on_bad_rows=on_bad_rows)
-    return _tables(name, log, catalogue, people, given={"noun": noun}, ids={}, on_bad_rows=on_bad_rows)
+        return validate(name, schema, log, catalogue, people, on_bad_rows=reading.on_bad_rows, clean=clean)
+    given = {"noun": noun}
+    return _tables(name, log, catalogue, people, given=given, ids={}, on_bad_rows=reading.on_bad_rows, clean=clean)
 
 
 def _tables(
@@ -265,6 +275,7 @@ def _tables(
     ignore: tuple[str, ...] = (),
     item_separator: str | None = None,
     history: str | None = None,
+    clean: bool = False,
 ) -> Tables:
     """Bring one event into each row, guess what is not ``given``, call the ids of all tables alike, check."""
     if history is not None:
@@ -308,7 +319,14 @@ def _tables(
         catalogues[kind] = replace(table, frame=table.frame.rename({own[kind]: keys[kind]}))
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
     return validate(
-        name, schema, interactions, catalogues.get("items"), catalogues.get("users"), on_bad_rows=on_bad_rows, notes=notes
+        name,
+        schema,
+        interactions,
+        catalogues.get("items"),
+        catalogues.get("users"),
+        on_bad_rows=on_bad_rows,
+        notes=notes,
+        clean=clean,
     )
 
 

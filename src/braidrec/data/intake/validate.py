@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.intake.checked import CheckedTable, last_place, shown
 from braidrec.data.intake.delimited import OnBadRows
+from braidrec.data.intake.markup import cleaned
 from braidrec.data.intake.numbers import listing, of_words, stripped
 from braidrec.data.intake.readers import RawTable
 from braidrec.data.intake.strangers import cause_of_strangers
@@ -38,8 +39,11 @@ def validate(
     *,
     on_bad_rows: OnBadRows = "error",
     notes: Iterable[str] = (),
+    clean: bool = False,
 ) -> Tables:
     """Check the tables against ``schema``.  What had to be decided stands in the report of the result, after ``notes``.
+
+    ``clean`` takes HTML out of the items' texts, and makes lists that were written as text the words in them.
 
     ``on_bad_rows="skip"`` leaves out rows with an empty id or an unusable value, counted; columns that are missing, units
     that are mixed and ids that stand twice in a catalogue are always errors.
@@ -60,7 +64,7 @@ def validate(
         _refuse_repeats(table, key)
         _fields(table, schema.item_fields if is_item else schema.user_fields)
         if is_item:
-            _texts(table, schema)
+            _texts(table, schema, clean)
         _plain_types(table, key)
     for key in (schema.user, schema.item):
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
@@ -198,8 +202,11 @@ def _fields(table: CheckedTable, fields: Iterable[Field]) -> None:
             table.put(entry.name, table.column(entry.name).cast(pl.String))
 
 
-def _texts(table: CheckedTable, schema: Schema) -> None:
-    """Columns that a person would read become text; lists are joined, unless the column is a field as well."""
+def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
+    """Columns that a person would read become text; lists are joined, unless the column is a field as well.
+
+    What is no text in them is taken out with ``clean``, otherwise counted.
+    """
     import polars as pl
 
     fields = {entry.name for entry in schema.item_fields}
@@ -217,6 +224,20 @@ def _texts(table: CheckedTable, schema: Schema) -> None:
             raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
         else:
             table.put(name, values.cast(pl.String))
+    several = {entry.name for entry in schema.item_fields if entry.kind == "multi"}
+    for name in schema.text:
+        values = table.column(name)
+        if name == schema.item or values.dtype != pl.String:
+            continue
+        found = cleaned(values, lists=name not in several)
+        said = [f"HTML in {found.html:,}"] if found.html else []
+        said += [f"lists written as text in {found.lists:,}"] if found.lists else []
+        if not said:
+            continue
+        if clean:
+            table.put(name, found.texts)
+        how = "taken out (clean = true)" if clean else "read as it is; clean = true ([items] in TOML) takes it out"
+        table.note(f"column '{name}': {' and '.join(said)} of {len(values):,} texts, {how}")
 
 
 def _plain_types(table: CheckedTable, key: str) -> None:
