@@ -40,6 +40,7 @@ from braidrec.files import check_digest, new_directory, read_json, sha256, write
 if TYPE_CHECKING:
     import polars as pl
 
+    from braidrec.data.intake.readers import ReadConfig
     from braidrec.data.tables import Tables
 
 FORMAT = 1
@@ -110,17 +111,22 @@ class Dataset:
         settings: PrepareSettings | None = None,
         path: Path | str | None = None,
         overwrite: bool = False,
+        read: ReadConfig | None = None,
+        clean: bool = False,
     ) -> Dataset:
         """Prepare Polars, Arrow or pandas frames, or files of such; column roles are guessed when no ``schema`` is given.
 
+        read: how values are read where there are two readings (`ReadConfig`)    clean: takes HTML out of the items' texts
         path: the folder to prepare into; a temporary one when left out.  Where the same data are prepared there already they
         are opened, so that a script can be run twice; other data are replaced with ``overwrite`` alone.
         """
-        from braidrec.data.intake.description import tables_from_frames
+        from braidrec.data.intake.description import tables_from_frames, with_usual_split
 
         if schema is not None:
             instance_of(schema, Schema, "schema", "write Schema(user=..., item=...), or leave it out")
-        tables = tables_from_frames(interactions, items, users, schema=schema)
+        tables = tables_from_frames(interactions, items, users, schema=schema, read=read, clean=clean)
+        if settings is None:
+            tables, settings = with_usual_split(tables)
         target = path_of(path, "path") if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
         if not target.exists() or overwrite:
             return cls.prepare(tables, target, settings, overwrite=overwrite)

@@ -12,7 +12,8 @@ from pydantic import field_validator, model_validator
 from braidrec.strict import Strict
 
 LEAVE = ("leave_last_two", "leave_k_out")  # kinds that hold out each user's last events
-PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}  # what a ready-made split may say
+# what a ready-made split may say; "history": in no part, such an event only stands in the histories of others
+PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test", "val": "valid", "history": "history"}
 
 
 class SplitConfig(Strict):

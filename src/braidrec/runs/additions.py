@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from braidrec.arguments import raw_ids
+from braidrec.arguments import BLANKS, raw_ids
 from braidrec.data.features import encode_fields, read_vocabulary
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError
@@ -78,7 +78,7 @@ def _ids(column: pl.Series) -> pl.Series:
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise DataError(f"the new items: ids of type {column.dtype}; whole numbers or text are accepted")
-    return column.cast(pl.String)
+    return column.cast(pl.String).str.strip_chars(BLANKS)
 
 
 def _text(raw: object, text: object) -> str:

@@ -101,6 +101,8 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
     bases = KnowledgeBases.open(config.knowledge) if task.reads_text(config) else None
+    if bases is not None:
+        bases.tell_changes(dataset)
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)

@@ -42,7 +42,7 @@ def prepare(
         if source is not None:
             raise ConfigError("--source names the archive of a public data set; a description names its own files")
         description = load_description(Path(what))
-        tables, settings = read_tables(description, Path(what).parent), description.settings
+        tables, settings = description.cut(read_tables(description, Path(what).parent))
     else:
         raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATA_SETS)} nor a description file (.toml)")
     split = {"cold_items": cold_items, "tie": tie}
