@@ -267,11 +267,14 @@ def evaluate(
     path: RunPath,
     part: Annotated[str, typer.Option(help="test | valid")] = "test",
     baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
+    min_rows: Annotated[
+        int | None, typer.Option(min=0, help="Slices of fewer rows are marked as few; 1,000 when left out.")
+    ] = None,
 ) -> None:
     """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    _print(evaluation_table([path], part, baselines=baselines))
+    _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows))
 
 
 @app.command()

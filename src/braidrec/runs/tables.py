@@ -72,9 +72,9 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
     ]
 
 
-def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Table:
-    """Runs of one task on one data set side by side, the rankings without learning first."""
-    return _evaluation(load_alike(paths), part, baselines=baselines)
+def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool, min_rows: int | None = None) -> Table:
+    """Runs of one task on one data set side by side, the rankings without learning first.  min_rows: fewer are marked."""
+    return _evaluation(load_alike(paths), part, baselines=baselines, min_rows=min_rows)
 
 
 def comparison_tables(paths: Sequence[Path]) -> list[Table | str]:
@@ -95,18 +95,20 @@ def comparison_tables(paths: Sequence[Path]) -> list[Table | str]:
     return [_evaluation(runs, "test", baselines=True), _tests(by_metric, reference.name, task.spec.metrics), *notes]
 
 
-def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
+def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool, min_rows: int | None = None) -> Table:
     from rich.markup import escape
 
     from braidrec.evaluation.report import render
 
     config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
-    reports = baseline_reports(task, config, dataset, part) if baselines else {}
+    reports = baseline_reports(task, config, dataset, part, min_rows=min_rows) if baselines else {}
     for run, name in zip(runs, run_labels(runs), strict=True):
         # one table has one set of slices, the first run's
-        own = run.evaluate(part)
-        alike = {part.name for part in own.slices} == {part.name for part in runs[0].evaluate(part).slices}
-        reports[name] = own if alike else task.report(run.outcome(part), config, dataset, part)
+        own = run.evaluate(part, min_rows=min_rows)
+        if run is runs[0]:
+            wanted = [each.name for each in own.slices]
+        alike = [each.name for each in own.slices] == wanted
+        reports[name] = own if alike else task.report(run.outcome(part), config, dataset, part, min_rows=min_rows)
     table = render(reports)
     table.title = escape(f"{dataset.name}, {part} part, vocabulary {dataset.settings.vocabulary}")
     if baselines:
@@ -116,13 +118,15 @@ def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
     return table
 
 
-def baseline_reports(task: Task, config: RunConfig, dataset: Dataset, part: str) -> dict[str, Report]:
+def baseline_reports(
+    task: Task, config: RunConfig, dataset: Dataset, part: str, *, min_rows: int | None = None
+) -> dict[str, Report]:
     """The rankings without learning that go with the rows of ``part`` and can be used here, by their titles."""
     found = {}
     for name, spec in task.spec.baselines.usable().items():
         outcome = task.baseline(name, config, dataset, part)
         if outcome is not None:
-            found[spec.title_of(spec.config())] = task.report(outcome, config, dataset, part)
+            found[spec.title_of(spec.config())] = task.report(outcome, config, dataset, part, min_rows=min_rows)
     return found
 
 
