@@ -44,7 +44,8 @@ def test_slices() -> None:
     assert (cold.rows, cold.few, cold.intervals["auc"].users) == (999, True, 100)
     assert cold.intervals["auc"].low < cold["auc"] < cold.intervals["auc"].high
     assert [each.intervals for each in report.slices if each.name != "cold_items"] == [{}] * 3  # those of all are the report's
-    assert report.notes == ("few: fewer than 1,000 rows; the number is shown with its interval, and no claim rests on it",)
+    few = "few: fewer than 1,000 rows; the number is shown with its interval, and no claim rests on it"
+    assert report.notes[1:] == (few,)
     assert (tail.rows, tail["auc"], tail.reason) == (tail.counts["positives"], None, "one class only: no pair to rank")
     assert tail["log_loss"] is not None
     interval = report.intervals["auc"]
@@ -82,7 +83,7 @@ def test_few_rows_have_their_numbers_and_are_marked() -> None:
     assert (report["all"].few, report["all"].reason, report.intervals["auc"].users) == (True, None, 5)
     assert report.intervals["auc"].low < report["all"]["auc"] < report.intervals["auc"].high
     wanted = evaluate_ranking(labels[:50], p[:50], everything, users[:50], kind="probabilities", min_rows=50)
-    assert (wanted["all"].few, wanted.intervals, wanted.notes) == (False, report.intervals, ())
+    assert (wanted["all"].few, wanted.intervals, wanted.notes) == (False, report.intervals, report.notes[:1])
 
 
 def test_what_cannot_be_computed_says_why() -> None:
@@ -96,10 +97,41 @@ def test_what_cannot_be_computed_says_why() -> None:
     assert (likes["auc"], likes.reason, likes.intervals) == (None, "one class only: no pair to rank", {})
     assert likes["log_loss"] is not None
     assert (one["auc"], one.few, one.reason, one.intervals) == (1.0, True, None, {})  # resamples of one user are all alike
-    cells = rendered({"din": report})
-    assert [cell.strip() for cell in cells if "nobody" in cell] == ["│ nobody │    0 │        0 │             no rows │"]
+    assert any(
+        [cell.strip() for cell in line.split("│")[1:-1]] == ["nobody", "0", "0", "no rows"]
+        for line in rendered({"din": report})
+    )
     with pytest.raises(DataError, match=r"min_rows = -1: a whole number from 0 on is needed, such as min_rows=1000"):
         evaluate_ranking(labels, scores, slices, users, kind="logits", min_rows=-1)
+
+
+def test_lists_of_users_stand_beside_the_auc() -> None:
+    users = np.array([1] * 7 + [2, 2, 3, 3])
+    labels = np.array([0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 1])
+    scores = np.array([7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 1.0, 2.0, 3.0])
+    at = np.arange(11)
+    slices = Slices({"all": at >= 0, "late": at >= 6, "likes": at >= 9})
+    report = evaluate_ranking(labels, scores, slices, users, kind="logits", weights=1.0 + at, resamples=50, min_rows=0)
+    whole, late, likes = (report[name] for name in ("all", "late", "likes"))
+    assert whole.counts == {"positives": 5, "users": 3, "ranked_users": 2, "unranked_rows": 2}
+    assert (whole["recall@5"], whole["recall@10"], whole["hr@5"]) == (0.75, 1.0, 1.0)  # users count alike, whatever the weights
+    gains = [(1 / np.log2(3) + 1 / np.log2(8)) / (1 + 1 / np.log2(3)), 1 / np.log2(3)]
+    assert whole["ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-12)
+    assert late.counts == {
+        "positives": 4,
+        "users": 3,
+        "ranked_users": 1,
+        "unranked_rows": 3,
+    }  # candidates are those of the slice
+    assert late["recall@5"] == 1.0
+    assert (likes.counts["ranked_users"], likes["ndcg@5"], likes["log_loss"] is None) == (0, None, False)
+    (note,) = report.notes
+    assert note.startswith("by user: candidates are the user's own rows of this part, ties stand in any order alike;")
+    assert note.endswith("; mean of 2 users, without 2 rows of 1 users with one label")
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in rendered({"din": report})]
+    assert ["Recall@10 by user, %", "", "", "100.00"] in cells
+    assert ["HR@10 by user, %", "", "", "100.00"] in cells
+    assert ["nDCG@10 by user, %", "", "", f"{100 * np.mean(gains):.2f}"] in cells
 
 
 def rendered(reports: dict[str, Report]) -> list[str]:
