@@ -234,11 +234,12 @@ def fit(
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
-    config = resolve(request, where)
+    config = resolve(request, where)  # before anything heavy is imported
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config
+    from braidrec.runs.fit import fit_config, resolve_sized
 
+    config = resolve_sized(request, where)
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     if config.knowledge and not run.task.reads_text(config):
@@ -249,6 +250,10 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
+    if sized := run.record.get("sized"):
+        _print(f"note: {sized}")
+    for warning in run.warnings:
+        _print(f"warning: {warning}")
 
 
 @app.command("list")

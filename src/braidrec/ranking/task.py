@@ -38,6 +38,7 @@ from braidrec.ranking.scoring import (
     part_weights,
     score_batches,
     score_with_progress,
+    yardsticks,
 )
 from braidrec.registry import TaskSpec
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
@@ -112,6 +113,7 @@ class RankingTask:
             names=[stage.name for stage in stages],
             choices={"tables": "lazy" if lazy else "dense", "table_rows": rows, "average_epochs": averaging},
             average_epochs=None if averaging == training.average_epochs else averaging,
+            yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
         )
 
     def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:

@@ -126,6 +126,11 @@ class Run:
         return ", ".join(f"{titles.get(name, name)} {value:.4f}" for name, value in self.record["best"]["metrics"].items())
 
     @property
+    def warnings(self) -> list[str]:
+        """What was to be doubted when training ended; empty for runs that an earlier version made."""
+        return list(self.record.get("warnings", ()))
+
+    @property
     def num_items(self) -> int:
         """Catalogue and added items."""
         return len(self.catalogue)
