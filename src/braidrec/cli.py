@@ -287,11 +287,14 @@ def compare(
     paths: Annotated[
         list[Path], typer.Argument(help="Runs; those that differ by seed alone count as one model, the first is the reference.")
     ],
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Test every model against each ranking without learning, too; one run will do.")
+    ] = False,
 ) -> None:
     """Several models on the same test rows, with a paired test against the first."""
     from braidrec.runs.tables import comparison_tables
 
-    for table in comparison_tables(paths):
+    for table in comparison_tables(paths, baselines=baselines):
         _print(table)
 
 

@@ -17,14 +17,16 @@ from braidrec.cli import app
 from braidrec.config import RunRequest, by_size, from_toml, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.settings import PrepareSettings, SplitConfig
-from braidrec.errors import DataError
+from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
 from braidrec.evaluation.metrics import auc
+from braidrec.evaluation.significance import holm
 from braidrec.files import read_json
 from braidrec.registry import LogSize
 from braidrec.runs.doubts import _early
 from braidrec.runs.fit import FitWarning, fit
 from braidrec.runs.run import Run, load
+from braidrec.runs.tables import comparison_tables
 from braidrec.strict import parse
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import PhaseResult
@@ -242,3 +244,58 @@ def test_yardsticks_that_would_take_long_are_left_out(monkeypatch: pytest.Monkey
     assert list(ranker().task.plan(ranker().config, shop(), None, show_progress=False).yardsticks()) == ["item mean"]
     monkeypatch.setattr("braidrec.ranking.scoring.CHEAP_EVENTS", {"item-mean": 10})
     assert ranker().task.plan(ranker().config, shop(), None, show_progress=False).yardsticks() == {}
+
+
+# -- against rankings without learning ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [ranker, follower], ids=["ranking", "sequential"])
+def test_one_run_is_tested_against_the_simple_rankings(run: object) -> None:
+    made: Run = run()  # type: ignore[operator]
+    table, test = comparison_tables([made.path], baselines=True)
+    room, data = made.task, made.dataset
+    expected = {}
+    for name, spec in room.spec.baselines.usable().items():
+        outcome = room.baseline(name, made.config, data, "test")
+        assert outcome is not None
+        for found in room.tests([made.outcome()], [outcome], made.config, data, "test"):
+            expected[spec.title, found.metric] = found
+    adjusted = dict(zip(expected, holm([each.p_value for each in expected.values()]), strict=True))
+    assert not isinstance(test, str)
+    rows = list(zip(*(list(column.cells) for column in test.columns), strict=True))
+    titles = {metric.title: metric for metric in room.spec.metrics}
+    assert len(rows) == len(expected) == (3 if made.config.task == "ranking" else 6)
+    for model, against, metric, difference, _, by_seed, p_value in rows:
+        key = (str(against), titles[str(metric)].key)
+        scaled = titles[str(metric)].scale * expected[key].difference
+        assert model == made.title
+        assert float(str(difference)) == pytest.approx(scaled, abs=1e-3)
+        assert str(by_seed) == f"{made.config.seed}:{difference}"
+        assert p_value == f"{adjusted[key]:.4f}"
+    assert "paired tests: " in str(test.title)
+    assert str(test.title).endswith(f"two-sided, Holm over {len(expected)}")
+    shown = CliRunner().invoke(app, ["compare", str(made.path), "--baselines"])
+    assert shown.exit_code == 0, shown.output
+    assert f"Holm over {len(expected)}" in shown.output
+    assert "95 % interval" in str(table.caption)  # type: ignore[union-attr]
+
+
+def test_all_models_and_the_simple_rankings_are_one_family() -> None:
+    other = fit(shop(), path=root() / "shop-lr", backbone="lr", model=TINY, training={"max_epochs": 1}, show_progress=False)
+    _, alone = comparison_tables([ranker().path, other.path])
+    assert "against DIN (ours): " in str(alone.title)  # type: ignore[union-attr]
+    _, test = comparison_tables([ranker().path, other.path], baselines=True)
+    assert str(test.title).endswith("Holm over 7")  # type: ignore[union-attr]  # LR against DIN, both against three
+    with pytest.raises(ConfigError, match=r"at least two models: these runs differ by their seed alone; .* --baselines"):
+        comparison_tables([ranker().path])
+
+
+def test_drawn_negatives_go_with_no_simple_ranking() -> None:
+    likes = pl.DataFrame(
+        {"user_id": np.repeat(np.arange(60), 12), "item_id": np.arange(720) % 41, "timestamp": np.arange(720) + 1_600_000_000}
+    )
+    data = Dataset.from_frames(likes, path=root() / "likes-of-few")
+    run = fit(data, path=root() / "likes-din", negatives=2, model=TINY, training={"max_epochs": 1}, show_progress=False)
+    assert run.task.plan(run.config, data, None, show_progress=False).yardsticks() == {}
+    with pytest.raises(ConfigError, match="no ranking without learning goes with these test rows"):
+        comparison_tables([run.path], baselines=True)
