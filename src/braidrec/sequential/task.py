@@ -27,7 +27,7 @@ from braidrec.sequential.build import build_stages, kept_module, make_parts, set
 from braidrec.sequential.config import SequentialConfig
 from braidrec.sequential.contracts import NextItemModel, StageModule
 from braidrec.sequential.model import SequentialModel
-from braidrec.sequential.scoring import HistoryScorer, part_rows, validation
+from braidrec.sequential.scoring import HistoryScorer, part_rows, validation, yardsticks
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
@@ -105,6 +105,7 @@ class SequentialTask:
             names=names,
             taken=settings.start_from,
             choices={"start_from": dict(settings.start_from)},
+            yardsticks=lambda: yardsticks(self.spec.baselines, data),
         )
 
     def load(
