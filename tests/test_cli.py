@@ -480,3 +480,9 @@ def test_a_copy_of_a_run_works_from_the_command_line(braidrec: Screen, tmp_path:
     run = copy_of(disco(), tmp_path / "copy")
     assert knowledge().exists()
     assert "DIN + DisCo (ours)" in braidrec("evaluate", run.path)
+
+
+def test_the_version_is_said(braidrec: Screen) -> None:
+    import braidrec as package
+
+    assert braidrec("--version") == f"braidrec {package.__version__}\n"

@@ -47,14 +47,32 @@ DataPath = Annotated[Path, typer.Argument(help="A prepared data set.")]
 KnowledgePath = Annotated[Path, typer.Argument(help="A knowledge base folder.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        import braidrec
+
+        typer.echo(f"braidrec {braidrec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is, and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Entry point: a braidrec error is one line on stderr and exit code 2, never a traceback."""
-    from braidrec.errors import BraidError
+    from braidrec.errors import BraidError, at_command_line
     from braidrec.memory import keep_freed_pages
 
     keep_freed_pages()
     try:
-        app(prog_name="braidrec")
+        with at_command_line():
+            app(prog_name="braidrec")
     except (BraidError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

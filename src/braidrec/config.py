@@ -167,9 +167,14 @@ def _model_config(task: str, backbone: Spec, enhancers: tuple[Spec, ...]) -> typ
 
 def read_request(path: Path | None, changes: Mapping[str, Any]) -> RunRequest:
     """A run file, or nothing, with ``changes`` on top.  Raises ConfigError naming the file and the key."""
-    if path is None:
-        return parse(RunRequest, changes, "fit")
-    return parse(RunRequest, merge(_read_toml(path, "the run file"), changes), str(path))
+    values = changes if path is None else merge(_read_toml(path, "the run file"), changes)
+    return parse(RunRequest, values, "fit" if path is None else str(path), tables=_tables_below())
+
+
+def _tables_below() -> dict[str, set[str]]:
+    """Keys of [training] and, as far as presets name them, of [model], whose classes would have to be imported."""
+    presets = [values for task in TASKS.usable().values() for values in task.model.values()]
+    return {"training": set(TrainingConfig.model_fields), "model": {key for values in presets for key in values}}
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
@@ -319,7 +324,10 @@ def from_values(values: Mapping[str, Any], where: str) -> RunConfig:
     names = _listed(enhance)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{where}: 'enhance' = {enhance!r}: expected a list of names")
-    found = chosen(task, backbone, names)
+    try:
+        found = chosen(task, backbone, names)
+    except ConfigError as cause:
+        raise ConfigError(f"{where}: {cause}") from None
     model = _table(values.get("model", {}), "model", where)
     return parse(RunConfig, {**values, "model": parse(found.config, model, f"{where}: model")}, where)
 
