@@ -13,6 +13,8 @@ from braidrec.registry import TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from braidrec.runs.run import Run
+
 INTERRUPTED = 130
 
 
@@ -45,6 +47,15 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; made f
 RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
 DataPath = Annotated[Path, typer.Argument(help="A prepared data set.")]
 KnowledgePath = Annotated[Path, typer.Argument(help="A knowledge base folder.")]
+RunData = Annotated[
+    Path | None,
+    typer.Option("--data", help="The run's prepared data set, where it is no longer where it was, or the log has grown since."),
+]
+RunKnowledge = Annotated[
+    list[Path] | None,
+    typer.Option("--knowledge", help="The run's knowledge base, where it is no longer where it was; repeated, in its order."),
+]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 
 
 def _version(wanted: bool) -> None:
@@ -230,6 +241,7 @@ def fit(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as model.dim=64; may be repeated.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="auto | cpu | cuda | mps; short for training.accelerator.")] = None,
     out: Out = None,
 ) -> None:
     """Train one model into a run directory; the same command again resumes or loads it."""
@@ -246,6 +258,7 @@ def fit(
         "preset": preset,
         "seed": seed,
         "negatives": negatives,
+        "training": {"accelerator": device} if device is not None else None,
     }
     given = merge({name: value for name, value in options.items() if value is not None}, parse_changes(changes or ()))
     where = str(file) if file else "fit"
@@ -285,11 +298,14 @@ def evaluate(
     path: RunPath,
     part: Annotated[str, typer.Option(help="test | valid")] = "test",
     baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
 ) -> None:
     """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    _print(evaluation_table([path], part, baselines=baselines))
+    _print(evaluation_table([path], part, baselines=baselines, opened=lambda each: _load(each, dataset, base, device)))
 
 
 @app.command()
@@ -297,11 +313,13 @@ def compare(
     paths: Annotated[
         list[Path], typer.Argument(help="Runs; those that differ by seed alone count as one model, the first is the reference.")
     ],
+    dataset: RunData = None,
+    device: Device = "auto",
 ) -> None:
     """Several models on the same test rows, with a paired test against the first."""
     from braidrec.runs.tables import comparison_tables
 
-    for table in comparison_tables(paths):
+    for table in comparison_tables(paths, lambda path: _load(path, dataset, None, device)):
         _print(table)
 
 
@@ -316,17 +334,15 @@ def recommend(
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
-    dataset: Annotated[
-        Path | None, typer.Option("--data", help="The run's prepared data set, where it is no longer where it was.")
-    ] = None,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
 ) -> None:
     """The best items for a user, for a list of liked items, or for everybody."""
-    from braidrec.data.dataset import Dataset
     from braidrec.errors import ConfigError
-    from braidrec.runs.run import load
     from braidrec.runs.tables import read_ids
 
-    run = load(path, dataset=Dataset.open(dataset) if dataset else None)
+    run = _load(path, dataset, base, device)
     allowed, denied = read_ids(allow) if allow else None, read_ids(deny) if deny else ()
     if all_users:
         if out is None or user is not None or items is not None:
@@ -348,12 +364,14 @@ def recommend(
 def add_items(
     path: RunPath,
     items: Annotated[Path, typer.Argument(help="A table with the catalogue's id and text columns, and any of its fields.")],
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
 ) -> None:
     """Make items recommendable that came after training, by their text; they stay with the run."""
     from braidrec.data.intake.readers import ReadConfig, read_table
-    from braidrec.runs.run import load
 
-    run = load(path)
+    run = _load(path, dataset, base, device)
     count = run.add_items(read_table(items, what="items", read=ReadConfig()).frame)
     _print(f"{count:,} item{'s' * (count != 1)} added; {run.path} can now recommend {run.num_items:,}")
 
@@ -423,6 +441,13 @@ def bench(
     from braidrec.bench.marks import report
 
     _print(report([part.strip() for part in parts.split(",")] if parts else None, prepared, seconds))
+
+
+def _load(path: Path, dataset: Path | None, base: list[Path] | None, device: str) -> Run:
+    from braidrec.data.dataset import Dataset
+    from braidrec.runs.run import load
+
+    return load(path, dataset=Dataset.open(dataset) if dataset else None, knowledge=base or None, accelerator=device)
 
 
 def _show_dataset(dataset: Any) -> None:

@@ -107,6 +107,7 @@ class Plan:
     stages: in order, those of ``taken`` left out    batches, validate: of a stage    monitor: what is watched by default
     keep: the trained model, on the CPU and reduced to what it needs to answer, called after the last stage
     names: of all stages, taken ones included    taken: stage -> run directory whose stage of that name is taken over
+    reading: those of ``names`` whose weights go with the item text vectors that they were trained on
     choices: what was settled on the way, for the record    average_epochs: where it is not as the settings say
     """
 
@@ -117,6 +118,7 @@ class Plan:
     keep: Callable[[], Model]
     names: Sequence[str]
     taken: Mapping[str, str] = field(default_factory=dict)
+    reading: Sequence[str] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
     average_epochs: float | None = None
 

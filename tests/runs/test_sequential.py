@@ -25,7 +25,7 @@ from braidrec.errors import BraidError, ConfigError, DataError, RunError
 from braidrec.evaluation.retrieval import rank_targets
 from braidrec.files import load_tensors, read_json
 from braidrec.runs import fit
-from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.knowledge import KnowledgeBases, build
 from braidrec.runs.run import Run, load
 from braidrec.sequential import task
 from braidrec.sequential.scoring import HistoryScorer, part_rows
@@ -268,6 +268,22 @@ def test_a_stage_that_cannot_be_taken_over_is_refused_before_anything_is_written
     with pytest.raises(ConfigError, match=said):
         train(tmp_path / "run", enhance="pad", knowledge=knowledge(), model={**changes, "start_from": start()})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_goes_with_the_text_that_it_was_trained_on_where_it_read_any(tmp_path: Path) -> None:
+    build(small.dataset().path, tmp_path / "words", "tfidf")
+    (tmp_path / "words.toml").write_text('[encoder]\nkind = "tfidf"\nseed = 7\n')
+    build(small.dataset().path, tmp_path / "other", str(tmp_path / "words.toml"))
+    said = r"start_from\.align = .*: trained on a knowledge base with .* which now has .*; name the knowledge base that it was"
+    for start in (("align",), ("pretrain", "align")):
+        with pytest.raises(ConfigError, match=said):
+            train(tmp_path / "run", enhance="pad", knowledge=tmp_path / "other", model=starting_from(pad(), *start))
+    assert not (tmp_path / "run").exists()
+    start = starting_from(pad(), "pretrain")  # by ids alone
+    assert train(tmp_path / "run", enhance="pad", knowledge=tmp_path / "other", model=start).record["phases"]
+    start = starting_from(pad(), "align")  # filled alike
+    settings: dict[str, Any] = {"model": start, "training": {"phases": {"align": {"lr": None}}}}
+    assert train(tmp_path / "alike", enhance="pad", knowledge=tmp_path / "words", **settings).record["phases"]
 
 
 def test_settings_of_a_stage_that_is_taken_over_are_refused_if_the_request_has_them(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from braidrec.data.settings import PrepareSettings as PrepareSettings
 from braidrec.data.splits import Split
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.vocabulary import Owner, Rows, Vocabulary
-from braidrec.errors import DataError
+from braidrec.errors import DataError, remedy
 from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class Dataset:
         instance_of(tables, Tables, "tables", "Dataset.from_frames takes frames and files")
         instance_of(settings, PrepareSettings, "settings", "write PrepareSettings(...)")
         if path.exists() and not overwrite:
-            raise DataError(f"{path} already exists; choose another folder or pass overwrite (--overwrite)")
+            raise DataError(
+                f"{path} already exists; choose another folder or pass overwrite{remedy('=True', ' (--overwrite)')}"
+            )
         if path.exists() and not (path / "manifest.json").is_file():
             raise DataError(
                 f"{path} is not a prepared data set, so it is not overwritten; choose another folder or remove it yourself"
@@ -439,6 +441,7 @@ class _Preparation:
             "sources": [source.__dict__ for source in self.tables.sources],
             "fingerprint": fingerprint,
             "files": dict(files),
+            **({"ids": dict(self.tables.ids)} if self.tables.ids else {}),
         }
 
     def _notes(self) -> Iterator[str]:

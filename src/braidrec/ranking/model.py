@@ -19,7 +19,7 @@ from braidrec.config import RunConfig
 from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History
-from braidrec.errors import RunError
+from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
 from braidrec.layers.twins import twin
 from braidrec.ranking.build import build_model
@@ -115,7 +115,7 @@ class ClickModel:
         if self.known is None:
             raise RunError(
                 f"user row {user}: this model was loaded without its data, so it knows nobody by id; load it with its data "
-                "(--data FOLDER), or pass the items that they liked"
+                f"({remedy('load(path, dataset=...)', '--data FOLDER')}), or pass the items that they liked"
             )
         return self.known.past(user)
 

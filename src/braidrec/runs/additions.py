@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from braidrec.arguments import raw_ids
 from braidrec.data.features import encode_fields, read_vocabulary
+from braidrec.data.intake.guess import guess_id
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError
 from braidrec.runs.added import AddedItem, Additions
@@ -25,11 +27,18 @@ if TYPE_CHECKING:
 
 
 def encode_additions(
-    items: Mapping[str, str] | pl.DataFrame, schema: Schema, catalogue: Catalogue, bases: KnowledgeBases, vocabulary: Path
+    items: Mapping[str, str] | pl.DataFrame,
+    schema: Schema,
+    catalogue: Catalogue,
+    bases: KnowledgeBases,
+    vocabulary: Path,
+    *,
+    own_id: str | None = None,
 ) -> Additions:
     """New items, as a run takes them.
 
     schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
+    own_id: what the catalogue's table calls its ids, where the interactions call them otherwise
     Raises DataError for ids that are empty, the catalogue's own, or come twice, and for items without text.
     """
     import polars as pl
@@ -40,8 +49,7 @@ def encode_additions(
         texts = titles = [_text(raw, text) for raw, text in items.items()]
         rendered: Sequence[Sequence[str | None]] = [texts] * len(bases.folders)
     else:
-        if schema.item not in items.columns:
-            raise DataError(f"the new items have no id column '{schema.item}' (columns: {', '.join(items.columns)})")
+        items = _named(items, schema.item, own_id)
         items = items.with_columns(_ids(items[schema.item].alias("")).alias(schema.item))
         frame, rendered = items, bases.render(schema, items)
         texts = rendered[0]
@@ -68,6 +76,20 @@ def encode_additions(
     )
     contents = _contents(rendered, added)
     return Additions(tuple(AddedItem(*each) for each in zip(ids, titles, contents, strict=True)), added)
+
+
+def _named(items: pl.DataFrame, name: str, own_id: str | None) -> pl.DataFrame:
+    """``items`` with their ids in the column ``name``.  Raises DataError where they have no such column, by either name."""
+    if name in items.columns:
+        return items
+    own = own_id
+    if own is None:  # prepared by an earlier version, which kept no name: it had told the column in this way
+        with contextlib.suppress(DataError):
+            own = guess_id("items", items, None)
+    if own is None or own not in items.columns:
+        also = f", nor '{own_id}', as the catalogue calls it" if own_id else ""
+        raise DataError(f"the new items have no id column '{name}'{also} (columns: {', '.join(items.columns)})")
+    return items.rename({own: name})
 
 
 def _ids(column: pl.Series) -> pl.Series:

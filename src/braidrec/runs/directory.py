@@ -1,6 +1,7 @@
 """A run's folder: who may write there, what a finished run leaves behind, and how it is checked when it is opened.
 
-config.toml        every setting, resolved            run.json         what was trained on what, and how it went
+config.toml        every setting, resolved; its paths are from its own folder, so that a project can be moved
+run.json         what was trained on what, and how it went
 model.safetensors  weights and what answers need besides, such as frequency buckets; model.json: sizes, digest
 vocabulary.json    raw values by row                   catalogue.parquet  raw item ids and titles by row
 weights/<stage>/   the best weights of each stage, from which other runs can start
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from braidrec.config import RunConfig, from_toml, to_toml
 from braidrec.data.dataset import Dataset
-from braidrec.errors import ConfigError, RunError
+from braidrec.errors import ConfigError, RunError, remedy
 from braidrec.files import (
     check_digest,
     load_tensors,
@@ -63,18 +64,32 @@ def ended(path: Path) -> bool:
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
-    """Only an empty folder will do, or one that holds this very run."""
+    """Only an empty folder will do, or one that holds a run of these settings; its data and text are known by their contents,
+    which `claim` and `refuse_other_inputs` compare, wherever they lie now.
+    """
     file = path / "config.toml"
     if file.exists():
-        held = tomllib.loads(to_toml(from_toml(file)))
-        if found := _difference(held, tomllib.loads(to_toml(config))):
-            raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder with --out")
+        if found := _difference(_compared(from_toml(file)), _compared(config)):
+            raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder{_out()}")
     elif path.exists() and not path.is_dir():
-        raise ConfigError(f"{path}: a file is there already; choose another folder with --out")
+        raise ConfigError(f"{path}: a file is there already; choose another folder{_out()}")
     elif (above := next((each for each in path.parents if each.exists()), path)).is_file():
-        raise ConfigError(f"{path}: {above} is a file, so no folder can be made there; choose another one with --out")
+        raise ConfigError(f"{path}: {above} is a file, so no folder can be made there; choose another one{_out()}")
     elif path.exists() and any(each.name != LOCK and not each.name.startswith(".config.toml.") for each in path.iterdir()):
-        raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one with --out")
+        raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one{_out()}")
+
+
+def _out() -> str:
+    return remedy(" (path=...)", " (--out)")
+
+
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """What makes it this run: folders by what they lead to, those of knowledge only where they are read."""
+    whole = config.with_places(os.path.realpath)
+    values = tomllib.loads(to_toml(whole))
+    del values["data"]
+    values["knowledge"] = list(whole.knowledge) if config.chosen.task.room().reads_text(config) else []
+    return values
 
 
 @contextmanager
@@ -94,8 +109,8 @@ def claim(
             stack.enter_context(writer_lock(path / LOCK, wait=0))
         except LockHeld as held:
             raise RunError(
-                f"{path}: another process is training this run (process {held.holder}); wait for it, or choose another folder "
-                "with --out"
+                f"{path}: another process is training this run (process {held.holder}); wait for it, or choose another folder"
+                f"{_out()}"
             ) from None
         refuse_other(path, config)
         if not ended(path):
@@ -105,7 +120,7 @@ def claim(
 
 def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], former: Mapping[str, str | None]) -> None:
     if not (path / "config.toml").exists():
-        write_text(path / "config.toml", to_toml(config))
+        write_text(path / "config.toml", to_toml(config, path))
     note = path / "training" / "inputs.json"
     if not note.exists():
         write_json(note, dict(inputs))
@@ -115,7 +130,7 @@ def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], form
         if seen.get(name) not in (digest, former.get(name, digest)):
             raise RunError(
                 f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
-                "bring the earlier one back, or choose another folder with --out"
+                f"bring the earlier one back, or choose another folder{_out()}"
             )
 
 
@@ -135,6 +150,8 @@ def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = ""
         if at == "training." and key in MACHINE:
             continue
         old, new = held.get(key), wanted.get(key)
+        if at == "" and key == "knowledge" and len(old or ()) == len(new or ()):
+            continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             if found := _difference(old, new, f"{at}{key}."):
                 return found
@@ -199,6 +216,7 @@ def save_record(
             **dataset.identity.to_json(),
             "vocabulary": dataset.settings.vocabulary,
             "schema": dataset.schema.model_dump(mode="json"),
+            "ids": dataset.manifest.get("ids", {}),
         },
         "knowledge": [dict(each) for each in knowledge],
         "choices": dict(choices),
@@ -278,7 +296,7 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 
 def _moved(config: RunConfig, record: Mapping[str, Any]) -> RunConfig:
-    """Relative paths were written from the folder where the run was started: elsewhere the recorded whole ones help."""
+    """Where a run was moved without its data, the recorded whole paths help."""
 
     def there(written: str, recorded: str) -> str:
         return recorded if not Path(written).exists() and Path(recorded).is_absolute() else written

@@ -12,7 +12,7 @@ from braidrec.arguments import instance_of, path_of
 from braidrec.config import RunConfig, RunRequest, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError
+from braidrec.errors import ConfigError, RunError, remedy
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -96,7 +96,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     """
     refuse_other(path, config)
     if ended(path):
-        return load(path, dataset=dataset)
+        return _finished(path, config, dataset)
     device = device_of(config.training.accelerator)
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
@@ -107,12 +107,12 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     del text  # held by what reads it, which may take it to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
-    _check_starts(plan, dataset)
+    _check_starts(plan, dataset, bases)
     _check_unused(config, plan)
     inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
-            return load(path, dataset=dataset)
+            return _finished(path, config, dataset)
         result = train(
             phases,
             path / "training",
@@ -130,6 +130,22 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         record = save_record(path, config, dataset, result, plan.choices, [] if bases is None else bases.identities)
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
+
+
+def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:
+    """The run at ``path``, which has these settings.  Raises RunError where it was trained on other data or other text."""
+    held, record = read_run(path)
+    if dataset is None and Path(config.data).exists():
+        dataset = Dataset.open(config.data)
+    if dataset is not None and not dataset.identity.matches(trained := Fingerprint.of_record(record["data"])):
+        raise RunError(
+            f"{path}: holds a run that was trained on {record['data']['name']} with fingerprint {trained.own}, but "
+            f"{dataset.path} has {dataset.fingerprint}; choose another folder{remedy(' (path=...)', ' (--out)')}"
+        )
+    reads, given = config.chosen.task.room().reads_text(config), [Path(each) for each in config.knowledge]
+    if reads and [each.resolve() for each in given] != [Path(each).resolve() for each in held.knowledge]:
+        KnowledgeBases.open(given).check(record["knowledge"], path)
+    return load(path, dataset=dataset)
 
 
 def _check_unused(config: RunConfig, plan: Plan) -> None:
@@ -161,13 +177,19 @@ def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
     return found
 
 
-def _check_starts(plan: Plan, dataset: Dataset) -> None:
-    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, of another shape."""
+def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> None:
+    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape."""
     for name, other in plan.taken.items():
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
             raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
-        trained = Fingerprint.of_record(read_run(Path(other))[1]["data"])
+        record = read_run(Path(other))[1]
+        if name in plan.reading and bases is not None:
+            try:
+                bases.check(record["knowledge"], where)
+            except RunError as cause:
+                raise ConfigError(f"{cause}; name the knowledge base that it was trained on, or train the stage here") from None
+        trained = Fingerprint.of_record(record["data"])
         if not dataset.identity.matches(trained):
             raise ConfigError(
                 f"{where}: trained on data with fingerprint {trained.own}, this run's has {dataset.fingerprint}, so its rows "

@@ -9,7 +9,7 @@ from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.description import load_description, read_tables
 from braidrec.data.intake.sources import DATA_SETS, locate
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, remedy, suggest
 from braidrec.strict import merge, parse
 
 
@@ -35,7 +35,9 @@ def prepare(
         )
     elif what.endswith(".toml"):
         if source is not None:
-            raise ConfigError("--source names the archive of a public data set; a description names its own files")
+            raise ConfigError(
+                f"{remedy('source', '--source')} names the archive of a public data set; a description names its own files"
+            )
         description = load_description(Path(what))
         tables, settings = read_tables(description, Path(what).parent), description.settings
     else:

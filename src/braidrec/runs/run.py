@@ -22,7 +22,7 @@ from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.data.intake.readers import to_frame
 from braidrec.data.schema import Schema
-from braidrec.errors import DataError, RunError
+from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy
 from braidrec.evaluation.report import Report
 from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
 from braidrec.runs.added import Additions, load_added, save_added
@@ -34,13 +34,13 @@ from braidrec.runs.directory import (
     load_model,
     read_run,
 )
-from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.knowledge import Folders, KnowledgeBases
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
-from braidrec.training.stages import Fitted, put_fitted
+from braidrec.training.stages import put_trained
 
 __all__ = ["Catalogue", "Recommendation", "Run", "load"]
 
@@ -110,7 +110,7 @@ class Run:
         if self._dataset is None:
             raise RunError(
                 f"{self.path}: this needs the data set that the run was trained on, and {self.config.data} is not there; "
-                "bring it back, or say where it is: load(path, dataset=...)"
+                f"bring it back, or say where it is: {_where()}"
             )
         return self._dataset
 
@@ -163,7 +163,8 @@ class Run:
         [(rows, scores)] = best_items(held.model, lambda first, last: [past], 1, candidates, k, exclude_seen=exclude_seen)
         if not len(rows):
             raise DataError(
-                "no candidate is left: every allowed item is denied or already seen; loosen --allow, --deny or --include-seen"
+                "no candidate is left: every allowed item is denied or already seen; loosen "
+                + remedy("allow, deny or exclude_seen", "--allow, --deny or --include-seen")
             )
         probable = held.model.probabilities
         return [
@@ -236,7 +237,7 @@ class Run:
         if row is None:
             raise DataError(
                 f"user '{raw}' is not in {self.dataset.name}{near(raw, self.dataset.user_ids)}; "
-                "for somebody new pass the items they liked (--items a,b,c)"
+                f"for somebody new pass the items they liked ({remedy('items=[...]', '--items a,b,c')})"
             )
         return row
 
@@ -297,26 +298,26 @@ class Run:
         if not folder.is_dir():
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
-        text = KnowledgeBases.open(self.config.knowledge).matrix(self.dataset) if self.task.reads_text(self.config) else None
+        reads = self.task.reads_text(self.config)
+        text = _bases(self.path, self.config, self.record).matrix(self.dataset) if reads else None
         plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
         stage = next(stage for stage in plan.stages if stage.name == name)
         tensors = read_archive(folder).files["model"]
-        if isinstance(stage, Fitted):
-            put_fitted(stage.module, tensors)  # what fitting adds is not there before
-        else:
-            stage.module.load_state_dict(tensors)
+        put_trained(stage, tensors)
         return stage.module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
 
     @own_randomness()
-    def add_items(self, items: Mapping[str, str] | Any, *, wait: float = 60.0) -> int:
+    def add_items(self, items: Mapping[str, str] | Any, *, knowledge: Folders = None, wait: float = 60.0) -> int:
         """Make items scorable that the model never saw, by their text; they stay with the run.  Returns how many.
 
-        items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column, its text
-        columns and any of its fields.  The text goes through the knowledge base's own encoder and prompt, then through what
-        the model kept to read it; every id takes its unknown row, other fields the row of their value.
+        items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column (by its own
+        name, or as the interactions call it), its text columns and any of its fields.  The text goes through the knowledge
+        base's own encoder and prompt, then through what the model kept to read it; every id takes its unknown row, other
+        fields the row of their value.
         An item that was added before just so, here or by another process, is not added again: a script can be run twice.
+        knowledge: where the run's knowledge bases are no longer where they were, one folder or several in its order
         wait: seconds for another process that is writing
         Raises RunError when the model reads no text or another process is not done after ``wait``; DataError for an id of the
         catalogue, and for one that was added before with another text.
@@ -334,13 +335,19 @@ class Run:
             new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items")
             if not len(new_items):
                 return 0
-            bases = KnowledgeBases.open(self.config.knowledge)
-            bases.check(self.record["knowledge"], str(self.path))
+            bases = _bases(self.path, self.config, self.record, knowledge)
             vocabulary = self.path / "vocabulary.json"
-            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary)
+            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary, own_id=self._own_id)
             late, count = save_added(self.path, held.catalogue.added_ids, new, wait)
             self._held = _grown(held, late)
             return count
+
+    @property
+    def _own_id(self) -> str | None:
+        """What the catalogue's table called its ids, where the interactions call them otherwise."""
+        kept = self.record["data"] if self._dataset is None else {**self._dataset.manifest, **self.record["data"]}
+        own: str | None = kept.get("ids", {}).get("items")
+        return own
 
     @property
     def _schema(self) -> Schema:
@@ -354,17 +361,21 @@ def _grown(held: _Held, more: Additions) -> _Held:
 
 
 @own_randomness()
-def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str = "auto") -> Run:
+def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders = None, accelerator: str = "auto") -> Run:
     """Open a run directory.
 
     dataset: where the run's data are not where they were; without any, the run answers for somebody new alone
-    accelerator: auto, cpu, cuda or mps
-    Raises RunError when the run is missing, unfinished, damaged, or its data set changed.
+    knowledge: likewise its knowledge bases, one folder or several in the run's order    accelerator: auto, cpu, cuda or mps
+    Raises RunError when the run is missing, unfinished, damaged, or its data set changed, and where a knowledge base is given
+    that is not the one it was trained on; ConfigError for one where it reads no text.
     """
     path, device = path_of(path, "path"), device_of(accelerator)
     if dataset is not None:
         instance_of(dataset, Dataset, "dataset", "open a prepared folder with Dataset.open(path)")
     config, record = read_run(path)
+    if knowledge is not None:
+        bases = _bases(path, config, record, knowledge)
+        config = config.model_copy(update={"knowledge": tuple(map(str, bases.folders))})
     if dataset is None and Path(config.data).exists():
         dataset = Dataset.open(config.data)
     if dataset is not None and not dataset.identity.matches(Fingerprint.of_record(record["data"])):
@@ -377,7 +388,7 @@ def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str =
     def text() -> Vectors:
         if data is None:
             raise RunError(f"{path}: saved by an earlier version, so it needs its data and its knowledge base to be opened")
-        return KnowledgeBases.open(config.knowledge).matrix(data)
+        return _bases(path, config, record).matrix(data)
 
     catalogue = _catalogue(path, record, dataset)
     task: Task = config.chosen.task.room()
@@ -389,15 +400,37 @@ def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str =
     return Run(path, config, record, held.model, held.catalogue, dataset)
 
 
+def _bases(path: Path, config: RunConfig, record: Mapping[str, Any], given: Folders = None) -> KnowledgeBases:
+    """The knowledge bases of a run, where it says they are or where they are ``given``, checked to be its own."""
+    if given is not None and not record["knowledge"]:
+        raise ConfigError(
+            f"{path}: {record['title']} reads no text, so it has no knowledge base; "
+            f"leave {remedy('knowledge=', '--knowledge')} out"
+        )
+    gone = [each for each in config.knowledge if not Path(each).exists()]
+    if given is None and gone:
+        raise KnowledgeError(
+            f"{gone[0]}: no knowledge base here, where the run {path} has it; say where it is: "
+            + remedy("knowledge=FOLDER", "--knowledge FOLDER")
+        )
+    bases = KnowledgeBases.open(config.knowledge if given is None else given)
+    bases.check(record["knowledge"], path)
+    return bases
+
+
 def _catalogue(path: Path, record: Mapping[str, Any], dataset: Dataset | None) -> Catalogue:
     if (path / CATALOGUE).exists():
         return Catalogue(record["data"]["name"], *load_catalogue(path))
     if dataset is None:
         raise RunError(
             f"{path}: saved by an earlier version, without its catalogue, and its data set ({record['data'].get('path')}) is "
-            "not there; bring it back, or say where it is: load(path, dataset=...)"
+            f"not there; bring it back, or say where it is: {_where()}"
         )
     return Catalogue.of_dataset(dataset)
+
+
+def _where() -> str:
+    return remedy("load(path, dataset=...)", "--data FOLDER")
 
 
 def _candidates(catalogue: Catalogue, allow: Sequence[str | int] | None, deny: Sequence[str | int]) -> Rows:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.sequences import left_padded
-from braidrec.errors import RunError
+from braidrec.errors import RunError, remedy
 from braidrec.layers.twins import twin
 from braidrec.sequential.build import build_model, make_parts, parts_of, settings_of
 from braidrec.sequential.contracts import Catalogue, NextItemModel
@@ -84,7 +84,7 @@ class SequentialModel:
         if self.data is None:
             raise RunError(
                 f"{self.config.title}: what a known user met stands in the log, which this model was loaded without; "
-                "give the data (--data), or the items they liked"
+                f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
         log = self.data.log
         return log.slot_item[int(log.start[user]) : int(log.start[user + 1])]

@@ -203,14 +203,17 @@ def _tables(
             raise DataError(f"{interactions.where}: no column '{key}' (named as the {role}){suggest(key, columns)}")
     frames = [None if table is None else table.frame for table in (items, users)]
     schema, guesses = guess_schema(interactions.frame, *frames, given=given, ids=ids)
+    own: dict[str, str] = {}
     for kind, key in (("items", schema.item), ("users", schema.user)):
         if kind in catalogues:
             table = catalogues[kind]
-            catalogues[kind] = _renamed(table, ids.get(kind) or guess_id(kind, table.frame, key), key)
+            own[kind] = ids.get(kind) or guess_id(kind, table.frame, key)
+            catalogues[kind] = _renamed(table, own[kind], key)
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
-    return validate(
+    tables = validate(
         name, schema, interactions, catalogues.get("items"), catalogues.get("users"), on_bad_rows=on_bad_rows, notes=notes
     )
+    return replace(tables, ids={kind: key for kind, key in own.items() if key not in (schema.item, schema.user)})
 
 
 def _renamed(table: RawTable, key: str, name: str) -> RawTable:
