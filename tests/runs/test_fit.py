@@ -159,7 +159,7 @@ def test_a_fit_that_cannot_start_leaves_no_claim_behind(tmp_path: Path) -> None:
 
 
 def test_disco_without_or_with_a_missing_knowledge_base_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"give the run a knowledge base \(knowledge = \"FOLDER\", or --knowledge\)"):
+    with pytest.raises(ConfigError, match=r"give the run a knowledge base \(knowledge=FOLDER\)"):
         train(tmp_path / "run", enhance="disco")
     with pytest.raises(Exception, match="no knowledge base here; make one with 'braidrec knowledge build"):
         train(tmp_path / "run", enhance="disco", knowledge=tmp_path / "nowhere")
@@ -177,7 +177,7 @@ def test_two_processes_do_not_train_one_folder(tmp_path: Path) -> None:
 
 def test_logs_of_positives_need_a_number_of_negatives(tmp_path: Path) -> None:
     data = small_runs.positives()
-    with pytest.raises(ConfigError, match=r"every training row is positive.*negatives = 4 in the run file, or --negatives 4"):
+    with pytest.raises(ConfigError, match=r"every training row is positive.*draw for each positive: negatives=4$"):
         train(tmp_path / "run", data)
     run = train(tmp_path / "run", data, negatives=2, training={"batch_size": 256})
     report = run.evaluate(show_progress=False)

@@ -313,7 +313,7 @@ def test_a_stage_of_other_data_is_refused_though_its_shapes_fit(tmp_path: Path) 
         ({"training": {"phases": {"algin": {"lr": 1e-3}}}, "enhance": "pad"}, r"SASRec \+ PAD has no phase 'algin'.*'align'"),
         ({"training": {"phases": {"align": {"lr": 0.5}}}}, "SASRec has no phase 'align'"),
         ({"training": {"tables": "lazy"}}, "sequence models train dense tables: drop it"),
-        ({"enhance": "morec", "knowledge": None}, r'give the run a knowledge base \(knowledge = "FOLDER", or --knowledge\)'),
+        ({"enhance": "morec", "knowledge": None}, r"give the run a knowledge base \(knowledge=FOLDER\)"),
         ({"enhance": "pad", "knowledge": "nowhere"}, "no knowledge base here; make one with 'braidrec knowledge build"),
     ],
     ids=["misspelt phase", "phase of another model", "lazy tables", "no knowledge base", "missing knowledge base"],

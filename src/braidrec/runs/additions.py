@@ -78,6 +78,20 @@ def encode_additions(
     return Additions(tuple(AddedItem(*each) for each in zip(ids, titles, contents, strict=True)), added)
 
 
+def read_late(
+    items: pl.DataFrame, schema: Schema, catalogue: Catalogue, bases: KnowledgeBases, vocabulary: Path
+) -> tuple[Additions | None, str]:
+    """Those of ``items`` (of a log that has grown) that are known by their text, without asking: and why others are not."""
+    if bases.priced:
+        return None, "to read their text costs money: add-items asks for it"
+    rendered = bases.render(schema, items)
+    told = [at for at, texts in enumerate(zip(*rendered, strict=True)) if all(texts)]
+    left = "they have no text" if len(told) < len(items) else ""
+    if not told:
+        return None, left
+    return encode_additions(items[told], schema, catalogue, bases, vocabulary), left
+
+
 def _named(items: pl.DataFrame, name: str, own_id: str | None) -> pl.DataFrame:
     """``items`` with their ids in the column ``name``.  Raises DataError where they have no such column, by either name."""
     if name in items.columns:

@@ -4,6 +4,7 @@ config.toml        every setting, resolved; its paths are from its own folder, s
 run.json         what was trained on what, and how it went
 model.safetensors  weights and what answers need besides, such as frequency buckets; model.json: sizes, digest
 vocabulary.json    raw values by row                   catalogue.parquet  raw item ids and titles by row
+users.parquet      raw user ids by row, by which a longer log is matched
 weights/<stage>/   the best weights of each stage, from which other runs can start
 metrics.jsonl      one line per check                  environment.json versions, machine, threads
 training/          checkpoints, for as long as the run can be resumed
@@ -43,6 +44,7 @@ from braidrec.files import (
     write_text,
 )
 from braidrec.locks import LockHeld, writer_lock
+from braidrec.runs.trained import USERS, Trained
 from braidrec.task import Saved
 from braidrec.training.config import MACHINE
 from braidrec.training.contracts import PhaseResult, TrainingResult
@@ -51,8 +53,8 @@ RUN_FORMAT = 3
 FORMER = 2  # still read: config by task, one knowledge base, nothing of the data beside the model
 CATALOGUE = "catalogue.parquet"
 LOCK = "writer.lock"
-# Under run.json's digests; a former run has no catalogue.
-RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json", CATALOGUE)
+# Under run.json's digests; a former run has no catalogue, and no early one of this format has users.
+RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json", CATALOGUE, USERS)
 
 
 # -- before training ------------------------------------------------------------------------------------------------------
@@ -197,10 +199,13 @@ def save_record(
     result: TrainingResult,
     choices: Mapping[str, Any],
     knowledge: Sequence[Mapping[str, Any]],
+    *,
+    reads_text: bool,
 ) -> dict[str, Any]:
     """What a run has besides its model, which is saved before; run.json last, so a folder with it is complete.
 
     choices: what training settled by itself    knowledge: identity and place of each knowledge base
+    reads_text: whether the model can know an item by text alone
     ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
     shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
@@ -217,7 +222,9 @@ def save_record(
             "vocabulary": dataset.settings.vocabulary,
             "schema": dataset.schema.model_dump(mode="json"),
             "ids": dataset.manifest.get("ids", {}),
+            "events": Trained.of(dataset).save(path),
         },
+        "reads_text": reads_text,
         "knowledge": [dict(each) for each in knowledge],
         "choices": dict(choices),
         "phases": phases,
@@ -288,7 +295,7 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     if record.pop("digest", None) != digest_of_json(record):
         raise RunError(f"{path / 'run.json'}: its content does not have its digest; the file is damaged or was edited")
     for name in RUN_FILES:
-        if name != CATALOGUE or found == RUN_FORMAT:
+        if name in record["files"] or name not in (CATALOGUE, USERS) or (name == CATALOGUE and found == RUN_FORMAT):
             check_digest(path / name, record["files"].get(name, ""), RunError)
     if found == FORMER:
         record["knowledge"] = [] if record["knowledge"] is None else [record["knowledge"]]

@@ -104,6 +104,8 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    if bases is not None:
+        bases.refuse_strange(dataset)
     del text  # held by what reads it, which may take it to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
@@ -127,7 +129,8 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         catalogue = Catalogue.of_dataset(dataset)
         save_model(path, model.saved())
         save_catalogue(path, catalogue.ids, catalogue.titles)
-        record = save_record(path, config, dataset, result, plan.choices, [] if bases is None else bases.identities)
+        identities = [] if bases is None else bases.identities
+        record = save_record(path, config, dataset, result, plan.choices, identities, reads_text=model.reads_text)
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
 

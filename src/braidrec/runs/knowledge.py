@@ -123,7 +123,6 @@ class KnowledgeBases:
         float32 where they are small (`braidrec.memory.held_whole`); larger ones keep the dtype in which the bases store them
         (float16, unless one of them has float32), so that half the memory holds the same numbers.
         """
-        self._refuse_strange(dataset)
         shape = (dataset.num_items + 1, self.width)
         stored = np.result_type(*(base.identity.dtype for base in self.bases))
         vectors: Vectors = np.zeros(shape, np.float32 if held_whole(*shape) else stored)
@@ -134,7 +133,7 @@ class KnowledgeBases:
             first = last
         return vectors
 
-    def _refuse_strange(self, dataset: Dataset) -> None:
+    def refuse_strange(self, dataset: Dataset) -> None:
         """Raise KnowledgeError where a base knows no item of the log: a model would train on text that is not there."""
         met = [dataset.item_ids[row - 1] for row in np.unique(dataset.log.item).tolist()]
         for base, folder in zip(self.bases, self.folders, strict=True):
@@ -149,6 +148,11 @@ class KnowledgeBases:
     def render(self, schema: Schema, frame: pl.DataFrame) -> list[list[str | None]]:
         """Of each base, one text per row of ``frame`` by its own prompt; columns that are absent count as empty."""
         return [_render(settings.prompt, schema, frame).texts for settings in self.settings]
+
+    @property
+    def priced(self) -> bool:
+        """Whether to read new text costs money."""
+        return any(isinstance(base.encoder, PricedEncoder) for base in self._reading)
 
     def encode(self, texts: Sequence[Sequence[str]]) -> Floats:
         """(n, S) of each base's n texts, by its own encoder, loaded once, and rounded as its table stores them."""

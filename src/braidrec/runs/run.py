@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, re
 from braidrec.evaluation.report import Report
 from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
 from braidrec.runs.added import Additions, load_added, save_added
-from braidrec.runs.additions import encode_additions
+from braidrec.runs.additions import encode_additions, read_late
 from braidrec.runs.catalogue import Catalogue, near
 from braidrec.runs.directory import (
     CATALOGUE,
@@ -34,13 +34,18 @@ from braidrec.runs.directory import (
     load_model,
     read_run,
 )
+from braidrec.runs.grown import Grown
 from braidrec.runs.knowledge import Folders, KnowledgeBases
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
+from braidrec.runs.trained import Trained
 from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import put_trained
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Catalogue", "Recommendation", "Run", "load"]
 
@@ -60,10 +65,14 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class _Held:
-    """What answers: replaced as one when items are added, so that whoever reads it meanwhile sees the old or the new one."""
+    """What answers: replaced as one when items are added, so that whoever reads it meanwhile sees the old or the new one.
+
+    kept: ids of the added items that lie in the run's folder, in its order; others come with a log that has grown
+    """
 
     model: Model
     catalogue: Catalogue
+    kept: tuple[str, ...] = ()
 
 
 @final
@@ -78,9 +87,14 @@ class Run:
         model: Model,
         catalogue: Catalogue,
         dataset: Dataset | None,
+        *,
+        grown: Grown | None = None,
+        kept: Sequence[str] = (),
     ):
+        """dataset: that was trained on    grown: one that has grown since, in its place    kept: as `_Held` has it"""
         self.path, self.config, self.record = path, config, record
-        self._held, self._dataset, self._adding = _Held(model, catalogue), dataset, threading.Lock()
+        self._held, self._adding = _Held(model, catalogue, tuple(kept)), threading.Lock()
+        self._dataset, self._grown = dataset, grown
         self._outcomes: dict[str, Outcome] = {}
 
     def __repr__(self) -> str:
@@ -102,17 +116,28 @@ class Run:
 
     @property
     def has_data(self) -> bool:
-        return self._dataset is not None
+        """Whether known users are answered."""
+        return self._dataset is not None or self._grown is not None
 
     @property
     def dataset(self) -> Dataset:
-        """The data that the run was trained on.  Raises RunError where they are not at hand."""
+        """The data that the run was trained on.  Raises RunError where they are not at hand, or have grown since."""
+        if self._dataset is None and self._grown is not None:
+            raise RunError(
+                f"{self.path}: {self._grown.said}; it answers for users, but this needs the data that were trained on, with "
+                f"their held-out parts: bring these back, or say where they are: {_where()}"
+            )
         if self._dataset is None:
             raise RunError(
                 f"{self.path}: this needs the data set that the run was trained on, and {self.config.data} is not there; "
                 f"bring it back, or say where it is: {_where()}"
             )
         return self._dataset
+
+    @property
+    def _log(self) -> Dataset:
+        """Whose users are known: those of a log that has grown, where there is one."""
+        return self.dataset if self._grown is None else self._grown.served
 
     @property
     def title(self) -> str:
@@ -133,7 +158,8 @@ class Run:
     def notes(self, *, new_user: bool) -> list[str]:
         """What a reader of recommendations should know: how the model sees somebody new, and items added after training."""
         held = self._held
-        return held.model.notes(new_user=new_user, added=len(held.catalogue.added_ids))
+        found = held.model.notes(new_user=new_user, added=len(held.catalogue.added_ids))
+        return [*found, *(self._grown.notes if self._grown is not None else ())]
 
     # -- recommendation -----------------------------------------------------------------------------------------------
 
@@ -194,7 +220,7 @@ class Run:
 
         _check_count(k)
         out = path_of(out, "out")
-        held, users = self._held, self.dataset.user_ids
+        held, users = self._held, self._log.user_ids
         candidates = _candidates(held.catalogue, allow, deny)
 
         def pasts(first: int, last: int) -> list[Any]:
@@ -233,10 +259,10 @@ class Run:
 
     def _user_row(self, user: str | int) -> int:
         raw = raw_id(user, "user")
-        row = self.dataset.user_rows.get(raw)
+        row = self._log.user_rows.get(raw)
         if row is None:
             raise DataError(
-                f"user '{raw}' is not in {self.dataset.name}{near(raw, self.dataset.user_ids)}; "
+                f"user '{raw}' is not in {self._log.name}{near(raw, self._log.user_ids)}; "
                 f"for somebody new pass the items they liked ({remedy('items=[...]', '--items a,b,c')})"
             )
         return row
@@ -338,7 +364,7 @@ class Run:
             bases = _bases(self.path, self.config, self.record, knowledge)
             vocabulary = self.path / "vocabulary.json"
             new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary, own_id=self._own_id)
-            late, count = save_added(self.path, held.catalogue.added_ids, new, wait)
+            late, count = save_added(self.path, held.kept, new, wait)
             self._held = _grown(held, late)
             return count
 
@@ -357,14 +383,20 @@ class Run:
 
 
 def _grown(held: _Held, more: Additions) -> _Held:
-    return _Held(held.model.with_items(more.read), held.catalogue.with_added(more.ids, more.titles))
+    """With items that lie in the run's folder; those that came with a longer log before keep their rows."""
+    kept, there = (*held.kept, *more.ids), set(held.catalogue.added_ids)
+    more = more.at([at for at, raw in enumerate(more.ids) if raw not in there])
+    if not len(more):
+        return replace(held, kept=kept)
+    return _Held(held.model.with_items(more.read), held.catalogue.with_added(more.ids, more.titles), kept)
 
 
 @own_randomness()
 def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders = None, accelerator: str = "auto") -> Run:
     """Open a run directory.
 
-    dataset: where the run's data are not where they were; without any, the run answers for somebody new alone
+    dataset: where the run's data are not where they were; without any, the run answers for somebody new alone.  Where they
+    are those of training and what came after, histories are of today, and `Run.notes` counts what is new
     knowledge: likewise its knowledge bases, one folder or several in the run's order    accelerator: auto, cpu, cuda or mps
     Raises RunError when the run is missing, unfinished, damaged, or its data set changed, and where a knowledge base is given
     that is not the one it was trained on; ConfigError for one where it reads no text.
@@ -378,26 +410,54 @@ def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders
         config = config.model_copy(update={"knowledge": tuple(map(str, bases.folders))})
     if dataset is None and Path(config.data).exists():
         dataset = Dataset.open(config.data)
+    catalogue, added = _catalogue(path, record, dataset), load_added(path)
+    if added is not None:
+        catalogue = catalogue.with_added(added.ids, added.titles)
+    grown = None
     if dataset is not None and not dataset.identity.matches(Fingerprint.of_record(record["data"])):
-        raise RunError(
-            f"{path}: trained on {record['data']['name']} with fingerprint {record['data']['fingerprint']}, but {dataset.path} "
-            f"now has {dataset.fingerprint}; prepare the same data again or train a new run"
-        )
-    data = dataset
+        grown = _growth(path, config, record, dataset, catalogue)
+        dataset = None
+    data = grown.served if grown is not None else dataset
 
     def text() -> Vectors:
         if data is None:
             raise RunError(f"{path}: saved by an earlier version, so it needs its data and its knowledge base to be opened")
         return _bases(path, config, record).matrix(data)
 
-    catalogue = _catalogue(path, record, dataset)
     task: Task = config.chosen.task.room()
-    model = task.load(config, load_model(path), dataset, text)
+    model = task.load(config, load_model(path), data, text)
     model.module.to(device)
-    held = _Held(model, catalogue)
-    if found := load_added(path):
-        held = _grown(held, found)
-    return Run(path, config, record, held.model, held.catalogue, dataset)
+    for more in (added, None if grown is None else grown.late):
+        if more is not None and len(more):
+            model = model.with_items(more.read)
+    if grown is not None and grown.late is not None:
+        catalogue = catalogue.with_added(grown.late.ids, grown.late.titles)
+    kept = added.ids if added is not None else ()
+    return Run(path, config, record, model, catalogue, dataset, grown=grown, kept=kept)
+
+
+def _growth(path: Path, config: RunConfig, record: Mapping[str, Any], dataset: Dataset, catalogue: Catalogue) -> Grown:
+    """``dataset``, which is not what was trained on, as what that has grown to.  Raises RunError where it is something else."""
+    trained = Trained.read(path, record)
+    if trained is None or not trained.within(dataset):
+        unknown = "" if trained is not None else ", and the run was saved by a version that remembered no events"
+        raise RunError(
+            f"{path}: trained on {record['data']['name']} with fingerprint {record['data']['fingerprint']}, but {dataset.path} "
+            f"now has {dataset.fingerprint}; prepare the same data again or train a new run (a log that holds all that was "
+            f"trained on, and more, would do{unknown})"
+        )
+    schema = Schema.model_validate(record["data"]["schema"])
+
+    def read(items: pl.DataFrame) -> tuple[Additions | None, str]:
+        if not record.get("reads_text"):
+            return None, f"{record['title']} knows items by id alone"
+        try:
+            bases = _bases(path, config, record)
+        except (KnowledgeError, RunError) as cause:
+            return None, str(cause)
+        return read_late(items, schema, catalogue, bases, path / "vocabulary.json")
+
+    return Grown.of(dataset, schema, trained, catalogue, path / "vocabulary.json", read)
 
 
 def _bases(path: Path, config: RunConfig, record: Mapping[str, Any], given: Folders = None) -> KnowledgeBases:
