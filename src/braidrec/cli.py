@@ -327,7 +327,16 @@ def compare(
 def recommend(
     path: RunPath,
     user: Annotated[str | None, typer.Option(help="A user of the data set.")] = None,
-    items: Annotated[str | None, typer.Option(help="For somebody new: ids they liked, oldest first, by commas.")] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            help="For somebody new: ids they liked, oldest first, by commas; of a --user, what they met since the log ended."
+        ),
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="For somebody new: what is known of them, such as age=30; may be repeated."),
+    ] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
@@ -345,19 +354,67 @@ def recommend(
     run = _load(path, dataset, base, device)
     allowed, denied = read_ids(allow) if allow else None, read_ids(deny) if deny else ()
     if all_users:
-        if out is None or user is not None or items is not None:
-            raise ConfigError("recommend --all-users writes a file: give --out recs.parquet, and neither --user nor --items")
+        if out is None or user is not None or items is not None or fields:
+            raise ConfigError(
+                "recommend --all-users writes a file: give --out recs.parquet, and neither --user nor --items nor --field"
+            )
         rows = run.recommend_all(out, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
         _print(f"{rows:,} recommendations for {run.dataset.num_users:,} users: {out}")
         return
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
-    found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
-    title = f"for user {user}" if user is not None else f"for somebody new who liked {items}"
+    described = _pairs(fields) if fields else None
+    found = run.recommend(user, items=liked, fields=described, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
+    if user is not None:
+        title = f"for user {user}" + (f" who has since met {items}" if liked else "")
+    else:
+        parts = [f"who liked {items}"] if items is not None else []
+        title = " ".join(["for somebody new", *parts, *(["with", ", ".join(fields)] if fields else [])])
     scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
     _print(_table(title, ("#", "item", "title", scale), listed))
-    for note in run.notes(new_user=user is None):
+    for note in run.notes(new_user=user is None, fields=described):
         _print(note)
+
+
+@app.command()
+def score(
+    path: RunPath,
+    pairs: Annotated[Path, typer.Argument(help="A table with a column of users and one of items, by the names of the log.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file (or .csv) to write: the table and one more column.")],
+    unknown: Annotated[
+        str, typer.Option(help="error, or null: a pair whose user or item nobody knows stops, or has no score.")
+    ] = "error",
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
+) -> None:
+    """The score of each pair of a user and an item in a file, as of now."""
+    from braidrec.runs.pairs import write_table
+
+    run = _load(path, dataset, base, device)
+    found = run.score(pairs, unknown=unknown)  # type: ignore[arg-type]  # checked there
+    write_table(found, out)
+    empty = found.to_series(len(found.columns) - 1).null_count()
+    _print(f"{len(found):,} pairs scored{f', {empty:,} of them without a score' if empty else ''}: {out}")
+    for note in run.notes(new_user=False):
+        _print(note)
+
+
+@app.command()
+def vectors(
+    path: RunPath,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write: item, vector.")],
+    space: Annotated[str | None, typer.Option(help="Which of the model's spaces; left out, it is chosen and said.")] = None,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
+) -> None:
+    """The vectors of all items of a run, those added after training last."""
+    from braidrec.runs.pairs import vector_table, write_table
+
+    found = _load(path, dataset, base, device).item_vectors(space)
+    write_table(vector_table(found.ids, found.vectors), out)
+    _print(f"{len(found.ids):,} item vectors of width {found.vectors.shape[1]}, space '{found.space}': {out}")
 
 
 @app.command("add-items")
@@ -448,6 +505,19 @@ def _load(path: Path, dataset: Path | None, base: list[Path] | None, device: str
     from braidrec.runs.run import load
 
     return load(path, dataset=Dataset.open(dataset) if dataset else None, knowledge=base or None, accelerator=device)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    """NAME=VALUE texts by name."""
+    from braidrec.errors import ConfigError
+
+    found = {}
+    for text in given:
+        name, said, value = text.partition("=")
+        if not said or not name.strip():
+            raise ConfigError(f"--field {text!r}: expected name=value, such as age=30")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def _show_dataset(dataset: Any) -> None:

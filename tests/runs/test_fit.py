@@ -44,7 +44,7 @@ def test_a_run_holds_everything_that_loading_needs_and_nothing_of_training() -> 
     names = {each.name for each in run.path.iterdir() if not each.name.startswith(("outcome", "evaluation"))}
     assert names == {
         *("config.toml", "run.json", "model.safetensors", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json"),
-        *("catalogue.parquet", "weights"),
+        *("catalogue.parquet", "users.parquet", "weights"),
     }
     assert [each.name for each in (run.path / "weights").iterdir()] == ["rank"]
     assert run.record["title"] == "DIN"
@@ -161,7 +161,7 @@ def test_a_fit_that_cannot_start_leaves_no_claim_behind(tmp_path: Path) -> None:
 def test_disco_without_or_with_a_missing_knowledge_base_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give the run a knowledge base \(knowledge=FOLDER\)"):
         train(tmp_path / "run", enhance="disco")
-    with pytest.raises(Exception, match="no knowledge base here; make one with 'braidrec knowledge build"):
+    with pytest.raises(Exception, match=r"no knowledge base here; make one with build_knowledge\(data, "):
         train(tmp_path / "run", enhance="disco", knowledge=tmp_path / "nowhere")
 
 
@@ -363,7 +363,7 @@ def test_an_interrupted_fit_does_not_go_on_with_other_data(tmp_path: Path) -> No
     "name",
     [
         *("model.safetensors", "model.json", "run.json", "config.toml", "vocabulary.json", "metrics.jsonl", "environment.json"),
-        "catalogue.parquet",
+        *("catalogue.parquet", "users.parquet"),
     ],
 )
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])

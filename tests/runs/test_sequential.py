@@ -76,7 +76,7 @@ def test_a_run_keeps_the_weights_of_every_stage_and_nothing_of_training() -> Non
     names = {each.name for each in pad().path.iterdir() if not each.name.startswith(("outcome", "evaluation"))}
     assert names == {
         *("config.toml", "run.json", "model.safetensors", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json"),
-        *("catalogue.parquet", "weights"),
+        *("catalogue.parquet", "users.parquet", "weights"),
     }
     stages = {sasrec: ["pretrain"], pad: ["pretrain", "align", "experts"], smem: ["pretrain", "experts"]}
     for made, expected in stages.items():
@@ -314,7 +314,7 @@ def test_a_stage_of_other_data_is_refused_though_its_shapes_fit(tmp_path: Path) 
         ({"training": {"phases": {"align": {"lr": 0.5}}}}, "SASRec has no phase 'align'"),
         ({"training": {"tables": "lazy"}}, "sequence models train dense tables: drop it"),
         ({"enhance": "morec", "knowledge": None}, r"give the run a knowledge base \(knowledge=FOLDER\)"),
-        ({"enhance": "pad", "knowledge": "nowhere"}, "no knowledge base here; make one with 'braidrec knowledge build"),
+        ({"enhance": "pad", "knowledge": "nowhere"}, r"no knowledge base here; make one with build_knowledge\(data, "),
     ],
     ids=["misspelt phase", "phase of another model", "lazy tables", "no knowledge base", "missing knowledge base"],
 )

@@ -27,7 +27,7 @@ from braidrec.ranking.build import build_model
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
-from braidrec.task import Added, Floats, Rows, Saved, Vectors
+from braidrec.task import Added, Described, Floats, Rows, Saved, Vectors
 from braidrec.training.devices import place_of
 
 CHUNK = 8192  # candidates scored at a time
@@ -113,17 +113,22 @@ class ClickModel:
         }
         return Saved(tensors, about)
 
-    def past(self, user: int | None, items: Rows | None = None) -> Past:
-        """Each of a stranger's ``items`` counts as rated with the highest signal."""
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Past:
+        """Each of ``items`` counts as rated with the highest signal."""
+        rows = torch.from_numpy(np.asarray([] if items is None else items, np.int32))
+        signals = torch.full_like(rows, self.layout.signals)
         if user is None:
-            rows = torch.from_numpy(np.asarray([] if items is None else items, np.int32))
-            return Past(self.candidates.stranger(), rows, torch.full_like(rows, self.layout.signals))
+            somebody = self.candidates.stranger()
+            if fields is not None:
+                somebody = replace(somebody, fields=fields.fields, numbers=fields.numbers, bags=fields.bags)
+            return Past(somebody, rows, signals)
         if self.known is None:
             raise RunError(
                 f"user row {user}: this model was loaded without its data, so it knows nobody by id; load it with its data "
                 f"({remedy('load(path, dataset=...)', '--data FOLDER')}), or pass the items that they liked"
             )
-        return self.known.past(user)
+        past = self.known.past(user)
+        return replace(past, items=torch.cat([past.items, rows]), signals=torch.cat([past.signals, signals]))
 
     def seen(self, past: Past) -> Rows:
         found: Rows = past.items.numpy()

@@ -32,7 +32,6 @@ def encode_additions(
     catalogue: Catalogue,
     bases: KnowledgeBases,
     vocabulary: Path,
-    *,
     own_id: str | None = None,
 ) -> Additions:
     """New items, as a run takes them.
@@ -50,7 +49,7 @@ def encode_additions(
         rendered: Sequence[Sequence[str | None]] = [texts] * len(bases.folders)
     else:
         items = _named(items, schema.item, own_id)
-        items = items.with_columns(_ids(items[schema.item].alias("")).alias(schema.item))
+        items = items.with_columns(ids_as_text(items[schema.item], "the new items").alias(schema.item))
         frame, rendered = items, bases.render(schema, items)
         texts = rendered[0]
         titles = (
@@ -106,14 +105,18 @@ def _named(items: pl.DataFrame, name: str, own_id: str | None) -> pl.DataFrame:
     return items.rename({own: name})
 
 
-def _ids(column: pl.Series) -> pl.Series:
-    """As text; whole numbers with a decimal point are the whole numbers.  Raises DataError for what names no item."""
+def ids_as_text(column: pl.Series, where: str) -> pl.Series:
+    """Ids (n,) without the column's name; whole numbers with a decimal point are the whole numbers.
+
+    Raises DataError, opened by ``where``, for a column that names nobody.
+    """
     import polars as pl
 
+    column = column.alias("")  # Polars reads some names as patterns
     if column.dtype.is_float() and bool((column.is_null() | (column == column.floor())).all()):
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
-        raise DataError(f"the new items: ids of type {column.dtype}; whole numbers or text are accepted")
+        raise DataError(f"{where}: ids of type {column.dtype}; whole numbers or text are accepted")
     return column.cast(pl.String)
 
 

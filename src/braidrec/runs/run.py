@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -22,12 +22,13 @@ from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.data.intake.readers import to_frame
 from braidrec.data.schema import Schema
-from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy
+from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy, suggest
 from braidrec.evaluation.report import Report
 from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
 from braidrec.runs.added import Additions, load_added, save_added
 from braidrec.runs.additions import encode_additions, read_late
 from braidrec.runs.catalogue import Catalogue, near
+from braidrec.runs.described import describe
 from braidrec.runs.directory import (
     CATALOGUE,
     load_catalogue,
@@ -36,6 +37,7 @@ from braidrec.runs.directory import (
 )
 from braidrec.runs.grown import Grown
 from braidrec.runs.knowledge import Folders, KnowledgeBases
+from braidrec.runs.pairs import Unknown, id_column, rows_of, score_pairs
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.runs.trained import Trained
 from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
@@ -47,7 +49,7 @@ from braidrec.training.stages import put_trained
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Catalogue", "Recommendation", "Run", "load"]
+__all__ = ["Catalogue", "ItemVectors", "Recommendation", "Run", "load"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class Recommendation:
     title: str
     score: float
     probability: float | None = None
+
+
+class ItemVectors(NamedTuple):
+    """ids: raw, n of them    vectors (n, D) float32    space: which of the model's they are"""
+
+    ids: list[str]
+    vectors: NDArray[np.float32]
+    space: str
 
 
 @dataclass(frozen=True)
@@ -155,10 +165,14 @@ class Run:
         """Catalogue and added items."""
         return len(self.catalogue)
 
-    def notes(self, *, new_user: bool) -> list[str]:
-        """What a reader of recommendations should know: how the model sees somebody new, and items added after training."""
+    def notes(self, *, new_user: bool, fields: Mapping[str, Any] | None = None) -> list[str]:
+        """What a reader of recommendations should know: how the model sees somebody new, which of their ``fields`` it has not
+        met, items added after training, what is new in a log that has grown.
+        """
         held = self._held
         found = held.model.notes(new_user=new_user, added=len(held.catalogue.added_ids))
+        if fields is not None:
+            found += describe(fields, self._schema, self.path / "vocabulary.json")[1]
         return [*found, *(self._grown.notes if self._grown is not None else ())]
 
     # -- recommendation -----------------------------------------------------------------------------------------------
@@ -168,6 +182,7 @@ class Run:
         user: str | int | None = None,
         *,
         items: Sequence[str | int] | None = None,
+        fields: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         allow: Sequence[str | int] | None = None,
@@ -175,16 +190,23 @@ class Run:
     ) -> list[Recommendation]:
         """The k best items for a known ``user``, or for somebody new who liked ``items`` (oldest first).
 
-        allow: only these items; deny: never these.  A user the data set does not know is an error; for how somebody new is
-        seen, see `notes`.  A known user without history is ranked with an empty one.  Raises DataError for unknown ids or
-        when no candidate is left, RunError for a known user where the run's data are not at hand.
+        items: of a known user, what they met since the log ended    fields: of somebody new, what is known of them, by the
+        names of the users' table, such as {"age": 30}; what is left out counts as unknown    allow: only these items
+        deny: never these
+        A user the data set does not know is an error; for how somebody new is seen, see `notes`.  A known user without history
+        is ranked with an empty one.  Raises DataError for unknown ids and fields or when no candidate is left, RunError for a
+        known user where the run's data are not at hand.
         """
-        if (user is None) == (items is None):
-            raise DataError("recommend needs either a user or a list of items (not both)")
+        if user is None and items is None and fields is None:
+            raise DataError(
+                "recommend needs either a user or a list of items that somebody new liked, or fields that describe them"
+            )
+        if user is not None and fields is not None:
+            raise DataError(f"fields describe somebody new, and user {user!r} is known by what the data have of them; drop one")
         _check_count(k)
         items = None if items is None else raw_ids(items, "items")
         held = self._held
-        past = self._past(held, user, items)
+        past = self._past(held, user, items, fields)
         candidates = _candidates(held.catalogue, allow, deny)
         [(rows, scores)] = best_items(held.model, lambda first, last: [past], 1, candidates, k, exclude_seen=exclude_seen)
         if not len(rows):
@@ -252,10 +274,62 @@ class Run:
         past, rows = self._past(held, user, None), np.array([held.catalogue.row(item) for item in items], np.int32)
         return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
-    def _past(self, held: _Held, user: str | int | None, items: Sequence[str | int] | None) -> Any:
-        if user is not None:
-            return held.model.past(self._user_row(user))
-        return held.model.past(None, np.array([held.catalogue.row(item) for item in items or ()], np.int32))
+    def score(self, pairs: Any, *, unknown: Unknown = "error", show_progress: bool = True) -> pl.DataFrame:
+        """The pairs with one more column: "probability", or "score" where the model's are none, as of now.
+
+        pairs: a Polars, pandas or Arrow frame, or a file of one, with the columns of the user and the item, by the names that
+        the log has for them, or "user" and "item"    unknown: whether a pair whose user or item nobody knows is an error, or
+        has no score ("null")
+        Raises DataError naming the row, RunError where the run's data are not at hand.
+        """
+        import polars as pl
+
+        if unknown not in ("error", "null"):
+            raise ConfigError(f"unknown = {unknown!r}{suggest(str(unknown), ('error', 'null'))}")
+        held, schema, frame = self._held, self._schema, to_frame(pairs, "the pairs")
+        name = "probability" if held.model.probabilities else "score"
+        if name in frame.columns:
+            raise DataError(f"the pairs have a column '{name}' already; rename it, since that is what the scores are called")
+        users, items = (id_column(frame, role, (own, role)) for role, own in (("user", schema.user), ("item", schema.item)))
+        log = self._log
+        user_rows = rows_of(users, log.user_rows, "user", log.name, unknown)
+        item_rows = rows_of(items, held.catalogue.all_rows, "item", f"the catalogue of {log.name}", unknown)
+        scores = score_pairs(held.model, user_rows, item_rows, held.model.past, show_progress=show_progress)
+        return frame.with_columns(pl.Series(name, scores).fill_nan(None))
+
+    def item_vectors(self, space: str | None = None) -> ItemVectors:
+        """Raw ids (n,) of all items, those added after training last, and their vectors (n, D) float32 in one ``space``.
+
+        space: one of those that `inspect` gives; left out, the first that is there of "whole", "aligned", "id" and "text",
+        else the model's first.  Raises RunError for another one, and for a model that has no item vectors.
+        """
+        held = self._held
+        found = self.task.inspect(held.model.module, len(held.catalogue))
+        if not found:
+            raise RunError(f"{self.path}: {self.record['title']} has no item vectors")
+        if space is None:
+            space = next((name for name in ("whole", "aligned", "id", "text") if name in found), next(iter(found)))
+        if space not in found:
+            raise RunError(f"{self.path}: {self.record['title']} has no item vectors '{space}'{suggest(space, found)}")
+        return ItemVectors(held.catalogue.all_ids, found[space][1:], space)
+
+    def _past(
+        self,
+        held: _Held,
+        user: str | int | None,
+        items: Sequence[str | int] | None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Any:
+        rows = np.array([held.catalogue.row(item) for item in items or ()], np.int32)
+        if fields is not None:
+            described, _ = describe(fields, self._schema, self.path / "vocabulary.json")
+            return held.model.past(None, rows, described)
+        if user is None:
+            return held.model.past(None, rows)
+        past = held.model.past(self._user_row(user), rows) if len(rows) else held.model.past(self._user_row(user))
+        if len(rows) and not np.isin(rows, held.model.seen(past)).all():
+            raise RunError(f"{self.title} takes no newer events of a known user; leave items out, or leave the user out")
+        return past
 
     def _user_row(self, user: str | int) -> int:
         raw = raw_id(user, "user")
@@ -363,7 +437,7 @@ class Run:
                 return 0
             bases = _bases(self.path, self.config, self.record, knowledge)
             vocabulary = self.path / "vocabulary.json"
-            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary, own_id=self._own_id)
+            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary, self._own_id)
             late, count = save_added(self.path, held.kept, new, wait)
             self._held = _grown(held, late)
             return count

@@ -19,7 +19,7 @@ from braidrec.layers.twins import twin
 from braidrec.sequential.build import build_model, make_parts, parts_of, settings_of
 from braidrec.sequential.contracts import Catalogue, NextItemModel
 from braidrec.sequential.scoring import score_histories
-from braidrec.task import Added, Floats, Rows, Saved
+from braidrec.task import Added, Described, Floats, Rows, Saved
 from braidrec.training.devices import place_of
 
 COUNTS, BUCKET, ADDED = "data.counts", "data.bucket", "added.vectors"  # among the saved tensors, beside the module's
@@ -78,16 +78,20 @@ class SequentialModel:
 
     # -- who gets what ------------------------------------------------------------------------------------------------
 
-    def past(self, user: int | None, items: Rows | None = None) -> Rows:
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Rows:
+        if fields is not None:
+            raise RunError(f"{self.config.title} knows people by what they met alone, so it reads no fields; leave them out")
+        more = np.asarray([] if items is None else items, np.int32)
         if user is None:
-            return np.asarray([] if items is None else items, np.int32)
+            return more
         if self.data is None:
             raise RunError(
                 f"{self.config.title}: what a known user met stands in the log, which this model was loaded without; "
                 f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
         log = self.data.log
-        return log.slot_item[int(log.start[user]) : int(log.start[user + 1])]
+        own = log.slot_item[int(log.start[user]) : int(log.start[user + 1])]
+        return own if not len(more) else np.concatenate([own, more])
 
     def seen(self, past: Rows) -> Rows:
         return past
