@@ -505,7 +505,9 @@ def test_the_desk(braidrec: Screen, tmp_path: Path) -> None:
     assert "120 item vectors of width 8, space 'id'" in text
     frame = pl.read_parquet(tmp_path / "vectors.parquet")
     assert (frame.columns, frame["vector"].dtype) == (["item", "vector"], pl.Array(pl.Float32, 8))
-    assert "has no item vectors 'texd' (did you mean 'text'?)" in braidrec.error("vectors", run, "--out", out, "--space", "texd")
+    assert "has no item vectors 'texd' (did you mean 'text'?)" in braidrec.error(
+        "vectors", run, "--out", out, "--space", "texd"
+    )
     assert "sees no such device here" in braidrec.error("recommend", run, "--user", "10001", "--device", "cuda")
 
 

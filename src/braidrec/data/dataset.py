@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.data import splits, vocabulary
+from braidrec.data import describe, splits, vocabulary
 from braidrec.data.features import Bag, Features, Scaling, encode_fields, number_column
 from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
 from braidrec.data.log import InteractionLog
@@ -75,6 +75,27 @@ class Dataset:
     num_signals: int
     manifest: Mapping[str, Any]
     statistics: CausalStatistics | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name}, {len(self.log):,} events, {self.num_users:,} users, {self.num_items:,} items, {self.path})"
+        )
+
+    def __str__(self) -> str:
+        return describe.as_text(*self._described)
+
+    def _repr_html_(self) -> str:
+        return describe.as_html(*self._described)
+
+    @property
+    def _described(self) -> tuple[str, describe.Lines]:
+        lines = describe.lines_of(self.schema, self.settings, self.log, self.split, self.manifest, self.path)
+        return f"data set {self.name} at {self.path}", lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What was guessed and decided when it was prepared."""
+        return list(self.manifest["notes"])
 
     @classmethod
     def prepare(

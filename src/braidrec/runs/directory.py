@@ -222,6 +222,7 @@ def save_record(
             "vocabulary": dataset.settings.vocabulary,
             "schema": dataset.schema.model_dump(mode="json"),
             "ids": dataset.manifest.get("ids", {}),
+            "settings": dataset.settings.model_dump(mode="json"),
             "events": Trained.of(dataset).save(path),
         },
         "reads_text": reads_text,

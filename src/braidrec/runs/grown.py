@@ -107,6 +107,7 @@ def _in_rows_of(
     served = replace(
         dataset,
         schema=schema,
+        settings=trained.settings,
         log=log,
         split=Split({}),
         features=_features(frames, vocabulary, len(log)),

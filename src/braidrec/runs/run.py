@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from braidrec.arguments import instance_of, path_of, raw_id, raw_ids
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
+from braidrec.data.describe import as_html, as_text
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.data.intake.readers import to_frame
 from braidrec.data.schema import Schema
@@ -109,6 +110,29 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.title}, {self.headline}, {self.path})"
+
+    def __str__(self) -> str:
+        return as_text(f"run {self.title} at {self.path}", self._lines())
+
+    def _repr_html_(self) -> str:
+        return as_html(f"run {self.title} at {self.path}", self._lines())
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """Nine at most."""
+        config, record, data = self.config, self.record, self.record["data"]
+        added, held = len(self.catalogue.added_ids), self._held
+        events = f", {data['events']['count']:,} events" if "events" in data else ""
+        state = "not at hand" if not self.has_data else "at hand" if self._grown is None else self._grown.said
+        return [
+            ("task", f"{config.chosen.task.title} ({config.task}); seed {config.seed}"),
+            ("validation", f"{self.headline} at step {record['best']['step']:,}"),
+            ("data", f"{data['name']}{events}: {config.data} ({state})"),
+            ("knowledge", ", ".join(config.knowledge) if record["knowledge"] else "reads no text"),
+            ("items", f"{self.num_items:,}" + (f", {added:,} of them added after training" if added else "")),
+            ("stages", ", ".join(phase["name"] for phase in record["phases"])),
+            ("answers", "probabilities of a positive" if held.model.probabilities else "scores without a unit"),
+            ("ask it", "recommend(user), recommend(items=[...]), score(pairs), item_vectors(), evaluate(), add_items(...)"),
+        ]
 
     @property
     def model(self) -> Model:

@@ -9,6 +9,7 @@ from typing import Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.events import holds, sample_of
+from braidrec.data.settings import PrepareSettings
 from braidrec.files import write_atomic
 
 USERS = "users.parquet"
@@ -17,17 +18,18 @@ USERS = "users.parquet"
 @dataclass(frozen=True)
 class Trained:
     """users: raw ids by catalogue row, from 1 on    signals: lower borders of the signal rows
-    count: of events    sample: of them (`braidrec.data.events`)
+    count: of events    sample: of them (`braidrec.data.events`)    settings: how they were prepared
     """
 
     users: Sequence[str]
     signals: Sequence[float]
     count: int
     sample: Sequence[str]
+    settings: PrepareSettings
 
     @classmethod
     def of(cls, dataset: Dataset) -> Trained:
-        return cls(dataset.user_ids, dataset.manifest["signals"], len(dataset.log), sample_of(dataset))
+        return cls(dataset.user_ids, dataset.manifest["signals"], len(dataset.log), sample_of(dataset), dataset.settings)
 
     @classmethod
     def read(cls, path: Path, record: Mapping[str, Any]) -> Trained | None:
@@ -37,7 +39,8 @@ class Trained:
         if (known := record["data"].get("events")) is None:
             return None
         users = pl.read_parquet(path / USERS)["user"].to_list()
-        return cls(users, known["signals"], known["count"], known["sample"])
+        settings = PrepareSettings.model_validate(record["data"]["settings"])
+        return cls(users, known["signals"], known["count"], known["sample"], settings)
 
     def save(self, path: Path) -> dict[str, Any]:
         """Write the users into the run at ``path``; returns what its record has of the rest."""
