@@ -545,3 +545,25 @@ def test_a_moved_project_and_its_remedies(braidrec: Screen, tmp_path: Path) -> N
     assert braidrec("recommend", run, "--user", "10001", "-k", "1", *given) == wanted
     assert "popularity" in braidrec("evaluate", run, *given)
     assert "1 item added" in braidrec("add-items", run, tmp_path / "new.csv", *given)
+
+
+def test_data_that_runs_were_trained_on_are_not_replaced_unawares(
+    braidrec: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_runs.description(tmp_path)
+    braidrec("data", "prepare", "mine.toml")
+    braidrec("fit", "--data", "prepared/mine", *SMALL, "--out", "runs/x")
+    again = ("data", "prepare", "mine.toml", "--overwrite")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    error = braidrec.error(*again)
+    assert "prepared/mine: 1 run was trained on these data (runs/x)" in error
+    assert "say --yes to replace them, or choose another folder (--out)" in error
+    braidrec(*again, "--yes")
+    assert "note: prepared/mine: 1 run was trained on these data (runs/x)" in braidrec.err
+    for answer, code in (("n", 2), ("y", 0)):
+        terminal = io.StringIO(f"{answer}\n")
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", terminal)
+        braidrec(*again, code=code)
+        assert "Replace them?" in braidrec.err

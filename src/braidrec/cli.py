@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,16 +135,45 @@ def data_prepare(
     ] = None,
     cold_items: Annotated[float | None, typer.Option(help="Share of items to hide from training, seeded.")] = None,
     tie: Annotated[str | None, typer.Option(help="integer (default) or string: how ids break ties in time.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it is there.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            help="Replace the folder if it is there.  Where runs were trained on it (in ./runs or beside it), a terminal asks "
+            "first; a script has to say --yes as well."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Replace data that runs were trained on without asking.")] = False,
 ) -> None:
     """Number, order and split a log into a folder that opens instantly."""
     from braidrec.runs.preparing import prepare
 
     dataset = prepare(
-        what, source, out, vocabulary=vocabulary, negatives=negatives, cold_items=cold_items, tie=tie, overwrite=overwrite
+        what,
+        source,
+        out,
+        vocabulary=vocabulary,
+        negatives=negatives,
+        cold_items=cold_items,
+        tie=tie,
+        overwrite=overwrite,
+        confirm=_replace(yes),
     )
     _show_dataset(dataset)
     _print(f"next: braidrec knowledge build {dataset.path}")
+
+
+def _replace(yes: bool) -> Callable[[str], bool]:
+    """How it is settled whether data that runs need are replaced."""
+    from braidrec.errors import DataError
+
+    def settle(said: str) -> bool:
+        if yes:
+            print(f"note: {said}", file=sys.stderr)
+        elif not sys.stdin.isatty():
+            raise DataError(f"{said}; say --yes to replace them, or choose another folder (--out)")
+        return yes or typer.confirm(f"{said}. Replace them?", err=True)
+
+    return settle
 
 
 @data.command("show")
