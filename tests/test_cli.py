@@ -112,6 +112,33 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]", "no module of a task, of data or of runs is needed for names"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--backbone", "dinn"],
+        ["--preset", "our"],
+        ["--enhance", "disko"],
+        ["--task", "rank"],
+        ["--set", "lr=1"],
+        ["--set", "dim=1"],
+        ["--set", "training.learning_rate=1"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_name_preset_or_key_is_told_before_anything_heavy_is_imported(arguments: list[str]) -> None:
+    """So it comes at once, on any machine."""
+    code = (
+        "import sys\nfrom braidrec.cli import main\n"
+        f"sys.argv = ['braidrec', 'fit', '--data', 'x', *{arguments}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr.startswith("error: fit: ")
+    assert "(did you mean '" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
 def words(text: str) -> str:
     """A help text without its boxes and line breaks."""
     return " ".join(text.replace("│", " ").split())

@@ -302,7 +302,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, unbro
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert checkpoints(tmp_path / "run")
-    with pytest.raises(RunError, match="is unfinished; run 'braidrec fit' with the same settings to go on"):
+    with pytest.raises(RunError, match="is unfinished; call fit with the same settings to go on"):
         load(tmp_path / "run")
     finish(tmp_path / "run")
     assert weights(tmp_path / "run") == weights(unbroken)

@@ -160,7 +160,8 @@ class Dataset:
         """Map a prepared directory.  Raises DataError when it is missing, of another version, or a file's digest differs."""
         path = path_of(path, "path")
         if not path.is_dir():
-            raise DataError(f"{path}: no prepared data set here; make one with 'braidrec data prepare'")
+            how = remedy(f"Dataset.from_frames(..., path={str(path)!r})", "'braidrec data prepare'")
+            raise DataError(f"{path}: no prepared data set here; make one with {how}")
         manifest = read_json(path / "manifest.json", DataError)
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:

@@ -37,7 +37,7 @@ def encode_additions(
     """New items, as a run takes them.
 
     schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
-    own_id: what the catalogue's table calls its ids, where the interactions call them otherwise
+    own_id: what the catalogue's table calls its ids; None where nobody knows
     Raises DataError for ids that are empty, the catalogue's own, or come twice, and for items without text.
     """
     import polars as pl
@@ -100,7 +100,7 @@ def _named(items: pl.DataFrame, name: str, own_id: str | None) -> pl.DataFrame:
         with contextlib.suppress(DataError):
             own = guess_id("items", items, None)
     if own is None or own not in items.columns:
-        also = f", nor '{own_id}', as the catalogue calls it" if own_id else ""
+        also = f", nor '{own_id}', as the catalogue calls it" if own_id not in (None, name) else ""
         raise DataError(f"the new items have no id column '{name}'{also} (columns: {', '.join(items.columns)})")
     return items.rename({own: name})
 

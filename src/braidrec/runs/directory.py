@@ -287,7 +287,8 @@ def environment() -> dict[str, Any]:
 def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The config and run.json's entries.  Raises RunError when the run is missing, unfinished, damaged or of another format."""
     if not (path / "run.json").exists():
-        state = "is unfinished; run 'braidrec fit' with the same settings to go on" if path.is_dir() else "does not exist"
+        again = remedy("call fit", "run 'braidrec fit'")
+        state = f"is unfinished; {again} with the same settings to go on" if path.is_dir() else "does not exist"
         raise RunError(f"{path}: the run {state}")
     record = read_json(path / "run.json", RunError)
     found = record.get("format") if isinstance(record, dict) else None

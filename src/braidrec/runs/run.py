@@ -468,9 +468,9 @@ class Run:
 
     @property
     def _own_id(self) -> str | None:
-        """What the catalogue's table called its ids, where the interactions call them otherwise."""
+        """What the catalogue's table called its ids; None where an earlier version kept no word of it."""
         kept = self.record["data"] if self._dataset is None else {**self._dataset.manifest, **self.record["data"]}
-        own: str | None = kept.get("ids", {}).get("items")
+        own: str | None = kept["ids"].get("items", self._schema.item) if "ids" in kept else None
         return own
 
     @property
