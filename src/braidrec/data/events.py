@@ -34,14 +34,22 @@ def event_keys(dataset: Dataset) -> NDArray[np.uint64]:
 
 def sample_of(dataset: Dataset) -> list[str]:
     """The smallest keys of a log, as text: of any log that holds all of its events they are among the keys, too."""
-    keys = np.unique(event_keys(dataset))[:SAMPLE]
-    return [f"{key:016x}" for key in keys.tolist()]
+    keys = event_keys(dataset)
+    least = keys if len(keys) <= 4 * SAMPLE else np.partition(keys, 4 * SAMPLE)[: 4 * SAMPLE]
+    distinct = np.unique(least)
+    if len(distinct) < SAMPLE:  # most of them are repeated
+        distinct = np.unique(keys)
+    return [f"{key:016x}" for key in distinct[:SAMPLE].tolist()]
 
 
 def holds(dataset: Dataset, sample: Sequence[str]) -> bool:
     """Whether every event of a log's `sample_of` is there."""
-    wanted = np.array([int(key, 16) for key in sample], np.uint64)
-    return bool(np.isin(wanted, event_keys(dataset)).all())
+    wanted = np.unique(np.array([int(key, 16) for key in sample], np.uint64))
+    keys = event_keys(dataset)
+    places = np.searchsorted(wanted, keys)
+    inside = places < len(wanted)
+    met = places[inside][wanted[places[inside]] == keys[inside]]
+    return len(np.unique(met)) == len(wanted)
 
 
 def _of_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
