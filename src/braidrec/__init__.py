@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from braidrec.data.dataset import Dataset as Dataset
     from braidrec.data.dataset import PrepareSettings as PrepareSettings
     from braidrec.data.planted import example_tables as example_tables
@@ -31,7 +32,15 @@ _WHERE = {
 __all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "example_tables", "fit", "load"]
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("braidrec")
     if name not in _WHERE:
         raise AttributeError(f"module 'braidrec' has no attribute '{name}' (it has: {', '.join(__all__)})")
     module, attribute = _WHERE[name]

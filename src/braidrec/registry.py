@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypedDict, TypeVar, cast
 
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, remedy, suggest
 from braidrec.strict import Strict, merge, parse
 
 Item = TypeVar("Item")
@@ -343,6 +343,7 @@ def task_of(backbone: str | None, task: str | None) -> TaskSpec:
         raise ConfigError("; ".join([f"unknown backbone '{backbone}'{suggest(backbone, known)}", *broken]))
     if len(having) > 1:
         raise ConfigError(
-            f"backbone '{backbone}' is of {' and of '.join(having)}; say which with task = \"{having[0]}\" (or --task)"
+            f"backbone '{backbone}' is of {' and of '.join(having)}; say which with "
+            + remedy(f'task="{having[0]}"', f'task = "{having[0]}" (or --task)')
         )
     return TASKS[having[0]]

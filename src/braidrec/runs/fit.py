@@ -13,7 +13,7 @@ from braidrec.arguments import instance_of, path_of
 from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError, DataError
+from braidrec.errors import ConfigError, DataError, RunError, remedy
 from braidrec.registry import LogSize
 from braidrec.runs.directory import (
     claim,
@@ -119,7 +119,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     """
     refuse_other(path, config)
     if ended(path):
-        return load(path, dataset=dataset)
+        return _finished(path, config, dataset)
     device = device_of(config.training.accelerator)
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
@@ -129,16 +129,18 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    if bases is not None:
+        bases.refuse_strange(dataset)
     del text  # held by what reads it, which may take it to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
-    _check_starts(plan, dataset)
+    _check_starts(plan, dataset, bases)
     size = LogSize.of(dataset.manifest, config.negatives)
     _check_unused(config, plan, size)
     inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
-            return load(path, dataset=dataset)
+            return _finished(path, config, dataset)
         result = train(
             phases,
             path / "training",
@@ -160,11 +162,28 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
             result,
             plan.choices,
             [] if bases is None else bases.identities,
+            reads_text=model.reads_text,
             sized=by_size(config, size),
             warnings=doubts(config, plan, phases, result.phases),
         )
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
+
+
+def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:
+    """The run at ``path``, which has these settings.  Raises RunError where it was trained on other data or other text."""
+    held, record = read_run(path)
+    if dataset is None and Path(config.data).exists():
+        dataset = Dataset.open(config.data)
+    if dataset is not None and not dataset.identity.matches(trained := Fingerprint.of_record(record["data"])):
+        raise RunError(
+            f"{path}: holds a run that was trained on {record['data']['name']} with fingerprint {trained.own}, but "
+            f"{dataset.path} has {dataset.fingerprint}; choose another folder{remedy(' (path=...)', ' (--out)')}"
+        )
+    reads, given = config.chosen.task.room().reads_text(config), [Path(each) for each in config.knowledge]
+    if reads and [each.resolve() for each in given] != [Path(each).resolve() for each in held.knowledge]:
+        KnowledgeBases.open(given).check(record["knowledge"], path)
+    return load(path, dataset=dataset)
 
 
 def _check_unused(config: RunConfig, plan: Plan, size: LogSize) -> None:
@@ -196,13 +215,19 @@ def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
     return found
 
 
-def _check_starts(plan: Plan, dataset: Dataset) -> None:
-    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, of another shape."""
+def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> None:
+    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape."""
     for name, other in plan.taken.items():
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
             raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
-        trained = Fingerprint.of_record(read_run(Path(other))[1]["data"])
+        record = read_run(Path(other))[1]
+        if name in plan.reading and bases is not None:
+            try:
+                bases.check(record["knowledge"], where)
+            except RunError as cause:
+                raise ConfigError(f"{cause}; name the knowledge base that it was trained on, or train the stage here") from None
+        trained = Fingerprint.of_record(record["data"])
         if not dataset.identity.matches(trained):
             raise ConfigError(
                 f"{where}: trained on data with fingerprint {trained.own}, this run's has {dataset.fingerprint}, so its rows "

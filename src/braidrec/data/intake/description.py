@@ -327,7 +327,7 @@ def _tables(
     for kind, table in catalogues.items():
         catalogues[kind] = replace(table, frame=table.frame.rename({own[kind]: keys[kind]}))
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
-    return validate(
+    tables = validate(
         name,
         schema,
         interactions,
@@ -337,6 +337,7 @@ def _tables(
         notes=notes,
         clean=clean,
     )
+    return replace(tables, ids={kind: key for kind, key in own.items() if key not in (schema.item, schema.user)})
 
 
 def _in_order(log: RawTable, item: str | None, separator: str | None, order: str | None) -> tuple[RawTable, str | None]:
