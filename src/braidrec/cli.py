@@ -357,7 +357,9 @@ def evaluate(
     """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    opened = lambda each: _load(each, dataset, base, device)  # noqa: E731
+    def opened(each: Path) -> Run:
+        return _load(each, dataset, base, device)
+
     _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows, opened=opened))
 
 
