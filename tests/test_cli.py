@@ -289,7 +289,8 @@ def test_every_registered_name_stands_in_the_list(braidrec: Screen) -> None:
         *(
             (f"{task.name} {kind}", getattr(task, kind))
             for task in TASKS.values()
-            for kind in ("backbones", "methods", "baselines")
+            for kind in ("backbones", "methods", "models", "baselines")
+            if getattr(task, kind)
         ),
         ("text encoders", ENCODERS),
         ("data sets", DATA_SETS),

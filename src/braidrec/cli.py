@@ -233,12 +233,12 @@ def fit(
     where = str(file) if file else "fit"
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
-    request = read_request(file, given)
+    from braidrec.runs.fit import fit_config, with_default
+
+    request = with_default(read_request(file, given))
     config = resolve(request, where)
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config
-
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     if config.knowledge and not run.task.reads_text(config):
@@ -295,6 +295,7 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    explain: Annotated[bool, typer.Option("--explain", help="Which items, and how much their text, are behind each.")] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
@@ -317,13 +318,37 @@ def recommend(
         _print(f"{rows:,} recommendations for {run.dataset.num_users:,} users: {out}")
         return
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
-    found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
+    found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied, explain=explain)
     title = f"for user {user}" if user is not None else f"for somebody new who liked {items}"
     scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
-    _print(_table(title, ("#", "item", "title", scale), listed))
+    if explain:
+        from braidrec.runs.tables import reasons
+
+        told: list[tuple[Any, ...]] = [(*row, reasons(each.because)) for row, each in zip(listed, found, strict=True)]
+        _print(_table(title, ("#", "item", "title", scale, "because of"), told))
+    else:
+        _print(_table(title, ("#", "item", "title", scale), listed))
     for note in run.notes(new_user=user is None):
         _print(note)
+
+
+@app.command()
+def similar(
+    path: RunPath,
+    item: Annotated[str, typer.Option(help="An item id.")],
+    by: Annotated[
+        str, typer.Option(help="meaning (texts) | behaviour (who has both) | model (what the model made of them).")
+    ] = "model",
+    k: Annotated[int, typer.Option("-k")] = 10,
+) -> None:
+    """Items like an item, in meaning, in behaviour or to the model."""
+    from braidrec.runs.run import load
+
+    run = load(path)
+    found = run.similar(item, by, k=k)  # type: ignore[arg-type]  # an odd word is refused there
+    listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
+    _print(_table(f"like {item} by {by}", ("#", "item", "title", "alike"), listed))
 
 
 @app.command("add-items")

@@ -58,7 +58,7 @@ class Spec:
     tried: Sequence[Values] = ()
 
     def __post_init__(self) -> None:
-        for values in (self.informed, *self.tried):
+        for values in (*filter(None, (self.informed,)), *self.tried):
             parse(self.config, values, f"'{self.name}'")
         named = {*self.presets, *self.joined} or ({"ours"} if self.values else set())
         for preset in named and {"ours", *named}:

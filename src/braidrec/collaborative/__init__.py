@@ -5,6 +5,8 @@ This page registers what the room holds; nothing heavy is imported before a name
 
 from braidrec.registry import Metric, TaskSpec, own_registries
 
+_PRESETS = ("ours", "paper", "authors", "textbook")
+
 TASK = TaskSpec(
     name="collaborative",
     title="what goes with what somebody has",
@@ -36,7 +38,8 @@ TASK = TaskSpec(
             "item-knn": "braidrec.collaborative.baselines:ITEM_KNN",
         },
     ),
-    model={},
-    training={},
+    model={preset: {} for preset in _PRESETS},
+    training={preset: {} for preset in _PRESETS},
+    presets=_PRESETS,
     of_positives=True,
 )

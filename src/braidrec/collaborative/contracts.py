@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.graph import Graph
 from braidrec.errors import RunError
 from braidrec.layers.text import TextTable
@@ -58,8 +59,8 @@ class MatrixModel(Protocol):
         """I + 1, and the items that were added."""
         ...
 
-    def scores(self, met: Tensor) -> Tensor:
-        """(b, num_rows) float32 of ``met`` (b, num_rows), sparse CSR of ones: what each of b people has."""
+    def scores(self, baskets: Baskets) -> Tensor:
+        """(b, num_rows) float32 of all items, for what each of b people has; training need not know them."""
         ...
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:

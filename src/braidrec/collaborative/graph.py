@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -89,10 +90,8 @@ class Graph:
             scale = 1 / np.sqrt(np.maximum(degree, 1.0))
             values = (scale[row] * scale[column]).astype(np.float32)
         start = np.concatenate([[0], np.cumsum(degree)])
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(start.astype(np.int32)),
-            torch.from_numpy(column.astype(np.int32)),
-            torch.from_numpy(values),
-            size=(self.num_nodes, self.num_nodes),
-            check_invariants=False,
-        )
+        places = (torch.from_numpy(part.astype(np.int32)) for part in (start, column))
+        with warnings.catch_warnings():  # torch calls these tensors beta, once in every process
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support")
+            size = (self.num_nodes, self.num_nodes)
+            return torch.sparse_csr_tensor(next(places), next(places), torch.from_numpy(values), size=size)

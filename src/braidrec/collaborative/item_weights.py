@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
 from braidrec.layers.text import TextTable, prepare
 
@@ -24,7 +25,7 @@ def weights_tensors(weights: Any) -> dict[str, Tensor]:
     if isinstance(weights, Tensor):
         return {"dense": weights}
     if weights.nnz > _DENSE * weights.shape[0] * weights.shape[1]:
-        return {"dense": torch.from_numpy(weights.toarray().astype(np.float32, copy=False))}
+        return {"dense": torch.from_numpy(weights.tocsr().toarray().astype(np.float32, copy=False))}
     own = weights.tocsr()
     own.sort_indices()
     return {
@@ -85,44 +86,38 @@ class ItemWeights(nn.Module, MatrixModel):
     def num_rows(self) -> int:
         return self.num_items + 1 + (0 if self.added is None else self.added.shape[1])
 
-    def scores(self, met: Tensor) -> Tensor:
+    def scores(self, baskets: Baskets) -> Tensor:
         if self.added is None:
-            return self._scores(met)
-        own = self.num_items + 1
-        whole = met.to_dense()
-        before, later = whole[:, :own], whole[:, own:]
+            return self._scores(baskets)
         assert self.among is not None
-        found = self._scores(before.to_sparse_csr()) + later @ self.added.T
-        return torch.cat([found, before @ self.added + later @ self.among], dim=1)
+        own = self.num_items + 1
+        before, later = baskets.within(0, own), baskets.within(own, self.num_rows)
+        found = self._scores(before) + later.times(self.added.T)
+        return torch.cat([found, before.times(self.added) + later.times(self.among)], dim=1)
 
-    def _scores(self, met: Tensor) -> Tensor:
+    def _scores(self, baskets: Baskets) -> Tensor:
         found: Tensor | None = None
         if self.dense is not None:
-            found = met @ self.dense
+            found = baskets.times(self.dense)
         if self.start is not None:
-            found = torch.from_numpy((_scipy(met) @ self._sparse()).toarray()).to(met.device)
+            found = torch.from_numpy((baskets.matrix(self.num_items + 1) @ self._sparse).toarray()).to(baskets.item.device)
         if self.left is not None and self.right is not None:
-            low = (met @ self.left) @ self.right.T
+            low = baskets.times(self.left) @ self.right.T
             found = low if found is None else found + low
         assert found is not None
-        return found if self.less is None else found - met.to_dense() * self.less
+        return found if self.less is None else found - baskets.dense(self.num_items + 1) * self.less
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
         return self.column_of(items, target), self.text_shares(items, target)
 
     def column_of(self, items: Tensor, target: int) -> Tensor:
         """W_ij (n,) of ``items`` and j = ``target``: each one's score where somebody has nothing else."""
-        alone = torch.sparse_csr_tensor(
-            torch.arange(len(items) + 1, dtype=torch.int32, device=items.device),
-            items.int(),
-            torch.ones(len(items), device=items.device),
-            size=(len(items), self.num_rows),
-        )
-        return self.scores(alone)[:, target]
+        return self.scores(Baskets.alone(items))[:, target]
 
     def text_shares(self, items: Tensor, target: int) -> Tensor | None:
         return None
 
+    @property
     def _sparse(self) -> Any:
         from scipy.sparse import csr_array
 
@@ -163,10 +158,3 @@ class TextWeights(ItemWeights):
 
     def item_vectors(self) -> Mapping[str, Tensor]:
         return {"text": self.text.vectors} if self.reads_text else {}
-
-
-def _scipy(met: Tensor) -> Any:
-    from scipy.sparse import csr_array
-
-    parts = tuple(part.cpu().numpy() for part in (met.values(), met.col_indices(), met.crow_indices()))
-    return csr_array(parts, shape=tuple(met.shape))

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.scoring import score
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import RunError
-from braidrec.evaluation.closed_form import as_tensor, interactions
 from braidrec.layers.twins import twin
 from braidrec.task import Added, Floats, Reason, Rows, Saved
 from braidrec.training.devices import place_of
@@ -76,9 +76,7 @@ class CollaborativeModel:
         return past.met
 
     def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
-        owner = np.repeat(np.arange(len(pasts)), [len(past.has) for past in pasts])
-        met = interactions(owner, np.concatenate([past.has for past in pasts]), (len(pasts), self._net.num_rows))
-        found = score(self._net, as_tensor(met).to(place_of(self.module)), self.counts)
+        found = score(self._net, Baskets.of([past.has for past in pasts]).to(place_of(self.module)), self.counts)
         wanted: Floats = found.cpu().numpy()[:, rows]
         return wanted
 

@@ -13,15 +13,16 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.graph import Graph
 from braidrec.data.dataset import Dataset
 from braidrec.data.sequences import training_ends
 from braidrec.errors import DataError
-from braidrec.evaluation.closed_form import as_tensor
 from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import row_gains
 from braidrec.evaluation.slices import Slices
@@ -96,17 +97,16 @@ class RowsScorer:
         self._device, self._popularity = place_of(model), popularity.float()
 
     def scores(self, rows: NDArray[np.int64]) -> Tensor:
-        return score(self._model, as_tensor(self._matrix[self._users[rows]]).to(self._device), self._popularity)
+        return score(self._model, Baskets.of_rows(self._matrix[self._users[rows]]).to(self._device), self._popularity)
 
 
-def score(model: MatrixModel, met: Tensor, popularity: Tensor) -> Tensor:
-    """(b, n) of ``met`` (b, n), sparse CSR; a row without items gets ``popularity`` (at most n)."""
+def score(model: MatrixModel, baskets: Baskets, popularity: Tensor) -> Tensor:
+    """(b, num_rows); who has nothing gets ``popularity`` (I + 1,), and 0 for what came later."""
     with torch.no_grad():
-        found = model.scores(met).float()
-    nothing = met.crow_indices().diff() == 0
-    if bool(nothing.any()):
-        found[nothing] = 0
-        found[nothing, : len(popularity)] = popularity.to(found.device)
+        found = model.scores(baskets)
+    nothing = (baskets.counts == 0).nonzero().squeeze(1)
+    if len(nothing):
+        found[nothing] = F.pad(popularity.float(), (0, found.shape[1] - len(popularity))).to(found.device)
     return found
 
 

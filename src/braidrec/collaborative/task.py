@@ -79,7 +79,8 @@ class CollaborativeTask:
         tensors: dict[str, Tensor] = dict(saved.tensors)
         counts, added = tensors.pop(COUNTS), tensors.pop(ADDED, None)
         module = kept_module(_stages(config, Parts(int(saved.about["items"]))))
-        put_fitted(module, tensors)
+        # products round by where a matrix begins in memory, and one that is mapped from a file begins anywhere
+        put_fitted(module, {name: tensor.clone() for name, tensor in tensors.items()})
         model = CollaborativeModel(config, module.eval(), counts, saved.about, data)
         return model if added is None else model.grown(added)
 

@@ -32,13 +32,6 @@ def interactions(row: Ids, column: Ids, shape: tuple[int, int]) -> Any:
     return found
 
 
-def as_tensor(matrix: Any) -> Tensor:
-    """A SciPy CSR matrix as a torch one that shares its values, with int32 indices."""
-    start, column = (torch.from_numpy(np.asarray(part, np.int32)) for part in (matrix.indptr, matrix.indices))
-    values = torch.from_numpy(np.asarray(matrix.data, np.float32))
-    return torch.sparse_csr_tensor(start, column, values, size=matrix.shape, check_invariants=False)
-
-
 def gram(matrix: Any) -> Tensor:
     """G = X^T X, dense (C, C) float32, of any sparse X (R, C).
 
@@ -52,8 +45,14 @@ def gram(matrix: Any) -> Tensor:
     step = max(1, _CELLS // columns)
     for first in range(0, rows, step):
         part = matrix[first : first + step]
-        torch.addmm(found, as_tensor(part.T.tocsr()), torch.from_numpy(part.toarray()), out=found)
+        found += torch.from_numpy(part.T @ part.toarray())
     return found
+
+
+def gram_times(matrix: Any) -> Callable[[Tensor], Tensor]:
+    """X^T X times (C, n), without X^T X."""
+    columns = matrix.T.tocsr()
+    return lambda vectors: torch.from_numpy(columns @ (matrix @ vectors.numpy()))
 
 
 def item_cosine(matrix: Any, shrink: float = 20.0) -> Any:
@@ -74,7 +73,7 @@ def inverse(spd: Tensor, what: str) -> Tensor:
     factor, fault = torch.linalg.cholesky_ex(spd)
     if int(fault):
         raise DataError(f"the item-item matrix is not positive definite to float32 (row {int(fault)}); use a larger {what}")
-    return torch.cholesky_inverse(factor)
+    return torch.cholesky_inverse(factor).mT  # symmetric, and LAPACK's columns are torch's rows
 
 
 def ease_weights(precision: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ def leading_vectors(
     small = basis.T @ product(basis)
     values, turned = torch.linalg.eigh((small + small.T) / 2)
     kept = torch.arange(width - 1, max(width - 1 - count, -1), -1)
-    return values[kept].clamp_min(0), basis @ turned[:, kept]
+    return values[kept].clamp_min(0), (basis @ turned[:, kept]).contiguous()
 
 
 def ease(matrix: Any, penalty: float = 100.0) -> Tensor:
@@ -126,7 +125,7 @@ class WeightsScorer:
         owner, item = self._rows.past(rows, self._length)
         met = interactions(owner, item, (len(rows), self._rows.num_items + 1))
         if isinstance(self._weights, Tensor):
-            found = as_tensor(met) @ self._weights
+            found = torch.from_numpy(met @ self._weights.numpy())
         else:
             found = torch.from_numpy((met @ self._weights).toarray().astype(np.float32, copy=False))
         found[torch.from_numpy(np.diff(met.indptr) == 0)] = self._popularity

@@ -13,6 +13,7 @@ from braidrec.config import RunConfig, RunRequest, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError
+from braidrec.registry import TASKS
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -54,8 +55,10 @@ def fit(
 ) -> Run:
     """Train ``backbone``, with ``enhance`` (one name or several) or plain, and return the run.
 
-    The backbone says what is learned: to rank what was clicked above what was not (such as din, the default), or the next item
-    of a sequence (such as sasrec); `braidrec list` has them all.  ``task`` settles it where two tasks have the name.
+    The backbone says what is learned: to rank what was clicked above what was not (such as din), the next item of a sequence
+    (such as sasrec), or what goes with what somebody has (such as ease); `braidrec list` has them all.  Without any, a log of
+    positives alone gets ease, which reads text where there is a knowledge base, and one with labels or ratings din.
+    ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
     Raises ConfigError for unknown settings, for an enhancer without a knowledge base, and for a folder that holds
@@ -83,9 +86,23 @@ def fit(
         "model": dict(model or {}),
         "training": dict(training or {}),
     }
-    return fit_config(
-        resolve(parse(RunRequest, values, "fit"), "fit"), path_of(path, "path"), dataset=dataset, show_progress=show_progress
-    )
+    config = resolve(with_default(parse(RunRequest, values, "fit"), dataset), "fit")
+    return fit_config(config, path_of(path, "path"), dataset=dataset, show_progress=show_progress)
+
+
+def with_default(request: RunRequest, data: Dataset | None = None) -> RunRequest:
+    """The same request; where it says nothing of what is learned, and the log holds positives alone, with the task for these.
+
+    data: the request's own, opened here when left out; where there is none, that is said when it is opened to train
+    """
+    said = (request.task, request.backbone, request.negatives)
+    if request.enhance or any(each is not None for each in said) or (data is None and not Path(request.data).is_dir()):
+        return request
+    schema = (Dataset.open(request.data, verify=False) if data is None else data).schema
+    tasks = [name for name, each in TASKS.usable().items() if each.of_positives]
+    if schema.rating is not None or schema.label is not None or not tasks:
+        return request
+    return request.model_copy(update={"task": tasks[0]})
 
 
 @own_randomness()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from braidrec.data.dataset import Dataset
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
-    from braidrec.runs.run import Run
+    from braidrec.runs.run import Because, Run
     from braidrec.task import Task
 
 
@@ -40,6 +40,15 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
             )
         )
     return table
+
+
+def reasons(because: Sequence[Because], most: int = 3) -> str:
+    """The first of what is behind a score, in words: each one's share, and what comes by text of all of it."""
+    if not because:
+        return "what most have"
+    shown = [f"{each.title or each.item} {each.share:.0%}" for each in because[:most] if each.share > 0]
+    text = [each.text for each in because if each.text is not None]
+    return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
 
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:

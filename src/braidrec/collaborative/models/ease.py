@@ -26,7 +26,7 @@ from torch import Tensor
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.item_weights import ItemWeights, TextSide, TextWeights
 from braidrec.collaborative.sizes import GIB, check_bytes, matrix_bytes
-from braidrec.evaluation.closed_form import as_tensor, ease_weights, gram, inverse, leading_vectors
+from braidrec.evaluation.closed_form import ease_weights, gram, gram_times, inverse, leading_vectors
 from braidrec.layers.text import TextTable
 from braidrec.registry import Spec
 from braidrec.strict import Strict
@@ -172,10 +172,10 @@ def fit_regularised(parts: Parts, text: Tensor, config: EASEConfig) -> dict[str,
 def fit_low_rank(parts: Parts, text: Tensor | None, config: EASEConfig, rank: int) -> dict[str, Tensor]:
     """By the leading eigenvectors of G + w S, which is never formed."""
     matrix = parts.graph.matrix
-    rows, columns = as_tensor(matrix), as_tensor(matrix.T.tocsr())
+    behaviour = gram_times(matrix)
 
     def product(vectors: Tensor) -> Tensor:
-        found = columns @ (rows @ vectors)
+        found = behaviour(vectors)
         return found if text is None else found.addmm_(text, text.T @ vectors, alpha=config.weight)
 
     values, vectors = leading_vectors(product, matrix.shape[1], rank)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.item_weights import ItemWeights, weights_tensors
-from braidrec.evaluation.closed_form import as_tensor, leading_vectors
+from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
 from braidrec.strict import Strict
 from braidrec.training.stages import AnyStage, Fitted
@@ -51,8 +51,7 @@ def _stages(parts: Parts, alpha: float, factors: int) -> list[AnyStage]:
         smooth = normalised(matrix)
         tensors = weights_tensors(smooth.T @ smooth)
         if alpha:
-            rows, columns = as_tensor(smooth), as_tensor(smooth.T.tocsr())
-            _, vectors = leading_vectors(lambda each: columns @ (rows @ each), matrix.shape[1], min(factors, parts.num_items))
+            _, vectors = leading_vectors(gram_times(smooth), matrix.shape[1], min(factors, parts.num_items))
             root = torch.from_numpy(np.sqrt(np.maximum(parts.graph.item_counts, 1)).astype(np.float32))[:, None]
             tensors |= {"left": alpha * vectors / root, "right": vectors * root}
         return tensors

@@ -20,6 +20,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.registry import Spec
 from braidrec.strict import Strict
@@ -53,8 +54,8 @@ class IALS(nn.Module, MatrixModel):
     def num_rows(self) -> int:
         return self.num_items + 1
 
-    def scores(self, met: Tensor) -> Tensor:
-        start, column = (part.cpu().numpy() for part in (met.crow_indices(), met.col_indices()))
+    def scores(self, baskets: Baskets) -> Tensor:
+        start, column = (part.cpu().numpy() for part in (baskets.start, baskets.item))
         return solve(start, column, self.factors, self.config) @ self.factors.T
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:

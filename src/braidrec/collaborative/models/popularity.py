@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.errors import RunError
 from braidrec.registry import Spec
@@ -25,15 +26,15 @@ class Popularity(nn.Module, MatrixModel):
 
     def __init__(self, num_items: int):
         super().__init__()
-        self.num_rows_ = num_items + 1
+        self.num_items = num_items
         self.register_buffer("counts", None)
 
     @property
     def num_rows(self) -> int:
-        return self.num_rows_
+        return self.num_items + 1
 
-    def scores(self, met: Tensor) -> Tensor:
-        return self.counts.repeat(met.shape[0], 1)
+    def scores(self, baskets: Baskets) -> Tensor:
+        return self.counts.repeat(len(baskets), 1)
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
         raise RunError("popularity gives everybody the same scores, so nothing that somebody has is behind them")

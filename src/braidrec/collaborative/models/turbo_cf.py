@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from pydantic import Field as Setting
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.item_weights import ItemWeights, weights_tensors
 from braidrec.collaborative.models.graph_filter import normalised
@@ -36,12 +38,12 @@ class TurboCF(ItemWeights):
         super().__init__(num_items)
         self.polynomial = _POLYNOMIALS[order]
 
-    def _scores(self, met: Tensor) -> Tensor:
-        reached = super()._scores(met)
+    def _scores(self, baskets: Baskets) -> Tensor:
+        reached = super()._scores(baskets)
         found = self.polynomial[0] * reached
         for factor in self.polynomial[1:]:
-            reached = super()._scores(reached.to_sparse_csr()) if self.dense is None else reached @ self.dense
-            found = found + factor * reached
+            reached = reached @ self.dense if self.dense is not None else torch.from_numpy(reached.cpu().numpy() @ self._sparse)
+            found = found + factor * reached.to(found.device)
         return found
 
 
