@@ -301,7 +301,7 @@ def test_every_registered_name_stands_in_the_list(braidrec: Screen) -> None:
     with toy_run.held():
         text = braidrec("list")
         assert "toying models" in text
-        assert "ranking, sequential, toying" in text
+        assert "ranking, sequential, collaborative, toying" in text
 
 
 def test_every_name_of_the_list_has_its_settings(braidrec: Screen) -> None:

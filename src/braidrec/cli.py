@@ -251,6 +251,29 @@ def fit(
     )
 
 
+@app.command()
+def choose(
+    path: DataPath,
+    encoders: Annotated[
+        str | None,
+        typer.Option(help="Text encoders to try, by commas, each as in 'knowledge build'; tfidf and offline when left out."),
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also train the default of each task.")] = False,
+    minutes: Annotated[float, typer.Option(help="Begin nothing after so many.")] = 5.0,
+    base: Annotated[Path, typer.Option("--knowledge", help="Folder for the knowledge bases.")] = Path("knowledge"),
+    runs: Annotated[Path, typer.Option(help="Folder for what --deep trains.")] = Path("runs/choose"),
+) -> None:
+    """Which model and which text encoder suits a log, by validation, in minutes; prints the command of the winner."""
+    from braidrec.runs.choose import choose as chosen
+
+    names = None if encoders is None else [part.strip() for part in encoders.split(",") if part.strip()]
+    found = chosen(path, encoders=names, deep=deep, minutes=minutes, knowledge=base, runs=runs, confirm=typer.confirm)
+    _print(found.table())
+    for note in found.notes:
+        _print(note)
+    _print(f"next: {found.command}")
+
+
 @app.command("list")
 def list_names(
     name: Annotated[str | None, typer.Argument(help="One of the names: its settings, with what each preset sets.")] = None,

@@ -6,7 +6,6 @@ TextSide       unit text vectors, from which the column of an item that nobody h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -155,6 +154,3 @@ class TextWeights(ItemWeights):
         self.added = self.cold * self.text_column(self.late)
         among = self.cold * self.text_among(self.late)
         self.among = among - torch.diag(among.diagonal())
-
-    def item_vectors(self) -> Mapping[str, Tensor]:
-        return {"text": self.text.vectors} if self.reads_text else {}

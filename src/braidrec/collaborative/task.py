@@ -132,7 +132,7 @@ class CollaborativeTask:
     # -- a look inside ------------------------------------------------------------------------------------------------
 
     def inspect(self, module: nn.Module, num_items: int) -> Mapping[str, NDArray[np.float32]]:
-        """Item vectors where the model has such: "factors" of iALS, "text" of what reads text."""
+        """Item vectors where the model has such: "factors" of iALS."""
         found = cast(MatrixModel, module.eval()).item_vectors()
         return {name: vectors[: num_items + 1].cpu().numpy() for name, vectors in found.items()}
 

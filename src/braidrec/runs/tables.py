@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def reasons(because: Sequence[Because], most: int = 3) -> str:
     """The first of what is behind a score, in words: each one's share, and what comes by text of all of it."""
     if not because:
         return "what most have"
-    shown = [f"{each.title or each.item} {each.share:.0%}" for each in because[:most] if each.share > 0]
+    names = [textwrap.shorten(each.title or each.item, 40, placeholder="…") for each in because[:most]]
+    shown = [f"{name} {each.share:.0%}" for name, each in zip(names, because, strict=False) if each.share > 0]
     text = [each.text for each in because if each.text is not None]
     return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
 
