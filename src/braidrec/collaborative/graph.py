@@ -94,4 +94,6 @@ class Graph:
         with warnings.catch_warnings():  # torch calls these tensors beta, once in every process
             warnings.filterwarnings("ignore", "Sparse CSR tensor support")
             size = (self.num_nodes, self.num_nodes)
-            return torch.sparse_csr_tensor(next(places), next(places), torch.from_numpy(values), size=size)
+            return torch.sparse_csr_tensor(
+                next(places), next(places), torch.from_numpy(values), size=size, check_invariants=False
+            )
