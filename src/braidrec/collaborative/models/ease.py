@@ -6,9 +6,9 @@
     regularise   + kappa ||B - B_S||^2, B_S the EASE of S with text_penalty (the form of L3AE):
                  P = (G + (lambda + kappa) I)^-1, B = EASE by P + Q - P diag(Q_jj / P_jj), Q = kappa P B_S
 
-An item that came later has the column that the same problem gives a new item of its text (stack), or B_S's (regularise), times
-``cold``.  Explanation: what item i brings to the score of j is B_ij; its text share is what text alone puts into it, for the
-right-hand side of the normal equations is a sum of what users did and what text says.
+An item that came later has the column that the same problem gives an item of its text that nobody has, times ``cold``.
+Explanation: what item i brings to the score of j is B_ij; its text share is what text alone puts into it, for the right-hand
+side of the normal equations is a sum of what users did and what text says.
 Low rank, where the dense matrices are larger than ``memory_gib``, or by ``rank``: the same with G's leading eigenvectors V and
 f = e / (e + lambda) of its eigenvalues e alone: B = (V diag(f) V^T - diag(d)) diag(1 / (1 - d)), d_j = sum_k f_k V_jk^2.
 """
@@ -49,8 +49,8 @@ class EASEConfig(Strict):
 
 
 class TextEASE(TextWeights):
-    """diagonal (I + 1,) of P, stacked    by_text (I + 1, I + 1): the part of B that is text's, regularised
-    solver (S, S) = (E^T E + text_penalty I)^-1, whose columns are B_S's of new items; regularised
+    """diagonal (I + 1,) of P, where it is exact    by_text (I + 1, I + 1): the part of B that is text's, regularised
+    solver (S, S) = (E^T E + text_penalty I)^-1, by which B_S has a column for any text, regularised
     """
 
     diagonal: Tensor | None
@@ -65,12 +65,12 @@ class TextEASE(TextWeights):
 
     def text_column(self, vectors: Tensor) -> Tensor:
         if self.solver is not None:
-            return self.text.vectors @ (self.solver @ vectors.T)
+            return self.config.pull * self._precision_times(self.text.vectors @ (self.solver @ vectors.T))
         return self.config.weight * self._precision_times(self.text.vectors @ vectors.T)
 
     def text_among(self, vectors: Tensor) -> Tensor:
         if self.solver is not None:
-            return vectors @ (self.solver @ vectors.T)
+            return vectors @ (self.solver @ vectors.T) * (self.config.pull / (self.config.pull + self.config.penalty))
         similar = vectors @ vectors.T
         within = self.config.weight * (self.text.vectors @ vectors.T).T @ self._precision_times(self.text.vectors @ vectors.T)
         return self.config.weight * (similar - within) / (self.config.weight + self.config.penalty)
@@ -106,7 +106,8 @@ class TextEASE(TextWeights):
             return (columns - self.left @ (vectors.T @ columns)) / self.config.penalty
         assert self.diagonal is not None
         scaled = self.diagonal[:, None] * columns
-        return scaled - self.dense @ scaled
+        found = scaled - self.dense @ scaled
+        return found if self.by_text is None else found + self.by_text @ scaled
 
 
 def stages(config: EASEConfig, parts: Parts) -> list[AnyStage]:
@@ -162,11 +163,13 @@ def fit_regularised(parts: Parts, text: Tensor, config: EASEConfig) -> dict[str,
     semantic = own @ (solver @ own.T)
     semantic.div_(1 - semantic.diagonal().clone())
     semantic.diagonal().zero_()
-    by_text = torch.mm(precision, semantic, out=found).mul_(config.pull)
+    by_text = torch.mm(precision, semantic).mul_(config.pull)
     by_text.sub_(precision * (by_text.diagonal() / precision.diagonal()))
     by_text.diagonal().zero_()
+    diagonal = precision.diagonal().clone()
     weights = ease_weights(precision).add_(by_text)
-    return {"dense": weights.cpu(), "by_text": by_text.cpu(), "solver": solver.cpu()}
+    tensors = {"dense": weights, "by_text": by_text, "solver": solver, "diagonal": diagonal}
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def fit_low_rank(parts: Parts, text: Tensor | None, config: EASEConfig, rank: int) -> dict[str, Tensor]:
