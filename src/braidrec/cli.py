@@ -237,11 +237,11 @@ def fit(
     config = resolve(request, where)  # before anything heavy is imported
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config, resolve_sized
+    from braidrec.runs.fit import fit_config, prepare_fit
 
-    config = resolve_sized(request, where)
+    config, data_set = prepare_fit(request, where)
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
-    run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
+    run = fit_config(config, out or Path("runs") / Path(request.data).name / name, dataset=data_set)
     if config.knowledge and not run.task.reads_text(config):
         _print(f"note: {', '.join(config.knowledge)}: not read, for {run.title} reads no text")
     best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")

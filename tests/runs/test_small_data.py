@@ -166,6 +166,12 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["fit", str(file), "--out", str(run.path)])  # the command settles it alike
     assert again.exit_code == 0, again.output
     assert f"note: {run.record['sized']}" in again.output
+    padded = resolve(parse(RunRequest, {"data": "-", "backbone": "sasrec", "enhance": "pad"}, "test"), "test", LogSize(9, 610))
+    assert by_size(padded, LogSize(9, 610)) == (
+        "by the size of the log (9 training rows, 610 users): training.batch_size = 32 instead of 128, "
+        "training.max_epochs = 72 instead of 30, training.patience = 8 instead of 3, "
+        "training.phases.pretrain.max_epochs = 10 instead of 4"
+    )
     drawn = LogSize.of(shop().manifest, 3)
     assert (drawn.samples, drawn.users) == (4 * 960, 60)
     assert by_size(run.config, ML_1M) is None

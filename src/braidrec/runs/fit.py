@@ -13,7 +13,7 @@ from braidrec.arguments import instance_of, path_of
 from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError, DataError
+from braidrec.errors import ConfigError
 from braidrec.registry import LogSize
 from braidrec.runs.directory import (
     claim,
@@ -101,14 +101,14 @@ def fit(
     return run
 
 
-def resolve_sized(request: RunRequest, where: str) -> RunConfig:
-    """`resolve`, by the size of the prepared log that the request names; what keeps it from being read is said by training."""
-    config = resolve(request, where)  # names and keys first, before any data are looked at
-    try:
-        manifest = Dataset.open(config.data, verify=False).manifest
-    except DataError:
-        return config
-    return resolve(request, where, LogSize.of(manifest, request.negatives))
+def prepare_fit(request: RunRequest, where: str) -> tuple[RunConfig, Dataset]:
+    """The settings by the size of the log that the request names, and that log: what `fit_config` takes.
+
+    Raises ConfigError for names and keys before any data are looked at, DataError where there are none.
+    """
+    resolve(request, where)
+    dataset = Dataset.open(request.data)
+    return resolve(request, where, LogSize.of(dataset.manifest, request.negatives)), dataset
 
 
 @own_randomness()
