@@ -250,8 +250,8 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
-    if sized := run.record.get("sized"):
-        _print(f"note: {sized}")
+    if run.sized:
+        _print(f"note: {run.sized}")
     for warning in run.warnings:
         _print(f"warning: {warning}")
 
@@ -276,7 +276,7 @@ def evaluate(
         int | None, typer.Option(min=0, help="Slices of fewer rows are marked as few; 1,000 when left out.")
     ] = None,
 ) -> None:
-    """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
+    """A held-out part by slice, beside simple baselines: AUC, log loss and lists by user, or hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
     _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows))

@@ -158,14 +158,12 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
     run = ranker()
     assert run.config.training.batch_size == 32
     assert from_toml(run.path / "config.toml").training == run.config.training
-    assert run.record["sized"] == (
-        "by the size of the log (960 training rows, 60 users): training.batch_size = 32 instead of 1024"
-    )
+    assert run.sized == ("by the size of the log (960 training rows, 60 users): training.batch_size = 32 instead of 1024")
     file = tmp_path / "run.toml"
     file.write_text(f'data = "{shop().path}"\n[model]\ndim = 8\n[training]\nmax_epochs = 2\n')
     again = CliRunner().invoke(app, ["fit", str(file), "--out", str(run.path)])  # the command settles it alike
     assert again.exit_code == 0, again.output
-    assert f"note: {run.record['sized']}" in again.output
+    assert f"note: {run.sized}" in again.output
     padded = resolve(parse(RunRequest, {"data": "-", "backbone": "sasrec", "enhance": "pad"}, "test"), "test", LogSize(9, 610))
     assert by_size(padded, LogSize(9, 610)) == (
         "by the size of the log (9 training rows, 610 users): training.batch_size = 32 instead of 128, "
