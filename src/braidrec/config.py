@@ -207,7 +207,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
             f"{where}: negatives = {request.negatives} is drawn per positive of a ranking log; for '{backbone}' "
             "set model.negatives, the items drawn per position"
         )
-    parse(TrainingConfig, request.training, f"{where}: training")
+    given = parse(TrainingConfig, request.training, f"{where}: training")
     found = chosen(task.name, backbone, request.enhance)
     specs = (found.backbone, *found.enhancers)
     if found.backbone.fitted and (learning := [key for key in request.training if key not in MACHINE]):
@@ -217,7 +217,9 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
-    training = merge(training, _sized(found, request.preset, size, training, request.training))
+    training = merge(
+        training, _sized(found, request.preset, size, training, {key: getattr(given, key) for key in request.training})
+    )
     model = merge(task.model.get(request.preset, {}), _settings(found, request.preset))
     return RunConfig(
         data=request.data,

@@ -150,6 +150,7 @@ def test_what_is_asked_for_wins() -> None:
     assert (asked.max_epochs, asked.patience, asked.phases["pretrain"].max_epochs, asked.batch_size) == (3, 3, 4, 8)
     wide = training(tiny, backbone="sasrec", training={"batch_size": 60})  # one step in an epoch
     assert (wide.batch_size, wide.max_epochs, wide.patience) == (60, 48 * 30, 48 * 3)
+    assert training(tiny, backbone="sasrec", training={"batch_size": "60"}) == wide  # as written in a file
     own = training(tiny, backbone="sasrec", enhance="pad", training={"phases": {"pretrain": {"max_epochs": 1}}})
     assert own.phases["pretrain"].max_epochs == 1
 
