@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from braidrec.cli import app
 from braidrec.config import RunRequest, by_size, from_toml, resolve
 from braidrec.data.dataset import Dataset
+from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
@@ -174,6 +176,22 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
     drawn = LogSize.of(shop().manifest, 3)
     assert (drawn.samples, drawn.users) == (4 * 960, 60)
     assert by_size(run.config, ML_1M) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["din", "deepfm"])
+def test_a_hundred_users_of_movielens_are_learned_better_by_their_size(backbone: str, tmp_path: Path) -> None:
+    if not os.environ.get("BRAIDREC_DATA"):
+        pytest.skip("BRAIDREC_DATA is unset: ml-1m is not at hand")
+    tables = public_dataset("ml-1m").read(locate("ml-1m"))
+    few = tables.interactions.filter(pl.col(tables.schema.user).is_between(10, 109))
+    data = Dataset.prepare(replace(tables, name="few", interactions=few), tmp_path / "data")
+    assert 8_000 < data.manifest["counts"]["samples"]["train"] < 16_000
+    by_its_size, as_ml_1m = (
+        fit(data, path=tmp_path / name, backbone=backbone, training=training, show_progress=False).record["best"]["metrics"]
+        for name, training in (("sized", {}), ("ml-1m", {"batch_size": 1024, "max_epochs": 2}))
+    )
+    assert by_its_size["auc"] > as_ml_1m["auc"] + 0.01
 
 
 # -- doubts ---------------------------------------------------------------------------------------------------------------
