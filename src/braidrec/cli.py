@@ -310,14 +310,13 @@ def fit(
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
     resolve(request, where)  # names and keys, before anything heavy is imported
-    from braidrec.runs.fit import fit_config, resolve_sized, with_default
+    from braidrec.runs.fit import fit_config, prepare_fit
 
-    request = with_default(request)
-    config = resolve_sized(request, where)
+    config, data_set = prepare_fit(request, where)
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
-    run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
+    run = fit_config(config, out or Path("runs") / Path(request.data).name / name, dataset=data_set)
     if config.knowledge and not run.task.reads_text(config):
         _print(f"note: {', '.join(config.knowledge)}: not read, for {run.title} reads no text")
     best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
@@ -326,8 +325,8 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
-    if sized := run.record.get("sized"):
-        _print(f"note: {sized}")
+    if run.sized:
+        _print(f"note: {run.sized}")
     for warning in run.warnings:
         _print(f"warning: {warning}")
 
@@ -378,7 +377,7 @@ def evaluate(
     base: RunKnowledge = None,
     device: Device = "auto",
 ) -> None:
-    """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
+    """A held-out part by slice, beside simple baselines: AUC, log loss and lists by user, or hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
     def opened(each: Path) -> Run:

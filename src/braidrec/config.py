@@ -228,7 +228,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
             f"{where}: negatives = {request.negatives} is drawn per positive of a ranking log; for '{backbone}' "
             "set model.negatives, the items drawn per position"
         )
-    parse(TrainingConfig, request.training, f"{where}: training")
+    given = parse(TrainingConfig, request.training, f"{where}: training")
     found = chosen(task.name, backbone, request.enhance)
     specs = (found.backbone, *found.enhancers)
     if found.backbone.fitted and (learning := [key for key in request.training if key not in MACHINE]):
@@ -238,7 +238,9 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
-    training = merge(training, _sized(found, request.preset, size, training, request.training))
+    training = merge(
+        training, _sized(found, request.preset, size, training, {key: getattr(given, key) for key in request.training})
+    )
     model = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
     return RunConfig(
         data=request.data,
@@ -274,15 +276,23 @@ def _preset_training(config: RunConfig, size: LogSize | None = None) -> Training
 
 def by_size(config: RunConfig, size: LogSize) -> str | None:
     """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
-    usual = _preset_training(config)
+    before, sized, now = _flat(_preset_training(config)), _flat(_preset_training(config, size)), _flat(config.training)
     changed = [
-        f"training.{key} = {value} instead of {getattr(usual, key)}"
-        for key, value in _preset_training(config, size)
-        if key != "phases" and value != getattr(usual, key) and value == getattr(config.training, key)
+        f"{key} = {value} instead of {before.get(key)}"
+        for key, value in sized.items()
+        if value != before.get(key) and value == now.get(key)
     ]
     if not changed:
         return None
     return f"by the size of the log ({size.samples:,} training rows, {size.users:,} users): {', '.join(changed)}"
+
+
+def _flat(training: TrainingConfig) -> dict[str, Any]:
+    """By key as it is written, those of single phases too."""
+    found = {f"training.{key}": value for key, value in training if key != "phases"}
+    for name, phase in training.phases.items():
+        found |= {f"training.phases.{name}.{key}": value for key, value in phase if value is not None}
+    return found
 
 
 def own_phases(config: RunConfig, size: LogSize | None = None) -> dict[str, list[str]]:

@@ -212,7 +212,10 @@ class Task(Protocol):
     def report(
         self, outcome: Outcome, config: RunConfig | None, data: Dataset, part: str, *, min_rows: int | None = None
     ) -> Report:
-        """An outcome by slice.  config: of the run whose slices are meant; None for the task's defaults."""
+        """An outcome by slice.  config: of the run whose slices are meant; None for the task's defaults.
+
+        min_rows: slices of fewer rows are marked as few; None for 1,000
+        """
         ...
 
     def tests(

@@ -33,7 +33,8 @@ def test_by_hand() -> None:
     labels = [0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 0]
     scores = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.2, 0.1, 1.0, 0.0, 0.0]
     found = user_gains(labels, scores, users)
-    assert (found.users, found.left_users, found.left_rows) == (2, 2, 3)
+    assert (found.users, found.long_users, found.left_users, found.left_rows) == (2, 0, 2, 3)
+    assert user_gains([1] + [0] * 10 + [1] * 11, range(22), [1] * 11 + [2] * 11).long_users == 1
     np.testing.assert_array_equal(found.values["recall@5"], [1.0, 0.5])  # users in order of their ids
     np.testing.assert_array_equal(found.values["hr@5"], [1.0, 1.0])
     ideal = 1 + 1 / log2(3)

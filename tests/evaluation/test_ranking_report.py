@@ -43,7 +43,9 @@ def test_slices() -> None:
     assert [each.name for each in report.slices if each.few] == ["cold_items"]
     assert (cold.rows, cold.few, cold.intervals["auc"].users) == (999, True, 100)
     assert cold.intervals["auc"].low < cold["auc"] < cold.intervals["auc"].high
-    assert [each.intervals for each in report.slices if each.name != "cold_items"] == [{}] * 3  # those of all are the report's
+    assert [each.intervals for each in report.slices if each.name != "cold_items"] == [
+        {}
+    ] * 3  # those of all rows are the report's
     few = "few: fewer than 1,000 rows; the number is shown with its interval, and no claim rests on it"
     assert report.notes[1:] == (few,)
     assert (tail.rows, tail["auc"], tail.reason) == (tail.counts["positives"], None, "one class only: no pair to rank")
@@ -81,6 +83,7 @@ def test_few_rows_have_their_numbers_and_are_marked() -> None:
     report = evaluate_ranking(labels[:50], p[:50], everything, users[:50], kind="probabilities")
     assert report["all"]["auc"] == auc(labels[:50], p[:50])
     assert (report["all"].few, report["all"].reason, report.intervals["auc"].users) == (True, None, 5)
+    assert report["all"].intervals == report.intervals
     assert report.intervals["auc"].low < report["all"]["auc"] < report.intervals["auc"].high
     wanted = evaluate_ranking(labels[:50], p[:50], everything, users[:50], kind="probabilities", min_rows=50)
     assert (wanted["all"].few, wanted.intervals, wanted.notes) == (False, report.intervals, report.notes[:1])
@@ -113,7 +116,7 @@ def test_lists_of_users_stand_beside_the_auc() -> None:
     slices = Slices({"all": at >= 0, "late": at >= 6, "likes": at >= 9})
     report = evaluate_ranking(labels, scores, slices, users, kind="logits", weights=1.0 + at, resamples=50, min_rows=0)
     whole, late, likes = (report[name] for name in ("all", "late", "likes"))
-    assert whole.counts == {"positives": 5, "users": 3, "ranked_users": 2, "unranked_rows": 2}
+    assert whole.counts == {"positives": 5, "users": 3, "ranked_users": 2, "long_users": 0, "unranked_rows": 2}
     assert (whole["recall@5"], whole["recall@10"], whole["hr@5"]) == (0.75, 1.0, 1.0)  # users count alike, whatever the weights
     gains = [(1 / np.log2(3) + 1 / np.log2(8)) / (1 + 1 / np.log2(3)), 1 / np.log2(3)]
     assert whole["ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-12)
@@ -121,13 +124,14 @@ def test_lists_of_users_stand_beside_the_auc() -> None:
         "positives": 4,
         "users": 3,
         "ranked_users": 1,
+        "long_users": 0,
         "unranked_rows": 3,
     }  # candidates are those of the slice
     assert late["recall@5"] == 1.0
     assert (likes.counts["ranked_users"], likes["ndcg@5"], likes["log_loss"] is None) == (0, None, False)
     (note,) = report.notes
     assert note.startswith("by user: candidates are the user's own rows of this part, ties stand in any order alike;")
-    assert note.endswith("; mean of 2 users, without 2 rows of 1 users with one label")
+    assert note.endswith("; mean of 2 users, 0 of them with more than 10 rows; without 2 rows of 1 users with one label")
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in rendered({"din": report})]
     assert ["Recall@10 by user, %", "", "", "100.00"] in cells
     assert ["HR@10 by user, %", "", "", "100.00"] in cells

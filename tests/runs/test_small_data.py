@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from braidrec.cli import app
 from braidrec.config import RunRequest, by_size, from_toml, resolve
 from braidrec.data.dataset import Dataset
+from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
@@ -150,6 +152,7 @@ def test_what_is_asked_for_wins() -> None:
     assert (asked.max_epochs, asked.patience, asked.phases["pretrain"].max_epochs, asked.batch_size) == (3, 3, 4, 8)
     wide = training(tiny, backbone="sasrec", training={"batch_size": 60})  # one step in an epoch
     assert (wide.batch_size, wide.max_epochs, wide.patience) == (60, 48 * 30, 48 * 3)
+    assert training(tiny, backbone="sasrec", training={"batch_size": "60"}) == wide  # as written in a file
     own = training(tiny, backbone="sasrec", enhance="pad", training={"phases": {"pretrain": {"max_epochs": 1}}})
     assert own.phases["pretrain"].max_epochs == 1
 
@@ -158,17 +161,37 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
     run = ranker()
     assert run.config.training.batch_size == 32
     assert from_toml(run.path / "config.toml").training == run.config.training
-    assert run.record["sized"] == (
-        "by the size of the log (960 training rows, 60 users): training.batch_size = 32 instead of 1024"
-    )
+    assert run.sized == ("by the size of the log (960 training rows, 60 users): training.batch_size = 32 instead of 1024")
     file = tmp_path / "run.toml"
     file.write_text(f'data = "{shop().path}"\n[model]\ndim = 8\n[training]\nmax_epochs = 2\n')
     again = CliRunner().invoke(app, ["fit", str(file), "--out", str(run.path)])  # the command settles it alike
     assert again.exit_code == 0, again.output
-    assert f"note: {run.record['sized']}" in again.output
+    assert f"note: {run.sized}" in again.output
+    padded = resolve(parse(RunRequest, {"data": "-", "backbone": "sasrec", "enhance": "pad"}, "test"), "test", LogSize(9, 610))
+    assert by_size(padded, LogSize(9, 610)) == (
+        "by the size of the log (9 training rows, 610 users): training.batch_size = 32 instead of 128, "
+        "training.max_epochs = 72 instead of 30, training.patience = 8 instead of 3, "
+        "training.phases.pretrain.max_epochs = 10 instead of 4"
+    )
     drawn = LogSize.of(shop().manifest, 3)
     assert (drawn.samples, drawn.users) == (4 * 960, 60)
     assert by_size(run.config, ML_1M) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["din", "deepfm"])
+def test_a_hundred_users_of_movielens_are_learned_better_by_their_size(backbone: str, tmp_path: Path) -> None:
+    if not os.environ.get("BRAIDREC_DATA"):
+        pytest.skip("BRAIDREC_DATA is unset: ml-1m is not at hand")
+    tables = public_dataset("ml-1m").read(locate("ml-1m"))
+    few = tables.interactions.filter(pl.col(tables.schema.user).is_between(10, 109))
+    data = Dataset.prepare(replace(tables, name="few", interactions=few), tmp_path / "data")
+    assert 8_000 < data.manifest["counts"]["samples"]["train"] < 16_000
+    by_its_size, as_ml_1m = (
+        fit(data, path=tmp_path / name, backbone=backbone, training=training, show_progress=False).record["best"]["metrics"]
+        for name, training in (("sized", {}), ("ml-1m", {"batch_size": 1024, "max_epochs": 2}))
+    )
+    assert by_its_size["auc"] > as_ml_1m["auc"] + 0.01
 
 
 # -- doubts ---------------------------------------------------------------------------------------------------------------

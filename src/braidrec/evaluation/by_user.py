@@ -19,18 +19,20 @@ from scipy.special import gammaln
 from braidrec.evaluation.metrics import Floats, Ints, checked_rows
 
 UserMetric = Literal["recall@5", "hr@5", "ndcg@5", "recall@10", "hr@10", "ndcg@10"]
+LONGEST = 10  # the largest k
 USER_METRICS = cast(tuple[UserMetric, ...], get_args(UserMetric))
 
 
 @dataclass(frozen=True)
 class UserGains:
-    """values: by metric, (U,) of the users whose rows have both labels    users: U
+    """values: by metric, (U,) of the users whose rows have both labels    users: U    long_users: those with more than 10 rows
 
     left_users, left_rows: users whose rows have one label, and how many rows these are
     """
 
     values: dict[UserMetric, Floats]
     users: int
+    long_users: int
     left_users: int
     left_rows: int
 
@@ -53,7 +55,7 @@ def user_gains(
     kept = both[user]
     lists = _Lists.of(label[kept], score[kept], (np.cumsum(both) - 1)[user[kept]])
     values = {metric: lists.gains(*metric.split("@")) for metric in metrics}
-    return UserGains(values, int(both.sum()), int((~both).sum()), int((~kept).sum()))
+    return UserGains(values, int(both.sum()), int((both & (rows > LONGEST)).sum()), int((~both).sum()), int((~kept).sum()))
 
 
 @dataclass(frozen=True)

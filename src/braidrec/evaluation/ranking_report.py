@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from braidrec.errors import DataError
 from braidrec.evaluation.bootstrap import Clusters, add_pairs, cluster_by_user, resampled_auc
-from braidrec.evaluation.by_user import USER_METRICS, UserGains, UserMetric, user_gains
+from braidrec.evaluation.by_user import LONGEST, USER_METRICS, UserGains, UserMetric, user_gains
 from braidrec.evaluation.metrics import Floats, ScoreKind, auc, checked_rows, row_losses
 from braidrec.evaluation.report import (
     MIN_ROWS,
@@ -48,7 +48,7 @@ def evaluate_ranking(
 
     Besides "recall@k", "hr@k" and "ndcg@k" at 5 and 10, as `user_gains` has them: a user's candidates are the user's own rows
     of the slice, every user counts alike whatever the weights.  counts: "users" of the slice, "ranked_users" those with rows of
-    both labels, "unranked_rows" those of the others, which are left out.
+    both labels, "long_users" those of them with more rows than 10, "unranked_rows" those of the others, which are left out.
 
     labels (N,) 0/1    scores (N,), which ``kind`` calls logits, probabilities or (no log loss) scores    users (N,) ids
     weights (N,) sample weights, or None.  A slice of fewer than ``min_rows`` rows is marked as few and has an interval of
@@ -80,25 +80,25 @@ def evaluate_ranking(
         if math.isnan(area):
             reason = "one class only: no pair to rank"
             return SliceResult(name, rows, counts, {"auc": None, "log_loss": mean_loss, **own}, reason, few)
-        sure = interval(mask) if few and name != first else {}
+        sure = interval(mask) if few else {}
         return SliceResult(name, rows, counts, {"auc": area, "log_loss": mean_loss, **own}, few=few, intervals=sure)
 
-    first = next(iter(slices.masks))
     results = tuple(result(name, mask) for name, mask in slices.masks.items())
-    whole = interval(slices.masks[first]) if results[0]["auc"] is not None else {}
+    whole = results[0].intervals if results[0].few or results[0]["auc"] is None else interval(next(iter(slices.masks.values())))
     return Report(results, whole, {}, SHOWN, (*_notes(results[0]), *notes_on_few(results, least)))
 
 
 def _counts(found: UserGains) -> dict[str, int]:
-    return {"users": found.users + found.left_users, "ranked_users": found.users, "unranked_rows": found.left_rows}
+    users = {"users": found.users + found.left_users, "ranked_users": found.users, "long_users": found.long_users}
+    return users | {"unranked_rows": found.left_rows}
 
 
 def _notes(whole: SliceResult) -> tuple[str, ...]:
     """What the numbers by user are of."""
-    users, ranked, rows = (whole.counts[name] for name in ("users", "ranked_users", "unranked_rows"))
+    users, ranked, long, rows = (whole.counts[name] for name in ("users", "ranked_users", "long_users", "unranked_rows"))
     note = (
         f"by user: candidates are the user's own rows of this part, ties stand in any order alike; mean of {ranked:,} users, "
-        f"without {rows:,} rows of {users - ranked:,} users with one label"
+        f"{long:,} of them with more than {LONGEST} rows; without {rows:,} rows of {users - ranked:,} users with one label"
     )
     return (note,)
 

@@ -33,8 +33,7 @@ class SliceResult:
     """One slice.  counts: besides its rows, such as "positives" or "users"
 
     values: by name, such as "auc" or "ndcg@10"; None where ``reason`` says why, or where the scores do not have it
-    few: whether the rows are too few for a claim    intervals: by value, of a slice of few rows, as far as they exist; those
-    of all rows stand in the report
+    few: whether the rows are too few for a claim    intervals: by value, of a slice of few rows, as far as they exist
     """
 
     name: str

@@ -159,15 +159,14 @@ def evaluate_retrieval(
         if not rows:
             return SliceResult(name, rows, people, dict.fromkeys(by_row), NO_ROWS, few)
         values = {key: float(gain[mask].mean()) for key, gain in by_row.items()}
-        return SliceResult(name, rows, people, values, few=few, intervals=intervals(mask) if few and name != first else {})
+        return SliceResult(name, rows, people, values, few=few, intervals=intervals(mask) if few else {})
 
-    first = next(iter(slices.masks))
     results = tuple(result(name, mask) for name, mask in slices.masks.items())
     top = ranking.top[:, :primary]
     listed = top.shape[1] == primary and top.any()
     return Report(
         results,
-        intervals(slices.masks[first]),
+        results[0].intervals if results[0].few else intervals(next(iter(slices.masks.values()))),
         {
             "coverage": coverage(top, len(counts) - 1) if listed else None,
             "novelty": novelty(top, counts) if listed else None,

@@ -13,7 +13,7 @@ from braidrec.arguments import instance_of, path_of
 from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError, DataError, RunError, remedy
+from braidrec.errors import ConfigError, RunError, remedy
 from braidrec.registry import TASKS, LogSize
 from braidrec.runs.directory import (
     claim,
@@ -103,25 +103,23 @@ def fit(
     return run
 
 
-def resolve_sized(request: RunRequest, where: str) -> RunConfig:
-    """`resolve`, by the size of the prepared log that the request names; what keeps it from being read is said by training."""
-    config = resolve(request, where)  # names and keys first, before any data are looked at
-    try:
-        manifest = Dataset.open(config.data, verify=False).manifest
-    except DataError:
-        return config
-    return resolve(request, where, LogSize.of(manifest, request.negatives))
+def prepare_fit(request: RunRequest, where: str) -> tuple[RunConfig, Dataset]:
+    """The settings by the size of the log that the request names, and that log: what `fit_config` takes.
 
-
-def with_default(request: RunRequest, data: Dataset | None = None) -> RunRequest:
-    """The same request; where it says nothing of what is learned, and the log holds positives alone, with the task for these.
-
-    data: the request's own, opened here when left out; where there is none, that is said when it is opened to train
+    Raises ConfigError for names and keys before any data are looked at, DataError where there are none.
     """
+    resolve(request, where)
+    dataset = Dataset.open(request.data)
+    request = with_default(request, dataset)
+    return resolve(request, where, LogSize.of(dataset.manifest, request.negatives)), dataset
+
+
+def with_default(request: RunRequest, data: Dataset) -> RunRequest:
+    """The same; where it says nothing of what is learned, and the log holds positives alone, with the task for these."""
     said = (request.task, request.backbone, request.negatives)
-    if request.enhance or any(each is not None for each in said) or (data is None and not Path(request.data).is_dir()):
+    if request.enhance or any(each is not None for each in said):
         return request
-    schema = (Dataset.open(request.data, verify=False) if data is None else data).schema
+    schema = data.schema
     tasks = [name for name, each in TASKS.usable().items() if each.of_positives]
     if schema.rating is not None or schema.label is not None or not tasks:
         return request

@@ -202,6 +202,12 @@ class Run:
         return ", ".join(f"{titles.get(name, name)} {value:.4f}" for name, value in self.record["best"]["metrics"].items())
 
     @property
+    def sized(self) -> str | None:
+        """What the size of the log settled of how it was trained, in words; None where it settled nothing."""
+        found: str | None = self.record.get("sized")
+        return found
+
+    @property
     def warnings(self) -> list[str]:
         """What was to be doubted when training ended; empty for runs that an earlier version made."""
         return list(self.record.get("warnings", ()))
