@@ -101,6 +101,8 @@ def test_file_order_as_order(tmp_path: Path) -> None:
     tables, settings = _cut(tmp_path, 'file = "log.csv"\norder = "row"')
     assert (tables.schema.order, tables.schema.timestamp) == ("row", None)
     assert _events(tables) == [("a", 9, 0), ("b", 1, 1), ("a", 2, 2)]
+    said = "interactions.timestamp: not used (the order is 'row', as given; timestamp = \"timestamp\" brings a clock)"
+    assert said in tables.report.notes
     assert 'order = "row": rows of a user follow one another as they stand in the file' in _said(tables)
     assert settings.split.kind == "leave_last_two"
     (tmp_path / "log.csv").write_text("user,item,row\na,9,5\nb,1,4\na,2,3\n")  # a column that is called so is that column

@@ -118,10 +118,16 @@ def guess_schema(
         | {entry.name for entry in schema.get("context_fields", ())}
         | {guess.column.partition(".")[2] for guess in guesses}
     )
+    passed = (
+        column_of("timestamp", interactions, [*used, *ignore]) if schema.get("order") and not schema.get("timestamp") else None
+    )
+    if passed is not None:
+        said = f"the order is '{schema['order']}', as given; timestamp = \"{passed}\" brings a clock"
+        guesses.append(RoleGuess(f"interactions.{passed}", "not used", said))
     guesses += [
         RoleGuess(f"interactions.{name}", "not used", "to use it write it under [[interactions.fields]]")
         for name in interactions.columns
-        if name not in used
+        if name not in used and name != passed
     ]
     if items is not None:
         key = ids.get("items") or guess_id("items", items, schema["item"])
@@ -285,7 +291,10 @@ def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any],
     )
     schema[fields_key] = chosen
     by_name = {entry.name: entry for entry in chosen}
-    guesses = [RoleGuess(f"{kind}.{key}", "id", "the id that the interactions use")]
+    tiers = _ITEM if kind == "items" else _USER
+    others = [name for tier in tiers for name in columns if _plain(name) in tier]
+    otherwise = f'; id = "{others[0]}" says otherwise' if others else ""
+    guesses = [RoleGuess(f"{kind}.{key}", "id", f"the id that the interactions use{otherwise}")]
     for name in columns:
         said = []
         if name in texts:

@@ -326,7 +326,7 @@ def _meet(log: CheckedTable, catalogue: CheckedTable, key: str) -> None:
     ids, known = log.column(key), catalogue.column(key)
     if ids.dtype != pl.String:
         return
-    strange = ids.filter(~ids.is_in(known.implode())).unique()
+    strange = ids.filter(~ids.is_in(known.implode())).unique(maintain_order=True)
     whole = r"^(-?(?:0|[1-9]\d*))\.0+$"
     if not (strange.str.contains(whole).any() or known.str.contains(whole).any()):
         return
@@ -352,10 +352,11 @@ def _count_strangers(
         return
     share, least = 1 - len(strange) / len(met), log.raw.read.least_met
     if share < least:
+        cause = cause_of_strangers(strange.unique(maintain_order=True), catalogue, key, kind)
         found = f"{len(met) - len(strange):,} of {len(met):,} interactions" if share else f"none of {len(met):,} interactions"
         raise DataError(
             f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
-            f"{cause_of_strangers(strange.unique(), catalogue, key, kind)}; accepted: {least:.0%} or more. Bring ids that "
+            f"{cause}; accepted: {least:.0%} or more. Bring ids that "
             f"meet, leave the table of {kind}s out, or say what share is enough: least_met = 0 ([read] in TOML)"
         )
     log.note(
