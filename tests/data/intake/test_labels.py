@@ -64,7 +64,7 @@ def test_labels_with_one_reading_are_read(tmp_path: Path, name: str, values: lis
         (["-1", "0", "1"], r"it holds other values than 0 and 1 \(-1, 0, 1\)"),
         (["good", "bad"], "column 'label' is called like the label, but it holds text"),
         (["true", "perhaps"], "it holds text"),
-        (["", ""], "it holds text"),
+        (["", " "], "it is empty"),
     ],
 )
 def test_labels_without_a_reading_are_no_reason_to_take_every_row(tmp_path: Path, values: list[str], message: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.description import load_description, read_tables, tables_from_frames
@@ -224,3 +229,36 @@ def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"this is a folder without Parquet files"):
         read_table(tmp_path / "none", what="interactions")
+
+
+histories = st.dictionaries(st.integers(0, 99), st.lists(st.integers(-9, 99), max_size=5), min_size=1).filter(
+    lambda found: any(len(items) > 1 for items in found.values())
+)
+FORMS: dict[str, Callable[[list[int]], str]] = {
+    "python": repr,
+    "json": json.dumps,
+    "numpy": lambda items: f"[{' '.join(map(str, items))}]",
+    "text": lambda items: repr([str(item) for item in items]),
+    " ": lambda items: " ".join(map(str, items)),
+    "|": lambda items: " | ".join(map(str, items)),
+}
+
+
+@given(histories, st.sampled_from([*FORMS, "lines", "parquet"]))
+def test_every_item_of_every_cell_is_an_event_in_its_place(found: dict[int, list[int]], form: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frame = pl.DataFrame({"user": list(found), "history": pl.Series(list(found.values()), dtype=pl.List(pl.Int64))})
+        if form == "lines":
+            frame.write_ndjson(folder / "log")
+        elif form == "parquet":
+            frame.write_parquet(folder / "log")
+        else:
+            cells = [f"{user}\t{FORMS[form](items)}\n" for user, items in found.items()]
+            (folder / "log").write_text("user\thistory\n" + "".join(cells))
+        keys = f'item_separator = "{form}"' if form in (" ", "|") else ""
+        tables, _ = _cut(folder, f'file = "log"\n{keys}')
+    events = [(user, item) for user, items in found.items() for item in items]
+    assert _events(tables) == [(user, item, at) for at, (user, item) in enumerate(events)]
+    empty = sum(not items for items in found.values())
+    assert (f"{empty:,} rows hold none and are left out" in _said(tables)) == (empty > 0)

@@ -17,6 +17,10 @@ name = "brand"
 
 [split]
 kind = "temporal"
+
+Under [interactions] may stand, too: the files ``train``, ``valid`` and ``test`` of a ready-made split in place of ``file``;
+``order = "row"``; ``item_separator`` and ``history`` for rows that hold several events; ``ignore``.  [read] says how values are
+read where there are two readings (`ReadConfig`).
 """
 
 from __future__ import annotations

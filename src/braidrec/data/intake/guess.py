@@ -236,7 +236,9 @@ def _unfit(role: str, values: pl.Series) -> str:
         if 2 * read > len(cells):  # mostly numbers: the others are bad rows, and named as such
             return ""
     if numbers is None:
-        return "it holds text"
+        if kind.is_(_null_type()) or (kind == _text_type() and not stripped(values).count()):
+            return "it is empty"
+        return "it holds text" if kind in (_text_type(), *_categories()) else f"its type is {kind}"
     if role == "label":
         return trouble_of_labels(numbers)
     if role in ("weight", "order") and (numbers < 0).any():
@@ -250,6 +252,12 @@ def _text_type() -> Any:
     import polars as pl
 
     return pl.String
+
+
+def _null_type() -> Any:
+    import polars as pl
+
+    return pl.Null
 
 
 def _categories() -> tuple[Any, Any]:
