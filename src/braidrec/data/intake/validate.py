@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from braidrec.arguments import BLANKS
 from braidrec.data.intake.checked import CheckedTable, last_place, shown
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.markup import cleaned
@@ -65,7 +66,7 @@ def validate(
         _fields(table, schema.item_fields if is_item else schema.user_fields)
         if is_item:
             _texts(table, schema, clean)
-        _plain_types(table, key)
+        _plain_types(table, schema, key)
     for key in (schema.user, schema.item):
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
         if key in catalogues:
@@ -136,11 +137,11 @@ def _parts(log: CheckedTable, column: str) -> pl.Series:
     import polars as pl
 
     values = log.column(column)
-    if _nested(values.dtype):
+    if _wordless(values.dtype):
         raise DataError(
             f"{log.raw.where}, column '{column}': type {values.dtype} where a part is named: {', '.join(PART_NAMES)}"
         )
-    parts = values.cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
+    parts = values.cast(pl.String).str.strip_chars(BLANKS).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
     log.refuse(column, parts.is_null(), f"is no part of a split; accepted: {', '.join(PART_NAMES)}")
     return parts
 
@@ -194,7 +195,7 @@ def _fields(table: CheckedTable, fields: Iterable[Field]) -> None:
             table.put(entry.name, table.numbers(entry.name, "a numeric field", may_be_empty=True))
         elif kind == pl.List and entry.kind == "single":
             raise DataError(f"{table.raw.where}, column '{entry.name}': lists of values need kind = 'multi', not 'single'")
-        elif kind in (pl.Binary, pl.Object) or _nested(kind.inner if isinstance(kind, pl.List) else kind):
+        elif _wordless(kind.inner if isinstance(kind, pl.List) else kind):
             raise DataError(
                 f"{table.raw.where}, column '{entry.name}': values of type {kind} cannot be a field; make them text"
             )
@@ -218,9 +219,9 @@ def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
         values = table.column(name)
         if name in fields or name == schema.item or values.dtype == pl.String:
             continue
-        if isinstance(values.dtype, pl.List) and not _nested(values.dtype.inner):
+        if isinstance(values.dtype, pl.List) and not _wordless(values.dtype.inner):
             table.put(name, values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True))
-        elif _nested(values.dtype) or values.dtype in (pl.Binary, pl.Object):
+        elif _wordless(values.dtype):
             raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
         else:
             table.put(name, values.cast(pl.String))
@@ -240,7 +241,7 @@ def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
         table.note(f"column '{name}': {' and '.join(said)} of {len(values):,} texts, {how}")
 
 
-def _plain_types(table: CheckedTable, key: str) -> None:
+def _plain_types(table: CheckedTable, schema: Schema, key: str) -> None:
     """Values as any file can hold them, so that a catalogue is the same whatever it came in: whole numbers in 64 bits (or
     as they are, where they do not fit), other numbers as Float64, words as text, true and false in small letters.
     """
@@ -250,7 +251,12 @@ def _plain_types(table: CheckedTable, key: str) -> None:
         values = table.column(name)
         if name == key:
             continue
-        if values.dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+        if values.dtype == pl.Object:
+            if name == schema.category:
+                raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be a category")
+            table.frame = table.frame.drop(name)
+            table.note(f"column '{name}': values of type {values.dtype}, which no file can hold, are left out")
+        elif values.dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
             table.put(name, values.cast(pl.String))
         elif values.dtype.is_integer() and values.dtype != pl.Int64:
             whole = values.cast(pl.Int64, strict=False)
@@ -261,8 +267,11 @@ def _plain_types(table: CheckedTable, key: str) -> None:
             table.put(name, values.str.to_lowercase())
 
 
-def _nested(kind: Any) -> bool:
-    return bool(kind.is_nested())
+def _wordless(kind: Any) -> bool:
+    """Whether values of a type have no form in words."""
+    import polars as pl
+
+    return bool(kind.is_nested()) or kind in (pl.Binary, pl.Object, pl.Duration)
 
 
 def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | None) -> None:
