@@ -105,13 +105,34 @@ def data_prepare(
     ] = None,
     cold_items: Annotated[float | None, typer.Option(help="Share of items to hide from training, seeded.")] = None,
     tie: Annotated[str | None, typer.Option(help="integer (default) or string: how ids break ties in time.")] = None,
+    duplicates: Annotated[str | None, typer.Option(help="Rows equal in every column: merge (default), keep, or error.")] = None,
+    repeats: Annotated[str | None, typer.Option(help="A user's events with one item: keep (all), first, or last.")] = None,
+    k_core: Annotated[int | None, typer.Option(help="Leave out users and items with fewer events.")] = None,
+    ties: Annotated[
+        str | None, typer.Option(help="A user's events of one second: order (by item id), or exclude (from each other's past).")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="What next-item models follow and name: positives (default), or all events.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the folder if it is there.")] = False,
 ) -> None:
     """Number, order and split a log into a folder that opens instantly."""
     from braidrec.runs.preparing import prepare
 
     dataset = prepare(
-        what, source, out, vocabulary=vocabulary, negatives=negatives, cold_items=cold_items, tie=tie, overwrite=overwrite
+        what,
+        source,
+        out,
+        vocabulary=vocabulary,
+        negatives=negatives,
+        cold_items=cold_items,
+        tie=tie,
+        duplicates=duplicates,
+        repeats=repeats,
+        k_core=k_core,
+        ties=ties,
+        sequences=sequences,
+        overwrite=overwrite,
     )
     _show_dataset(dataset)
     _print(f"next: braidrec knowledge build {dataset.path}")
@@ -234,11 +255,12 @@ def fit(
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
-    config = resolve(request, where)
+    config = resolve(request, where)  # before anything heavy is imported
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config
+    from braidrec.runs.fit import fit_config, resolve_sized
 
+    config = resolve_sized(request, where)
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     if config.knowledge and not run.task.reads_text(config):
@@ -249,6 +271,10 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
+    if sized := run.record.get("sized"):
+        _print(f"note: {sized}")
+    for warning in run.warnings:
+        _print(f"warning: {warning}")
 
 
 @app.command("list")
@@ -267,11 +293,14 @@ def evaluate(
     path: RunPath,
     part: Annotated[str, typer.Option(help="test | valid")] = "test",
     baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
+    min_rows: Annotated[
+        int | None, typer.Option(min=0, help="Slices of fewer rows are marked as few; 1,000 when left out.")
+    ] = None,
 ) -> None:
     """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    _print(evaluation_table([path], part, baselines=baselines))
+    _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows))
 
 
 @app.command()
@@ -279,11 +308,14 @@ def compare(
     paths: Annotated[
         list[Path], typer.Argument(help="Runs; those that differ by seed alone count as one model, the first is the reference.")
     ],
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Test every model against each ranking without learning, too; one run will do.")
+    ] = False,
 ) -> None:
     """Several models on the same test rows, with a paired test against the first."""
     from braidrec.runs.tables import comparison_tables
 
-    for table in comparison_tables(paths):
+    for table in comparison_tables(paths, baselines=baselines):
         _print(table)
 
 

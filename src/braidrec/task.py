@@ -108,6 +108,7 @@ class Plan:
     keep: the trained model, on the CPU and reduced to what it needs to answer, called after the last stage
     names: of all stages, taken ones included    taken: stage -> run directory whose stage of that name is taken over
     choices: what was settled on the way, for the record    average_epochs: where it is not as the settings say
+    yardsticks: what rankings without learning that take no more than seconds reach on validation: title -> metric -> value
     """
 
     stages: Sequence[AnyStage]
@@ -119,6 +120,7 @@ class Plan:
     taken: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
     average_epochs: float | None = None
+    yardsticks: Callable[[], Mapping[str, Mapping[str, float]]] = dict
 
 
 @dataclass(frozen=True)

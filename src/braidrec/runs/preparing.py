@@ -22,6 +22,11 @@ def prepare(
     negatives: int | None = None,
     cold_items: float | None = None,
     tie: str | None = None,
+    duplicates: str | None = None,
+    repeats: str | None = None,
+    k_core: int | None = None,
+    ties: str | None = None,
+    sequences: str | None = None,
     overwrite: bool = False,
 ) -> Dataset:
     """Prepare ``what`` into ``out`` (default: prepared/<name>); options that are None keep the data set's own settings.
@@ -42,6 +47,15 @@ def prepare(
         raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATA_SETS)} nor a description file (.toml)")
     split = {"cold_items": cold_items, "tie": tie}
     changes: dict[str, Any] = {"split": {key: value for key, value in split.items() if value is not None}}
-    changes |= {key: value for key, value in (("vocabulary", vocabulary), ("negatives", negatives)) if value is not None}
+    given = {
+        "vocabulary": vocabulary,
+        "negatives": negatives,
+        "duplicates": duplicates,
+        "repeats": repeats,
+        "k_core": k_core,
+        "ties": ties,
+        "sequences": sequences,
+    }
+    changes |= {key: value for key, value in given.items() if value is not None}
     settings = parse(PrepareSettings, merge(settings.model_dump(), changes), "data prepare")
     return Dataset.prepare(tables, out or Path("prepared") / tables.name, settings, overwrite=overwrite)

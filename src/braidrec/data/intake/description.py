@@ -21,6 +21,7 @@ kind = "temporal"
 Under [interactions] may stand, too: the files ``train``, ``valid`` and ``test`` of a ready-made split in place of ``file``;
 ``order = "row"``; ``item_separator`` and ``history`` for rows that hold several events; ``ignore``.  [read] says how values are
 read where there are two readings (`ReadConfig`).
+Above the first table may stand: vocabulary, duplicates, repeats, k_core, ties, sequences (see `PrepareSettings`).
 """
 
 from __future__ import annotations
@@ -122,6 +123,11 @@ class DatasetDescription(Strict):
     split: SplitConfig = SplitConfig()
     negatives: NegativesConfig = NegativesConfig()
     vocabulary: Literal["train", "all"] = "train"
+    duplicates: Literal["merge", "keep", "error"] = "merge"
+    repeats: Literal["keep", "first", "last"] = "keep"
+    k_core: int | None = Setting(default=None, ge=2)
+    ties: Literal["order", "exclude"] = "order"
+    sequences: Literal["positives", "all"] = "positives"
 
     @model_validator(mode="after")
     def _files(self) -> DatasetDescription:
@@ -157,7 +163,9 @@ class DatasetDescription(Strict):
     @property
     def settings(self) -> PrepareSettings:
         """What `Dataset.prepare` takes beside the tables."""
-        return PrepareSettings(split=self.split, vocabulary=self.vocabulary, negatives=self.negatives.per_positive)
+        shared = PrepareSettings.model_fields.keys() & type(self).model_fields.keys() - {"split", "negatives"}
+        chosen = {name: getattr(self, name) for name in shared}
+        return PrepareSettings(split=self.split, negatives=self.negatives.per_positive, **chosen)
 
     def cut(self, tables: Tables) -> tuple[Tables, PrepareSettings]:
         """What to prepare, and how: by ``[split]`` where it is there, else as the columns ask for, which a note says."""

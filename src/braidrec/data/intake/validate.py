@@ -73,7 +73,6 @@ def validate(
             _meet(log, catalogues[key], key)
     frames = {key: table.finish() for key, table in catalogues.items()}
     events = log.finish()
-    _count_repeats(log, events, schema)
     for key, frame in frames.items():
         _count_strangers(log, events, catalogues[key], frame, key, "item" if key == schema.item else "user")
     _say_positives(log, events, schema)
@@ -316,16 +315,6 @@ def _one_type(key: str, tables: list[CheckedTable]) -> None:
     for table, column in zip(tables, columns, strict=True):
         if column.dtype != target:
             table.put(key, column.cast(target))
-
-
-def _count_repeats(log: CheckedTable, events: pl.DataFrame, schema: Schema) -> None:
-    keys = [schema.user, schema.item, *([schema.clock] if schema.clock else [])]
-    rows = events[keys]
-    if rows.hash_rows().n_unique() == len(rows):  # no two hashes alike, so no two rows; quicker than comparing rows
-        return
-    repeats = len(rows) - rows.n_unique()
-    if repeats:
-        log.note(f"{repeats:,} rows repeat an earlier ({', '.join(keys)}); kept")
 
 
 def _meet(log: CheckedTable, catalogue: CheckedTable, key: str) -> None:
