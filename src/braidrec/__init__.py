@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from braidrec.data.dataset import Dataset as Dataset
     from braidrec.data.dataset import PrepareSettings as PrepareSettings
+    from braidrec.data.intake.readers import ReadConfig as ReadConfig
     from braidrec.data.planted import example_tables as example_tables
     from braidrec.knowledge.base import KnowledgeBase as KnowledgeBase
     from braidrec.runs.fit import fit as fit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Dataset": ("braidrec.data.dataset", "Dataset"),
     "PrepareSettings": ("braidrec.data.dataset", "PrepareSettings"),
+    "ReadConfig": ("braidrec.data.intake.readers", "ReadConfig"),
     "example_tables": ("braidrec.data.planted", "example_tables"),
     "KnowledgeBase": ("braidrec.knowledge.base", "KnowledgeBase"),
     "Run": ("braidrec.runs.run", "Run"),
@@ -28,7 +30,17 @@ _WHERE = {
     "fit": ("braidrec.runs.fit", "fit"),
     "load": ("braidrec.runs.run", "load"),
 }
-__all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "example_tables", "fit", "load"]
+__all__ = [
+    "Dataset",
+    "KnowledgeBase",
+    "PrepareSettings",
+    "ReadConfig",
+    "Run",
+    "build_knowledge",
+    "example_tables",
+    "fit",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import braidrec
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.description import load_description, read_tables, tables_from_frames
 from braidrec.data.intake.numbers import read_numbers
 from braidrec.data.schema import Schema
 from braidrec.data.tables import Tables
-from braidrec.errors import DataError
+from braidrec.errors import ConfigError, DataError
 
 
 def _read(folder: Path, name: str, values: list[str], keys: str = "", separator: str = ";") -> Tables:
@@ -145,6 +146,15 @@ def test_a_number_with_two_readings_is_refused_until_one_is_said(tmp_path: Path)
     for decimal, first in ((",", 1.234), (".", 1234.0)):
         keys = f"[read]\ndecimal = '{decimal}'\n"
         assert _read(tmp_path, "rating", ["1,234", "2"], keys).interactions["rating"].to_list() == [first, 2.0]
+
+
+def test_in_python_the_same_is_said_with_a_setting() -> None:
+    log = pl.DataFrame({"user": [1, 2], "item": [1, 2], "rating": ["1,234", "2"]})
+    with pytest.raises(DataError, match="can be read two ways"):
+        Dataset.from_frames(log)
+    assert tables_from_frames(log, read=braidrec.ReadConfig(decimal=",")).interactions["rating"].to_list() == [1.234, 2.0]
+    with pytest.raises(ConfigError, match=r"read: dict where a ReadConfig is needed; write ReadConfig\(...\)"):
+        Dataset.from_frames(log, read={"decimal": ","})  # type: ignore[arg-type]
 
 
 @given(st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 2)), min_size=1, max_size=8))

@@ -121,7 +121,7 @@ class CheckedTable:
                     row,
                     f"can be read two ways ({role}): {found.doubt.replace(',', '.')} with a decimal comma, or "
                     f'{found.doubt.replace(",", "")} with commas between thousands; say which: decimal = "," or '
-                    'decimal = "." ([read] in TOML), or bring numbers',
+                    'decimal = "." ([read] in TOML, ReadConfig in Python), or bring numbers',
                 )
             if found.note:
                 self.note(f"column '{column}': {found.note}")

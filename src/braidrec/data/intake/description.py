@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Setting
 from pydantic import model_validator
 
+from braidrec.arguments import instance_of
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.guess import GIVEN, RoleGuess, column_of, guess_id, guess_schema
 from braidrec.data.intake.layouts import ROW, in_file_order, log_of_samples, one_event_a_row
@@ -262,6 +263,8 @@ def tables_from_frames(
 
     Raises DataError naming table, row, column, value and remedy.
     """
+    if read is not None:
+        instance_of(read, ReadConfig, "read", "write ReadConfig(...)")
     reading = read or ReadConfig(on_bad_rows=on_bad_rows)
     log = read_table(interactions, what="interactions", read=reading)
     catalogue = None if items is None else read_table(items, what="items", read=reading)

@@ -33,7 +33,7 @@ _FORMS = {
 }
 _SHORT_YEAR = rf"^\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{2}}{_TIME}"
 _NO_TIME = "is not a time; seconds since 1970 or ISO 8601 dates such as 2024-05-31T18:00:00+02:00 are accepted"
-_SETTLES = "([read] in TOML), or bring dates"
+_SETTLES = "([read] in TOML, ReadConfig in Python), or bring dates"
 
 
 def seconds_of(log: CheckedTable, column: str) -> pl.Series:
