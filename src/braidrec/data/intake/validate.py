@@ -354,8 +354,8 @@ def _count_strangers(
         found = f"{len(met) - len(strange):,} of {len(met):,} interactions" if share else f"none of {len(met):,} interactions"
         raise DataError(
             f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
-            f"{cause}; accepted: {least:.0%} or more. Bring ids that "
-            f"meet, leave the table of {kind}s out, or say what share is enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
+            f"{cause}; accepted: {least:.0%} or more. Bring ids that meet, leave the table of {kind}s out, or say what share is "
+            "enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
         )
     log.note(
         f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
