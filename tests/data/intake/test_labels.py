@@ -204,4 +204,13 @@ def test_one_class_alone_is_said_with_the_values_met() -> None:
         in note(rating, rating="label")
     )
     assert "the rating: 1 of 2 rows are positive (50.0%)" in note(_world([2, 5]), rating="label")
+    said = note(_world([0, 1]), rating="label")
+    assert 'no row is positive; values met: 0, 1; positive is what lies above 3 (the default); label = "label" takes 1' in said
     assert note(rating, rating="label", positive_above=50.0) == ""  # said by the caller, and two classes
+
+
+def test_a_log_of_positives_alone_says_so() -> None:
+    log = pl.DataFrame({"user": [1, 2], "item": [1, 2]})
+    said = "interactions: neither label nor rating, so every row counts as positive"
+    assert said in tables_from_frames(log).report.notes
+    assert said not in tables_from_frames(log.with_columns(label=pl.Series([0, 1]))).report.notes

@@ -88,6 +88,8 @@ class CheckedTable:
         empty = values.is_null()
         if values.dtype == pl.String:
             empty = empty | (values == "").fill_null(False)
+            objects = values.str.contains(r'^\{".*\}$').fill_null(False)
+            self.refuse(column, objects, "is a JSON object and no id; bring the id in a column of its own")
         self.refuse(column, empty & ~self.bad, "is an empty id; every row needs one: fill it in or delete the row")
         self.put(column, values)
 

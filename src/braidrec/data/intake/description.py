@@ -333,6 +333,8 @@ def _tables(
     for kind, table in catalogues.items():
         catalogues[kind] = replace(table, frame=table.frame.rename({own[kind]: keys[kind]}))
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
+    if schema.signal is None:
+        notes.append("interactions: neither label nor rating, so every row counts as positive")
     return validate(
         name,
         schema,

@@ -354,8 +354,8 @@ def _count_strangers(
         found = f"{len(met) - len(strange):,} of {len(met):,} interactions" if share else f"none of {len(met):,} interactions"
         raise DataError(
             f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
-            f"{cause}; accepted: {least:.0%} or more. Bring ids that meet, leave the table of {kind}s out, or say what share is "
-            "enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
+            f"{cause}; accepted: {least:.0%} or more. Bring ids that meet, leave the table of {kind}s out, or say what share "
+            "is enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
         )
     log.note(
         f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
@@ -384,6 +384,8 @@ def _say_positives(log: CheckedTable, events: pl.DataFrame, schema: Schema) -> N
     rule = "1 is positive" if schema.label else f"positive is what lies above {above:g}" + (" (the default)" if decided else "")
     said = one_class or f"{positive:,} of {len(values):,} rows are positive ({positive / len(values):.1%})"
     remedy = "" if schema.label else "; positive_above says otherwise"
+    if schema.label is None and set(met) <= {0, 1}:
+        remedy = f'; label = "{column}" takes 1 as positive'
     what = "label" if schema.label else "rating"
     log.note(f"column '{column}', the {what}: {said}; values met: {shown}; {rule}{remedy}")
 
