@@ -35,7 +35,9 @@ _ITEM = _tiers(
 )
 _ITEMS = _names("items itemids history sequence itemsequence interactions")
 _TIMESTAMP = _tiers(
-    "timestamp ts unixtime unixreviewtime unixtimestamp", "time datetime eventtime createdat", "date reviewtime day"
+    "timestamp ts unixtime unixreviewtime unixtimestamp eventtimestamp",
+    "time datetime eventtime createdat when clickedat viewedat orderedat purchasedat ratedat watchedat",
+    "date reviewtime day eventdate orderdate purchasedate",
 )
 _ORDER = _tiers("order position seq sequence step")
 _RATING = _tiers("rating ratings", "stars score overall")
