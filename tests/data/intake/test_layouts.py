@@ -93,6 +93,22 @@ def test_columns_with_as_many_values_go_along_and_bad_cells_are_named_by_line(tm
     assert "cut likewise: timestamp, rating" in _said(tables)
 
 
+def test_names_and_dates_with_blanks_are_not_cut_with_the_items(tmp_path: Path) -> None:
+    rows = [
+        ("user", "items", "timestamp", "rating", "city"),
+        ("Jo Ann", "1 2", "2021-01-01 10:00", "4 1", "New York"),
+        ("Al Bo", "3 1", "2021-01-02 10:00", "5 2", "San Jose"),
+    ]
+    (tmp_path / "log.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    tables, _ = _cut(tmp_path, 'file = "log.tsv"\nitem_separator = " "')
+    assert tables.interactions.select("user", "items", "rating", "city").rows() == [
+        ("Jo Ann", 1, 4, "New York"),
+        ("Jo Ann", 2, 1, "New York"),
+        ("Al Bo", 3, 5, "San Jose"),
+        ("Al Bo", 1, 2, "San Jose"),
+    ]
+
+
 def test_an_order_of_rows_is_no_order_of_the_items_in_them(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text('user,items,position\na,"[1, 2]",2\na,"[3]",1\n')
     with pytest.raises(DataError, match=r"column 'position': says the order of rows, each of which holds several items"):

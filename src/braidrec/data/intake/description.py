@@ -270,7 +270,7 @@ def tables_from_frames(
     catalogue = None if items is None else read_table(items, what="items", read=reading)
     people = None if users is None else read_table(users, what="users", read=reading)
     if schema is not None:
-        log, place = _in_order(log, schema.item, None, schema.order)
+        log, place = _in_order(log, schema.item, None, schema.order, schema.user)
         if place is not None and schema.clock is None:
             schema = schema.model_copy(update={"order": place})
         return validate(name, schema, log, catalogue, people, on_bad_rows=reading.on_bad_rows, clean=clean)
@@ -303,7 +303,8 @@ def _tables(
     else:
         item, time, order = (given.get(role) or column_of(role, interactions.frame, ignore) for role in _PLACED)
         order = order if time is None or "order" in given else None
-        interactions, place = _in_order(interactions, item, item_separator, order)
+        user = given.get("user") or column_of("user", interactions.frame, ignore)
+        interactions, place = _in_order(interactions, item, item_separator, order, user)
         if place is not None:
             given = {**given, "item": item} | ({"order": place} if time is None and order is None else {})
     catalogues = {kind: table for kind, table in (("items", items), ("users", users)) if table is not None}
@@ -347,12 +348,14 @@ def _tables(
     )
 
 
-def _in_order(log: RawTable, item: str | None, separator: str | None, order: str | None) -> tuple[RawTable, str | None]:
+def _in_order(
+    log: RawTable, item: str | None, separator: str | None, order: str | None, user: str | None
+) -> tuple[RawTable, str | None]:
     """With one event a row, and the place of rows in a column where that is the order; what `one_event_a_row` returns."""
     by_row = order == ROW and ROW not in log.frame.columns
     place = None
     if item in log.frame.columns:
-        log, place = one_event_a_row(log, str(item), separator, None if by_row else order)
+        log, place = one_event_a_row(log, str(item), separator, None if by_row else order, user)
     return (in_file_order(log) if by_row else log), place
 
 

@@ -43,12 +43,15 @@ def in_file_order(log: RawTable) -> RawTable:
     return _noted(replace(log, frame=frame), 'order = "row": rows of a user follow one another as they stand in the file')
 
 
-def one_event_a_row(log: RawTable, item: str, separator: str | None, order: str | None) -> tuple[RawTable, str | None]:
+def one_event_a_row(
+    log: RawTable, item: str, separator: str | None, order: str | None, user: str | None = None
+) -> tuple[RawTable, str | None]:
     """A log whose cells in column ``item`` hold several items, one event each; any other is given back as it is.
 
     Several are lists, text of nothing but lists, or text cut at ``separator``.  Columns with as many values in every cell go
-    along.  ``order`` is the column that says which rows came first, if any.  Returns the log and the name of a new column with
-    the place of each event, None where nothing was cut.
+    along; not ``user``, and at blanks numbers alone, since names and dates have blanks of their own.  ``order`` is the column
+    that says which rows came first, if any.  Returns the log and the name of a new column with the place of each event, None
+    where nothing was cut.
     Raises DataError where ``order`` orders rows, and so not the items of a cell.
     """
     import polars as pl
@@ -59,8 +62,10 @@ def one_event_a_row(log: RawTable, item: str, separator: str | None, order: str 
     lengths = lists.list.len().fill_null(0)
     along = {item: lists}
     for name in log.frame.columns:
-        if name != item:
+        if name not in (item, user):
             other = _lists(log.frame[name].alias(""), separator, log.typed)
+            if other is not None and separator == " " and not _numeric(other):
+                continue
             if other is not None and bool((other.list.len().fill_null(0) == lengths).all()):
                 along[name] = other
     if order is not None and order not in along:
@@ -174,6 +179,13 @@ def _lists(values: pl.Series, separator: str | None, typed: bool, always: bool =
     if not written or not text.drop_nulls().is_in(list(written)).all():
         return None
     return pl.Series([None if cell is None else written[cell] for cell in text.to_list()], dtype=pl.List(pl.String))
+
+
+def _numeric(lists: pl.Series) -> bool:
+    import polars as pl
+
+    flat = lists.explode(empty_as_null=False, keep_nulls=False)
+    return flat.dtype != pl.String or not bool(flat.cast(pl.Float64, strict=False).is_null().any())
 
 
 def _bare(text: pl.Series) -> pl.Series:
