@@ -241,7 +241,7 @@ def test_drawn_negatives_are_the_same_for_every_seed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_planned() -> None:
     data, positives = small_runs.dataset(), small_runs.positives()
-    with pytest.raises(ConfigError, match=r"every training row is positive.*negatives = 4"):
+    with pytest.raises(ConfigError, match=r"every training row is positive.*negatives=4$"):
         planned(configured(), positives)
     with pytest.raises(ConfigError, match="negatives = 2, but this log has negative rows of its own"):
         planned(configured(negatives=2), data)

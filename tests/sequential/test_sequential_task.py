@@ -174,7 +174,9 @@ def test_pasts_are_what_somebody_met() -> None:
     assert model.past(None).items.tolist() == []
     assert model.seen(Past(PAST[:1], PAST)) is PAST
     alone = ROOM.load(small.config("plain"), copied(model.saved()), None)
-    with pytest.raises(RunError, match=r"SASRec: what a known user met stands in the log.*give the data \(--data\)"):
+    with pytest.raises(
+        RunError, match=r"SASRec: what a known user met stands in the log.*give the data \(load\(path, dataset=\.\.\.\)\)"
+    ):
         alone.past(7)
 
 

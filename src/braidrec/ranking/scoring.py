@@ -13,7 +13,7 @@ from braidrec.data.batches import RankingBatch, RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
-from braidrec.errors import ConfigError
+from braidrec.errors import ConfigError, remedy
 from braidrec.evaluation.baselines import RankingLog
 from braidrec.evaluation.by_user import USER_METRICS, user_gains
 from braidrec.evaluation.metrics import auc
@@ -117,6 +117,6 @@ def negative_sampler(dataset: Dataset, per_positive: int | None, seed: int) -> N
     if dataset.log.label[dataset.split["train"]].all():
         raise ConfigError(
             f"{dataset.name}: every training row is positive, so there is nothing to rank against; say how many negatives to "
-            "draw for each positive: negatives = 4 in the run file, or --negatives 4"
+            f"draw for each positive: {remedy('negatives=4', 'negatives = 4 in the run file, or --negatives 4')}"
         )
     return None

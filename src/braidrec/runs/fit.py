@@ -13,8 +13,8 @@ from braidrec.arguments import instance_of, path_of
 from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError, DataError
-from braidrec.registry import LogSize
+from braidrec.errors import ConfigError, DataError, RunError, remedy
+from braidrec.registry import TASKS, LogSize
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -62,8 +62,10 @@ def fit(
 ) -> Run:
     """Train ``backbone``, with ``enhance`` (one name or several) or plain, and return the run.
 
-    The backbone says what is learned: to rank what was clicked above what was not (such as din, the default), or the next item
-    of a sequence (such as sasrec); `braidrec list` has them all.  ``task`` settles it where two tasks have the name.
+    The backbone says what is learned: to rank what was clicked above what was not (such as din), the next item of a sequence
+    (such as sasrec), or what goes with what somebody has (such as ease); `braidrec list` has them all.  Without any, a log of
+    positives alone gets ease, which reads text where there is a knowledge base, and one with labels or ratings din.
+    ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
     preset ``ours`` chooses batches and epochs by the size of the log, where ``training`` does not: ``Run.config`` has them.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
@@ -93,7 +95,7 @@ def fit(
         "model": dict(model or {}),
         "training": dict(training or {}),
     }
-    request = parse(RunRequest, values, "fit")
+    request = with_default(parse(RunRequest, values, "fit"), dataset)
     config = resolve(request, "fit", LogSize.of(dataset.manifest, request.negatives))
     run = fit_config(config, path_of(path, "path"), dataset=dataset, show_progress=show_progress)
     for text in run.warnings:
@@ -111,6 +113,21 @@ def resolve_sized(request: RunRequest, where: str) -> RunConfig:
     return resolve(request, where, LogSize.of(manifest, request.negatives))
 
 
+def with_default(request: RunRequest, data: Dataset | None = None) -> RunRequest:
+    """The same request; where it says nothing of what is learned, and the log holds positives alone, with the task for these.
+
+    data: the request's own, opened here when left out; where there is none, that is said when it is opened to train
+    """
+    said = (request.task, request.backbone, request.negatives)
+    if request.enhance or any(each is not None for each in said) or (data is None and not Path(request.data).is_dir()):
+        return request
+    schema = (Dataset.open(request.data, verify=False) if data is None else data).schema
+    tasks = [name for name, each in TASKS.usable().items() if each.of_positives]
+    if schema.rating is not None or schema.label is not None or not tasks:
+        return request
+    return request.model_copy(update={"task": tasks[0]})
+
+
 @own_randomness()
 def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Run:
     """Train what ``config`` says into ``path``.  Nothing is written there before data, knowledge and settings are checked.
@@ -119,7 +136,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     """
     refuse_other(path, config)
     if ended(path):
-        return load(path, dataset=dataset)
+        return _finished(path, config, dataset)
     device = device_of(config.training.accelerator)
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
@@ -129,16 +146,18 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    if bases is not None:
+        bases.refuse_strange(dataset)
     del text  # held by what reads it, which may take it to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
-    _check_starts(plan, dataset)
+    _check_starts(plan, dataset, bases)
     size = LogSize.of(dataset.manifest, config.negatives)
     _check_unused(config, plan, size)
     inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
-            return load(path, dataset=dataset)
+            return _finished(path, config, dataset)
         result = train(
             phases,
             path / "training",
@@ -160,11 +179,28 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
             result,
             plan.choices,
             [] if bases is None else bases.identities,
+            reads_text=model.reads_text,
             sized=by_size(config, size),
             warnings=doubts(config, plan, phases, result.phases),
         )
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
+
+
+def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:
+    """The run at ``path``, which has these settings.  Raises RunError where it was trained on other data or other text."""
+    held, record = read_run(path)
+    if dataset is None and Path(config.data).exists():
+        dataset = Dataset.open(config.data)
+    if dataset is not None and not dataset.identity.matches(trained := Fingerprint.of_record(record["data"])):
+        raise RunError(
+            f"{path}: holds a run that was trained on {record['data']['name']} with fingerprint {trained.own}, but "
+            f"{dataset.path} has {dataset.fingerprint}; choose another folder{remedy(' (path=...)', ' (--out)')}"
+        )
+    reads, given = config.chosen.task.room().reads_text(config), [Path(each) for each in config.knowledge]
+    if reads and [each.resolve() for each in given] != [Path(each).resolve() for each in held.knowledge]:
+        KnowledgeBases.open(given).check(record["knowledge"], path)
+    return load(path, dataset=dataset)
 
 
 def _check_unused(config: RunConfig, plan: Plan, size: LogSize) -> None:
@@ -196,13 +232,19 @@ def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
     return found
 
 
-def _check_starts(plan: Plan, dataset: Dataset) -> None:
-    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, of another shape."""
+def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> None:
+    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape."""
     for name, other in plan.taken.items():
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
             raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
-        trained = Fingerprint.of_record(read_run(Path(other))[1]["data"])
+        record = read_run(Path(other))[1]
+        if name in plan.reading and bases is not None:
+            try:
+                bases.check(record["knowledge"], where)
+            except RunError as cause:
+                raise ConfigError(f"{cause}; name the knowledge base that it was trained on, or train the stage here") from None
+        trained = Fingerprint.of_record(record["data"])
         if not dataset.identity.matches(trained):
             raise ConfigError(
                 f"{where}: trained on data with fingerprint {trained.own}, this run's has {dataset.fingerprint}, so its rows "

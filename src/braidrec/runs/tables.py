@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from braidrec.data.dataset import Dataset
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
-    from braidrec.runs.run import Run
+    from braidrec.runs.run import Because, Run
     from braidrec.task import Outcome, Task
+
+    Opened = Callable[[Path], Run]
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -40,6 +43,16 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
             )
         )
     return table
+
+
+def reasons(because: Sequence[Because], most: int = 3) -> str:
+    """The first of what is behind a score, in words: each one's share, and what comes by text of all of it."""
+    if not because:
+        return "what most have"
+    names = [textwrap.shorten(each.title or each.item, 40, placeholder="…") for each in because[:most]]
+    shown = [f"{name} {each.share:.0%}" for name, each in zip(names, because, strict=False) if each.share > 0]
+    text = [each.text for each in because if each.text is not None]
+    return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
 
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
@@ -72,12 +85,17 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
     ]
 
 
-def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool, min_rows: int | None = None) -> Table:
-    """Runs of one task on one data set side by side, the rankings without learning first.  min_rows: fewer are marked."""
-    return _evaluation(load_alike(paths), part, baselines=baselines, min_rows=min_rows)
+def evaluation_table(
+    paths: Sequence[Path], part: str, *, baselines: bool, min_rows: int | None = None, opened: Opened | None = None
+) -> Table:
+    """Runs of one task on one data set side by side, the rankings without learning first.
+
+    min_rows: fewer are marked    opened: how a run is opened, where `braidrec.load` needs more than its path
+    """
+    return _evaluation(load_alike(paths, opened), part, baselines=baselines, min_rows=min_rows)
 
 
-def comparison_tables(paths: Sequence[Path], *, baselines: bool = False) -> list[Table | str]:
+def comparison_tables(paths: Sequence[Path], opened: Opened | None = None, *, baselines: bool = False) -> list[Table | str]:
     """The evaluation of every run, and the paired tests of each model against the first, Holm's correction over all of them.
 
     Runs that differ by seed alone are one model (`models_by_seed`); only seeds that both sides have are compared.  Notes, if
@@ -85,7 +103,7 @@ def comparison_tables(paths: Sequence[Path], *, baselines: bool = False) -> list
     baselines: every model is tested against each ranking without learning, too, which goes with all seeds; one model will do
     Raises ConfigError where there is nothing to compare with.
     """
-    runs = load_alike(paths)
+    runs = load_alike(paths, opened)
     (reference, *others), notes = models_by_seed(runs, least=1 if baselines else 2)
     config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
     found: list[_Tested] = []
@@ -293,14 +311,14 @@ def _gone(config: RunConfig) -> Iterator[str]:
             yield from _gone(other)
 
 
-def load_alike(paths: Sequence[Path]) -> list[Run]:
+def load_alike(paths: Sequence[Path], opened: Opened | None = None) -> list[Run]:
     """Runs that can stand in one table: of one task, on one data set, with the same evaluation rows.
 
     Raises ConfigError saying which are not.
     """
     from braidrec.runs.run import load
 
-    runs = [load(path) for path in paths]
+    runs = [(opened or load)(path) for path in paths]
     tasks = {run.config.task for run in runs}
     if len(tasks) > 1:
         names = ", ".join(f"{run.path}: {run.config.task}" for run in runs)

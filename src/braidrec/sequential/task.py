@@ -104,6 +104,7 @@ class SequentialTask:
             keep=keep,
             names=names,
             taken=settings.start_from,
+            reading=[stage.name for stage in stages if stage.reads_text],
             choices={"start_from": dict(settings.start_from)},
             yardsticks=lambda: yardsticks(self.spec.baselines, data),
         )

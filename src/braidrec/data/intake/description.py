@@ -336,7 +336,7 @@ def _tables(
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
     if schema.signal is None:
         notes.append("interactions: neither label nor rating, so every row counts as positive")
-    return validate(
+    tables = validate(
         name,
         schema,
         interactions,
@@ -346,6 +346,7 @@ def _tables(
         notes=notes,
         clean=clean,
     )
+    return replace(tables, ids={kind: key for kind, key in own.items() if key not in (schema.item, schema.user)})
 
 
 def _in_order(
