@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -278,3 +279,25 @@ def test_every_item_of_every_cell_is_an_event_in_its_place(found: dict[int, list
     assert _events(tables) == [(user, item, at) for at, (user, item) in enumerate(events)]
     empty = sum(not items for items in found.values())
     assert (f"{empty:,} rows hold none and are left out" in _said(tables)) == (empty > 0)
+
+
+DATA = Path(os.environ.get("BRAIDREC_DATA", "none"))
+
+
+@pytest.mark.skipif(not (DATA / "amazon-beauty").is_dir(), reason="needs amazon-beauty in BRAIDREC_DATA")
+def test_published_sequences_have_their_published_counts(tmp_path: Path) -> None:
+    files = DATA / "amazon-beauty"
+    keys = f'file = "{files / "sequences.tsv.gz"}"\nitem_separator = " "'
+    tables, _ = _cut(tmp_path, keys, f'[items]\nfile = "{files / "items.tsv.gz"}"\n')
+    log = tables.interactions
+    assert (len(log), log["user"].n_unique(), log["items"].n_unique()) == (198_502, 22_363, 12_101)
+
+
+@pytest.mark.skipif(not (DATA / "prime-pantry").is_dir(), reason="needs prime-pantry in BRAIDREC_DATA")
+def test_a_described_file_is_what_the_reader_of_the_data_set_makes_of_it(tmp_path: Path) -> None:
+    from braidrec.data.intake.sources.prime_pantry import DATASET
+
+    keys = f'file = "{DATA / "prime-pantry" / DATASET.files[0]}"\nitem = "history"\nignore = ["column_1"]'
+    tables, _ = _cut(tmp_path, keys)
+    known = DATASET.read(DATA / "prime-pantry").interactions
+    assert tables.interactions.select("user", "history").rows() == known.select("user", "asin").rows()

@@ -122,7 +122,8 @@ def log_of_samples(
     asked[ends] = True
     sample, place = (_free(name, log.frame.columns) for name in ("sample", "order"))
     item, own = roles["item"], log.frame
-    columns = {name: _where(asked, own[name].alias(""), None) for name in own.columns if name not in (history, item)}
+    beside = [name for name in own.columns if name not in (history, item, roles.get("user"))]
+    columns = {name: _where(asked, own[name].alias(""), None) for name in beside}
     columns[item] = _joined(asked, own[item].alias(""), _flat(past, log.typed))
     columns[roles["part"]] = _where(asked, own[roles["part"]].alias("").cast(pl.String), HISTORY)
     if "label" in roles:
