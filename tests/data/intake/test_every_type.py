@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from braidrec.data.dataset import Dataset, PrepareSettings
-from braidrec.data.intake.description import tables_from_frames, with_usual_split
+from braidrec.data.intake.description import load_description, read_tables, tables_from_frames, with_usual_split
 from braidrec.data.intake.readers import ReadConfig
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import SplitConfig
@@ -117,3 +117,35 @@ def test_what_is_plain_is_read(tmp_path: Path) -> None:
     }.items():
         for name in names:
             assert answered(lambda role=role, name=name: tables_from_frames(pl.DataFrame({**BASE, role: COLUMNS[name]}))), name  # type: ignore[misc]
+
+
+SAMPLES = {
+    "who": pl.Series(list("aabbcc")),
+    "past": pl.Series([[1, 2]] * 6),
+    "asked": pl.Series([1, 2, 3] * 2),
+    "part": pl.Series(["train"] * 3 + ["valid", "test", "test"]),
+    "label": pl.Series([1, 0] * 3),
+}
+KEYS = 'user = "who"\nhistory = "past"\nitem = "asked"\npart = "part"'
+
+
+@pytest.mark.parametrize("name", [name for name in COLUMNS if name != "objects"])  # which no file holds
+def test_in_samples_and_cells_of_several(name: str, tmp_path: Path) -> None:
+    column = COLUMNS[name]
+    forms = [(pl.DataFrame({**SAMPLES, role: column}), KEYS) for role in SAMPLES]
+    forms.append((pl.DataFrame({**SAMPLES, "past": column}), f'{KEYS}\nitem_separator = " "'))
+    forms += [
+        (pl.DataFrame({"user": SAMPLES["who"], "items": SAMPLES["past"], role: column}), "") for role in ("rating", "order")
+    ]
+    forms.append((pl.DataFrame({"user": SAMPLES["who"], "items": column}), 'item_separator = "|"'))
+    forms.append((pl.DataFrame({"user": SAMPLES["who"], "item": column}), 'order = "row"'))
+    for at, (frame, keys) in enumerate(forms):
+        frame.write_parquet(tmp_path / "log.parquet")
+        (tmp_path / "d.toml").write_text(f'name = "d"\n[interactions]\nfile = "log.parquet"\n{keys}\n')
+
+        def prepared(path: Path = tmp_path / f"data {at}") -> None:
+            description = load_description(tmp_path / "d.toml")
+            tables, cut = description.cut(read_tables(description, tmp_path))
+            Dataset.prepare(tables, path, cut)
+
+        answered(prepared)

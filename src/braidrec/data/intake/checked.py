@@ -186,3 +186,10 @@ def _empty_hint(may_be_empty: bool) -> str:
 def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def wordless(kind: Any) -> bool:
+    """Whether values of a type have no form in words."""
+    import polars as pl
+
+    return bool(kind.is_nested()) or kind in (pl.Binary, pl.Object, pl.Duration)

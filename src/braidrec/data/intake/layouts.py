@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import BLANKS
+from braidrec.data.intake.checked import wordless
 from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
@@ -108,12 +109,19 @@ def log_of_samples(
     for role, name in (("history", history), *roles.items()):
         if name not in log.frame.columns:
             raise DataError(f"{log.where}: no column '{name}' (named as the {role}){suggest(name, log.frame.columns)}")
+        if name != history and wordless(log.frame.schema[name]):
+            raise DataError(
+                f"{log.where}, column '{name}': type {log.frame.schema[name]} where one value a row is needed (the {role})"
+            )
     past = _lists(log.frame[history].alias(""), separator, log.typed, always=True)
     if past is None:
         raise DataError(
             f"{log.where}, column '{history}': {str(log.frame[history][0])!r} is no list of items; say what stands "
             'between them: item_separator = " " (under [interactions])'
         )
+    inner = getattr(past.dtype, "inner", None)
+    if wordless(inner):
+        raise DataError(f"{log.where}, column '{history}': lists of type {inner} where ids are needed")
     lengths = past.list.len().fill_null(0).to_numpy().astype(np.int64)
     ends = np.cumsum(lengths + 1) - 1  # the place of each sample's own event, behind its history
     count = int(ends[-1]) + 1

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from braidrec.arguments import BLANKS
-from braidrec.data.intake.checked import CheckedTable, last_place, shown
+from braidrec.data.intake.checked import CheckedTable, last_place, shown, wordless
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.markup import cleaned
 from braidrec.data.intake.numbers import listing, of_words, stripped
@@ -136,7 +136,7 @@ def _parts(log: CheckedTable, column: str) -> pl.Series:
     import polars as pl
 
     values = log.column(column)
-    if _wordless(values.dtype):
+    if wordless(values.dtype):
         raise DataError(
             f"{log.raw.where}, column '{column}': type {values.dtype} where a part is named: {', '.join(PART_NAMES)}"
         )
@@ -194,7 +194,7 @@ def _fields(table: CheckedTable, fields: Iterable[Field]) -> None:
             table.put(entry.name, table.numbers(entry.name, "a numeric field", may_be_empty=True))
         elif kind == pl.List and entry.kind == "single":
             raise DataError(f"{table.raw.where}, column '{entry.name}': lists of values need kind = 'multi', not 'single'")
-        elif _wordless(kind.inner if isinstance(kind, pl.List) else kind):
+        elif wordless(kind.inner if isinstance(kind, pl.List) else kind):
             raise DataError(
                 f"{table.raw.where}, column '{entry.name}': values of type {kind} cannot be a field; make them text"
             )
@@ -218,9 +218,9 @@ def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
         values = table.column(name)
         if name in fields or name == schema.item or values.dtype == pl.String:
             continue
-        if isinstance(values.dtype, pl.List) and not _wordless(values.dtype.inner):
+        if isinstance(values.dtype, pl.List) and not wordless(values.dtype.inner):
             table.put(name, values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True))
-        elif _wordless(values.dtype):
+        elif wordless(values.dtype):
             raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
         else:
             table.put(name, values.cast(pl.String))
@@ -264,13 +264,6 @@ def _plain_types(table: CheckedTable, schema: Schema, key: str) -> None:
             table.put(name, values.cast(pl.Float64))
         elif not table.raw.typed and values.dtype == pl.String and values.unique().drop_nulls().is_in(_WORDS).all():
             table.put(name, values.str.to_lowercase())
-
-
-def _wordless(kind: Any) -> bool:
-    """Whether values of a type have no form in words."""
-    import polars as pl
-
-    return bool(kind.is_nested()) or kind in (pl.Binary, pl.Object, pl.Duration)
 
 
 def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | None) -> None:
