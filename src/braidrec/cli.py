@@ -135,6 +135,15 @@ def data_prepare(
     ] = None,
     cold_items: Annotated[float | None, typer.Option(help="Share of items to hide from training, seeded.")] = None,
     tie: Annotated[str | None, typer.Option(help="integer (default) or string: how ids break ties in time.")] = None,
+    duplicates: Annotated[str | None, typer.Option(help="Rows equal in every column: merge (default), keep, or error.")] = None,
+    repeats: Annotated[str | None, typer.Option(help="A user's events with one item: keep (all), first, or last.")] = None,
+    k_core: Annotated[int | None, typer.Option(help="Leave out users and items with fewer events.")] = None,
+    ties: Annotated[
+        str | None, typer.Option(help="A user's events of one second: order (by item id), or exclude (from each other's past).")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="What next-item models follow and name: positives (default), or all events.")
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -155,6 +164,11 @@ def data_prepare(
         negatives=negatives,
         cold_items=cold_items,
         tie=tie,
+        duplicates=duplicates,
+        repeats=repeats,
+        k_core=k_core,
+        ties=ties,
+        sequences=sequences,
         overwrite=overwrite,
         confirm=_replace(yes),
     )
@@ -295,11 +309,12 @@ def fit(
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
-    config = resolve(request, where)
+    config = resolve(request, where)  # before anything heavy is imported
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config
+    from braidrec.runs.fit import fit_config, resolve_sized
 
+    config = resolve_sized(request, where)
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     if config.knowledge and not run.task.reads_text(config):
@@ -310,6 +325,10 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
+    if sized := run.record.get("sized"):
+        _print(f"note: {sized}")
+    for warning in run.warnings:
+        _print(f"warning: {warning}")
 
 
 @app.command("list")
@@ -328,6 +347,9 @@ def evaluate(
     path: RunPath,
     part: Annotated[str, typer.Option(help="test | valid")] = "test",
     baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
+    min_rows: Annotated[
+        int | None, typer.Option(min=0, help="Slices of fewer rows are marked as few; 1,000 when left out.")
+    ] = None,
     dataset: RunData = None,
     base: RunKnowledge = None,
     device: Device = "auto",
@@ -335,7 +357,8 @@ def evaluate(
     """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    _print(evaluation_table([path], part, baselines=baselines, opened=lambda each: _load(each, dataset, base, device)))
+    opened = _opening(dataset, base, device)
+    _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows, opened=opened))
 
 
 @app.command()
@@ -343,13 +366,16 @@ def compare(
     paths: Annotated[
         list[Path], typer.Argument(help="Runs; those that differ by seed alone count as one model, the first is the reference.")
     ],
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Test every model against each ranking without learning, too; one run will do.")
+    ] = False,
     dataset: RunData = None,
     device: Device = "auto",
 ) -> None:
     """Several models on the same test rows, with a paired test against the first."""
     from braidrec.runs.tables import comparison_tables
 
-    for table in comparison_tables(paths, lambda path: _load(path, dataset, None, device)):
+    for table in comparison_tables(paths, baselines=baselines, opened=_opening(dataset, None, device)):
         _print(table)
 
 
@@ -528,6 +554,10 @@ def bench(
     from braidrec.bench.marks import report
 
     _print(report([part.strip() for part in parts.split(",")] if parts else None, prepared, seconds))
+
+
+def _opening(dataset: Path | None, base: list[Path] | None, device: str) -> Callable[[Path], Run]:
+    return lambda path: _load(path, dataset, base, device)
 
 
 def _load(path: Path, dataset: Path | None, base: list[Path] | None, device: str) -> Run:

@@ -15,7 +15,7 @@ from pydantic import Field as Setting
 from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, suggest
-from braidrec.registry import TASKS, Spec, TaskSpec, Values, task_of
+from braidrec.registry import TASKS, LogSize, Spec, TaskSpec, Values, task_of
 from braidrec.strict import Strict, merge, parse
 from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
 
@@ -210,9 +210,10 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
-def resolve(request: RunRequest, where: str) -> RunConfig:
+def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> RunConfig:
     """Lay the request over its preset: the task's values, the backbone's, each enhancer's in order, the request's own.
 
+    size: of the log, by which some presets choose what the request leaves open; None for a large one
     Names, the preset and the keys of [training] are checked before any model is imported.  Raises ConfigError for unknown
     keys at any depth, and for what another task takes.
     """
@@ -237,6 +238,7 @@ def resolve(request: RunRequest, where: str) -> RunConfig:
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
+    training = merge(training, _sized(found, request.preset, size, training, request.training))
     model = merge(task.model.get(request.preset, {}), _settings(found, request.preset))
     return RunConfig(
         data=request.data,
@@ -259,13 +261,40 @@ def _training(found: Chosen, preset: str) -> Values:
     return training
 
 
-def own_phases(config: RunConfig) -> dict[str, list[str]]:
-    """Stage -> keys of ``training.phases`` that are set otherwise than the preset has them, so by the request itself."""
-    preset = parse(TrainingConfig, _training(config.chosen, config.preset), "preset").phases
+def _sized(found: Chosen, preset: str, size: LogSize | None, training: Values, own: Values) -> Values:
+    rule = None if found.backbone.fitted else found.task.sized.get(preset)
+    return {} if rule is None or size is None else rule(size, training, own)
+
+
+def _preset_training(config: RunConfig, size: LogSize | None = None) -> TrainingConfig:
+    """What holds where a request says nothing."""
+    usual = _training(config.chosen, config.preset)
+    return parse(TrainingConfig, merge(usual, _sized(config.chosen, config.preset, size, usual, {})), "preset")
+
+
+def by_size(config: RunConfig, size: LogSize) -> str | None:
+    """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
+    usual = _preset_training(config)
+    changed = [
+        f"training.{key} = {value} instead of {getattr(usual, key)}"
+        for key, value in _preset_training(config, size)
+        if key != "phases" and value != getattr(usual, key) and value == getattr(config.training, key)
+    ]
+    if not changed:
+        return None
+    return f"by the size of the log ({size.samples:,} training rows, {size.users:,} users): {', '.join(changed)}"
+
+
+def own_phases(config: RunConfig, size: LogSize | None = None) -> dict[str, list[str]]:
+    """Stage -> keys of ``training.phases`` that are set otherwise than the preset has them, so by the request itself.
+
+    size: of the log; what the preset has for it is the preset's, too
+    """
+    presets = [_preset_training(config, each).phases for each in (None, size)]
     found: dict[str, list[str]] = {}
     for name, phase in config.training.phases.items():
-        usual = preset.get(name, PhaseTraining())
-        if keys := [key for key, value in phase if value not in (None, getattr(usual, key))]:
+        usual = [preset.get(name, PhaseTraining()) for preset in presets]
+        if keys := [key for key, value in phase if value not in (None, *(getattr(each, key) for each in usual))]:
             found[name] = keys
     return found
 

@@ -211,6 +211,23 @@ class Metric:
     shown: bool = True
 
 
+@dataclass(frozen=True)
+class LogSize:
+    """What there is to train on.  samples: rows to rank, drawn negatives among them    users: those with such rows"""
+
+    samples: int
+    users: int
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], negatives: int | None = None) -> LogSize:
+        """By a prepared data set's manifest; negatives: per positive, as the run says."""
+        per_positive = negatives or manifest["settings"]["negatives"] or 0
+        return cls(manifest["counts"]["samples"]["train"] * (1 + per_positive), manifest["counts"]["train_users"])
+
+
+Sized = Callable[[LogSize, Values, Values], Values]
+
+
 @dataclass(frozen=True, eq=False)
 class TaskSpec:
     """A task: what can be chosen in it and what its presets set.  Its room is imported with `room`.
@@ -219,6 +236,8 @@ class TaskSpec:
     where: "module:ATTRIBUTE" of its `braidrec.task.Task`    config: likewise of its `braidrec.config.ModelConfig`
     metrics: of its reports, the headline first    default: the backbone that is meant when none is named
     model, training: preset -> what it sets, before the chosen models set theirs
+    sized: preset -> what the size of the log changes in ``training``: (size, values of the preset and the chosen models, the
+    request's own values, which win) -> values
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     """
@@ -235,6 +254,7 @@ class TaskSpec:
     default: str
     model: Mapping[str, Values]
     training: Mapping[str, Values]
+    sized: Mapping[str, Sized] = field(default_factory=dict)
     presets: tuple[str, ...] = ("ours", "paper", "authors", "textbook")
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False

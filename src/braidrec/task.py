@@ -123,6 +123,7 @@ class Plan:
     names: of all stages, taken ones included    taken: stage -> run directory whose stage of that name is taken over
     reading: those of ``names`` whose weights go with the item text vectors that they were trained on
     choices: what was settled on the way, for the record    average_epochs: where it is not as the settings say
+    yardsticks: what rankings without learning that take no more than seconds reach on validation: title -> metric -> value
     """
 
     stages: Sequence[AnyStage]
@@ -135,6 +136,7 @@ class Plan:
     reading: Sequence[str] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
     average_epochs: float | None = None
+    yardsticks: Callable[[], Mapping[str, Mapping[str, float]]] = dict
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,9 @@ def planted_leak() -> Tables:
     tables = small_tables()
     last = pl.DataFrame({"user": [77], "item": [777], "time": [2_000_000], "rating": [5], "device": ["fridge"], "hour": [1e6]})
     early = last.with_columns(pl.lit(1, pl.Int64).alias("time"), pl.lit(101).alias("item").cast(pl.Int64))
-    history = pl.concat([early, early]).with_columns(pl.lit("phone").alias("device"), pl.lit(1.0).alias("hour"))
+    history = pl.concat([early, early.with_columns(pl.lit(2, pl.Int64).alias("time"))]).with_columns(
+        pl.lit("phone").alias("device"), pl.lit(1.0).alias("hour")
+    )
     items = pl.DataFrame({"item": [777], "title": ["Leak"], "genres": ["Noir"], "price": [1e9]})
     users = pl.DataFrame({"user": [77], "gender": ["X"], "age": [500], "hobbies": ["spying"]})
     assert tables.items is not None

@@ -44,7 +44,7 @@ def test_newer_events_come_behind_those_of_the_log(made: Any) -> None:
 def test_news_of_a_known_user_are_as_a_longer_list_of_somebody_new() -> None:
     """In a sequence model a past is the items met and nothing else."""
     run = sequence_runs.sasrec()
-    met = [run.catalogue.id(row) for row in run.model.past(run.dataset.user_rows["u5"]).tolist()]
+    met = [run.catalogue.id(row) for row in run.model.past(run.dataset.user_rows["u5"]).items.tolist()]
     assert run.recommend("u5", items=["i4", "i9"], k=9) == run.recommend(items=[*met, "i4", "i9"], k=9)
 
 

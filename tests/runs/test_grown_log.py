@@ -23,6 +23,7 @@ from braidrec.data.settings import SplitConfig
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.tables import Tables
 from braidrec.errors import DataError, RunError
+from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
 
 USER, NEWCOMER = "10001", "5"
@@ -319,3 +320,17 @@ def test_the_same_events_have_the_same_keys_for_ever() -> None:
         for part in (*ids, int(log.timestamp[at]), rating):
             key = mixed(key ^ part)
         assert int(keys[at]) == key
+
+
+def test_of_a_longer_log_with_negatives_the_positives_alone_are_followed(tmp_path: Path) -> None:
+    """As the run's data said, whatever the longer log's say; its parts are asked for by nobody."""
+    settings: dict[str, Any] = {"model": {"dim": 8, "length": 5}, "training": {"max_epochs": 1, "batch_size": 128}}
+    data = Dataset.prepare(small_runs.world_tables(), tmp_path / "data", PrepareSettings(sequences="positives"))
+    run = fit(data, path=tmp_path / "run", backbone="sasrec", show_progress=False, **settings)
+    grown = load(run.path, dataset=longer())
+    before, after = (each.model.past(each._log.user_rows[USER]) for each in (run, grown))
+    assert after.items.tolist() == [*before.items.tolist(), run.catalogue.row("B00003"), run.catalogue.row("B00005")]
+    assert set(after.seen.tolist()) == {*before.seen.tolist(), *after.items.tolist()}
+    assert len(before.items) < len(before.seen)
+    other = run.dataset.user_ids[40]
+    assert grown.recommend(other, k=9) == run.recommend(other, k=9)

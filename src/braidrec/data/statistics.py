@@ -50,8 +50,8 @@ class StatisticsScale:
 class CausalStatistics:
     """Numbers (n, 7) float32, standardised by the mean and spread of the rows at ``train``.
 
-    ``before(positions)``: as of each event.  ``now(user, items)``: as of the end of the log, joined from `items_now` and
-    `user_now`, which stand without the log.
+    ``before(positions)``: as of each event, its copies and (with ties = "exclude") all events of its second left out.
+    ``now(user, items)``: as of the end of the log, joined from `items_now` and `user_now`, which stand without the log.
 
     train: positions of the training rows, or what a model was trained with, for a log that has grown since
     """
@@ -68,11 +68,11 @@ class CausalStatistics:
         self._item_keys = log.item[by_item].astype(np.int64) * count + by_item
         self._item_start = np.concatenate([[0], np.cumsum(np.bincount(log.item, minlength=num_items + 1))])
         self._item_sums = _sums(np.stack([rating, label], axis=1)[by_item])
-        own = self._item_part(log.item, np.arange(count))
+        own = self._item_part(log.item, log.before)
         residual = np.stack([rating, label], axis=1) - own[:, :2]
         by_user = log.slot_event[1:]
         self._user_sums = _sums(np.column_stack([residual, rating, rating**2])[by_user])
-        raw = joined(own, self._user_part(log.user, log.rank))
+        raw = joined(own, self._user_part(log.user, log.past))
         self._mean = raw[rows].mean(axis=0) if known is None else known.mean
         self._spread = np.maximum(raw[rows].std(axis=0), 1e-6) if known is None else known.spread
         self._rows = self._scale(raw)
@@ -85,8 +85,8 @@ class CausalStatistics:
         """As of the events at ``positions`` (n,), for their own items or for others ``items`` (n,) in their place."""
         if items is None:
             return self._rows[positions]
-        own = self._item_part(items, positions)
-        return self._scale(joined(own, self._user_part(self._log.user[positions], self._log.rank[positions])))
+        own = self._item_part(items, positions if self._log.origin is None else self._log.origin[positions])
+        return self._scale(joined(own, self._user_part(self._log.user[positions], self._log.past[positions])))
 
     def now(self, user: int, items: NDArray[np.int32]) -> Floats:
         return joined(self.items_now[items], self.user_now(user))

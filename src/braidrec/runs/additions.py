@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from braidrec.arguments import raw_ids
+from braidrec.arguments import BLANKS, raw_ids
 from braidrec.data.features import encode_fields, read_vocabulary
 from braidrec.data.intake.guess import guess_id
 from braidrec.data.schema import Schema
@@ -117,7 +117,7 @@ def ids_as_text(column: pl.Series, where: str) -> pl.Series:
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise DataError(f"{where}: ids of type {column.dtype}; whole numbers or text are accepted")
-    return column.cast(pl.String)
+    return column.cast(pl.String).str.strip_chars(BLANKS)
 
 
 def _text(raw: object, text: object) -> str:

@@ -200,11 +200,14 @@ def save_record(
     choices: Mapping[str, Any],
     knowledge: Sequence[Mapping[str, Any]],
     *,
+    sized: str | None,
+    warnings: Sequence[str],
     reads_text: bool,
 ) -> dict[str, Any]:
     """What a run has besides its model, which is saved before; run.json last, so a folder with it is complete.
 
     choices: what training settled by itself    knowledge: identity and place of each knowledge base
+    sized: what the size of the log settled, in words    warnings: what a reader should doubt
     reads_text: whether the model can know an item by text alone
     ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
@@ -231,6 +234,8 @@ def save_record(
         "phases": phases,
         "best": phases[-1]["best"],
         "training": phases[-1]["training"],
+        "sized": sized,
+        "warnings": list(warnings),
     }
     metrics = path / "training" / "metrics.jsonl"
     if not metrics.exists():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.config import RunConfig, RunRequest, own_phases, resolve
+from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError, RunError, remedy
+from braidrec.errors import ConfigError, DataError, RunError, remedy
+from braidrec.registry import LogSize
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -23,6 +25,7 @@ from braidrec.runs.directory import (
     save_model,
     save_record,
 )
+from braidrec.runs.doubts import doubts
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.runs.run import Catalogue, Run, load
 from braidrec.strict import parse
@@ -33,6 +36,11 @@ from braidrec.training.devices import device_of
 from braidrec.training.loop import AnyPhase, train
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import Fitted, check_phases, fitted_phase, make_phase
+
+
+class FitWarning(UserWarning):
+    """Of a run that `fit` trained or loaded: one of ``Run.warnings``."""
+
 
 _EXAMPLES = {"model": 'dim": 64', "training": 'max_epochs": 2'}
 
@@ -57,7 +65,9 @@ def fit(
     The backbone says what is learned: to rank what was clicked above what was not (such as din, the default), or the next item
     of a sequence (such as sasrec); `braidrec list` has them all.  ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
+    preset ``ours`` chooses batches and epochs by the size of the log, where ``training`` does not: ``Run.config`` has them.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
+    Warns (`FitWarning`) of a stage that still improved at its end and of a simple ranking that is better on validation.
     Raises ConfigError for unknown settings, for an enhancer without a knowledge base, and for a folder that holds
     something else; RunError when the data or the knowledge base changed since an interrupted run began, or while another
     process trains there.
@@ -83,9 +93,22 @@ def fit(
         "model": dict(model or {}),
         "training": dict(training or {}),
     }
-    return fit_config(
-        resolve(parse(RunRequest, values, "fit"), "fit"), path_of(path, "path"), dataset=dataset, show_progress=show_progress
-    )
+    request = parse(RunRequest, values, "fit")
+    config = resolve(request, "fit", LogSize.of(dataset.manifest, request.negatives))
+    run = fit_config(config, path_of(path, "path"), dataset=dataset, show_progress=show_progress)
+    for text in run.warnings:
+        warnings.warn(f"{run.path}: {text}", FitWarning, stacklevel=2)
+    return run
+
+
+def resolve_sized(request: RunRequest, where: str) -> RunConfig:
+    """`resolve`, by the size of the prepared log that the request names; what keeps it from being read is said by training."""
+    config = resolve(request, where)  # names and keys first, before any data are looked at
+    try:
+        manifest = Dataset.open(config.data, verify=False).manifest
+    except DataError:
+        return config
+    return resolve(request, where, LogSize.of(manifest, request.negatives))
 
 
 @own_randomness()
@@ -101,6 +124,8 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
     bases = KnowledgeBases.open(config.knowledge) if task.reads_text(config) else None
+    if bases is not None:
+        bases.tell_changes(dataset)
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
@@ -110,7 +135,8 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
     _check_starts(plan, dataset, bases)
-    _check_unused(config, plan)
+    size = LogSize.of(dataset.manifest, config.negatives)
+    _check_unused(config, plan, size)
     inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
@@ -129,8 +155,17 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         catalogue = Catalogue.of_dataset(dataset)
         save_model(path, model.saved())
         save_catalogue(path, catalogue.ids, catalogue.titles)
-        identities = [] if bases is None else bases.identities
-        record = save_record(path, config, dataset, result, plan.choices, identities, reads_text=model.reads_text)
+        record = save_record(
+            path,
+            config,
+            dataset,
+            result,
+            plan.choices,
+            [] if bases is None else bases.identities,
+            sized=by_size(config, size),
+            warnings=doubts(config, plan, phases, result.phases),
+            reads_text=model.reads_text,
+        )
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
 
@@ -151,10 +186,10 @@ def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:
     return load(path, dataset=dataset)
 
 
-def _check_unused(config: RunConfig, plan: Plan) -> None:
+def _check_unused(config: RunConfig, plan: Plan, size: LogSize) -> None:
     """Raise ConfigError for what the request, not its preset, sets for a stage that no optimiser trains here."""
     fitted = {stage.name for stage in plan.stages if isinstance(stage, Fitted)}
-    for name, keys in own_phases(config).items():
+    for name, keys in own_phases(config, size).items():
         what = f"training.phases.{name}.{keys[0]}: the stage '{name}'"
         if name in plan.taken:
             raise ConfigError(

@@ -6,6 +6,7 @@ and questions in words use the same.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, re
 from braidrec.files import read_json, write_json
 from braidrec.knowledge.base import KnowledgeBase, SyncReport
 from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
-from braidrec.knowledge.encoders.base import PricedEncoder
+from braidrec.knowledge.encoders.base import LimitedEncoder, PricedEncoder
 from braidrec.knowledge.texts import ItemTexts, PromptTemplate
 from braidrec.locks import writer_lock
 from braidrec.memory import held_whole
@@ -33,6 +34,7 @@ from braidrec.training.seeding import own_randomness
 if TYPE_CHECKING:
     import polars as pl
 
+_log = logging.getLogger(__name__)
 SETTINGS = "knowledge.json"
 Floats = NDArray[np.float32]
 Vectors = NDArray[np.float16] | NDArray[np.float32]
@@ -162,6 +164,24 @@ class KnowledgeBases:
             parts.append(base.encoder.encode(list(own)).astype(base.identity.dtype).astype(np.float32))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    def tell_changes(self, dataset: Dataset) -> None:
+        """Say how many items have another text now than when their vectors were made."""
+        for base, settings, folder in zip(self.bases, self.settings, self.folders, strict=True):
+            rendered = _render(settings.prompt, dataset.schema, dataset.items)
+            other = base.changed(rendered.ids, rendered.texts)
+            if other:
+                _log.warning(
+                    "%s: the text of %d of %d items of %s has changed since it was encoded (first: '%s'); the model reads the "
+                    "former one until 'braidrec knowledge sync %s %s' encodes it again",
+                    folder,
+                    len(other),
+                    len(rendered.ids),
+                    dataset.name,
+                    other[0],
+                    dataset.path,
+                    folder,
+                )
+
     @cached_property
     def _reading(self) -> list[KnowledgeBase]:
         """The bases with their encoders."""
@@ -283,6 +303,13 @@ def _summary(base: KnowledgeBase, folder: Path, rendered: ItemTexts, report: Syn
         lines.append(f"{rendered.partial:,} items lack a field: their text is made of the fields that are there")
     if rendered.empty:
         lines.append(f"{rendered.empty:,} items have no text: they take the mean vector")
+    if isinstance(base.encoder, LimitedEncoder):
+        longer = base.encoder.longer([text for text in rendered.texts if text])
+        if longer:
+            limit = base.encoder.limit
+            lines.append(
+                f"{longer:,} texts are longer than the {limit:,} tokens that the encoder reads: what is beyond is not read"
+            )
     return "\n".join(lines)
 
 

@@ -24,6 +24,11 @@ def prepare(
     negatives: int | None = None,
     cold_items: float | None = None,
     tie: str | None = None,
+    duplicates: str | None = None,
+    repeats: str | None = None,
+    k_core: int | None = None,
+    ties: str | None = None,
+    sequences: str | None = None,
     overwrite: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> Dataset:
@@ -43,12 +48,21 @@ def prepare(
                 f"{remedy('source', '--source')} names the archive of a public data set; a description names its own files"
             )
         description = load_description(Path(what))
-        tables, settings = read_tables(description, Path(what).parent), description.settings
+        tables, settings = description.cut(read_tables(description, Path(what).parent))
     else:
         raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATA_SETS)} nor a description file (.toml)")
     split = {"cold_items": cold_items, "tie": tie}
     changes: dict[str, Any] = {"split": {key: value for key, value in split.items() if value is not None}}
-    changes |= {key: value for key, value in (("vocabulary", vocabulary), ("negatives", negatives)) if value is not None}
+    given = {
+        "vocabulary": vocabulary,
+        "negatives": negatives,
+        "duplicates": duplicates,
+        "repeats": repeats,
+        "k_core": k_core,
+        "ties": ties,
+        "sequences": sequences,
+    }
+    changes |= {key: value for key, value in given.items() if value is not None}
     settings = parse(PrepareSettings, merge(settings.model_dump(), changes), "data prepare")
     target = path_of(out, "out") if out is not None else Path("prepared") / tables.name
     needed = runs_on(target) if overwrite and confirm is not None and target.exists() else []

@@ -185,6 +185,11 @@ class Run:
         return ", ".join(f"{titles.get(name, name)} {value:.4f}" for name, value in self.record["best"]["metrics"].items())
 
     @property
+    def warnings(self) -> list[str]:
+        """What was to be doubted when training ended; empty for runs that an earlier version made."""
+        return list(self.record.get("warnings", ()))
+
+    @property
     def num_items(self) -> int:
         """Catalogue and added items."""
         return len(self.catalogue)
@@ -374,7 +379,10 @@ class Run:
         return self._outcomes[part]
 
     def evaluate(self, part: str = "test", *, show_progress: bool = True, min_rows: int | None = None) -> Report:
-        """The task's report on a held-out part, by slice: ``evaluate()["all"]`` is every row."""
+        """The task's report on a held-out part, by slice: ``evaluate()["all"]`` is every row.
+
+        min_rows: slices of fewer rows are marked as few; 1,000 when left out
+        """
         outcome = self.outcome(part, show_progress=show_progress)
         report = self.task.report(outcome, self.config, self.dataset, part, min_rows=min_rows)
         write_json(self.path / f"evaluation.{part}.json", report.to_json())
