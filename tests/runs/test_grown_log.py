@@ -334,3 +334,13 @@ def test_of_a_longer_log_with_negatives_the_positives_alone_are_followed(tmp_pat
     assert len(before.items) < len(before.seen)
     other = run.dataset.user_ids[40]
     assert grown.recommend(other, k=9) == run.recommend(other, k=9)
+
+
+def test_the_same_command_on_a_longer_log_is_told_of_the_log_not_of_settings_by_its_size(tmp_path: Path) -> None:
+    few = replace(small_runs.world_tables(), interactions=small_runs.world_tables().interactions.tail(3_000))
+    data = Dataset.prepare(few, tmp_path / "few")
+    settings: dict[str, Any] = {"path": tmp_path / "run", "model": {"dim": 4}, "show_progress": False}
+    run = fit(data, training={"patience": 1, "min_epochs": 0}, **settings)
+    assert fit(data, training={"patience": 1, "min_epochs": 0}, **settings).record == run.record
+    with pytest.raises(RunError, match=r"holds a run that was trained on planted with fingerprint .* choose another folder"):
+        fit(small_runs.dataset(), training={"patience": 1, "min_epochs": 0}, **settings)

@@ -126,7 +126,8 @@ class Run:
         return [
             ("task", f"{config.chosen.task.title} ({config.task}); seed {config.seed}"),
             ("validation", f"{self.headline} at step {record['best']['step']:,}"),
-            ("data", f"{data['name']}{events}: {config.data} ({state})"),
+            *([("warning", "; ".join(self.warnings))] if self.warnings else []),
+            ("data", f"{data['name']}{events}, {state}: {config.data}"),
             ("knowledge", ", ".join(config.knowledge) if record["knowledge"] else "reads no text"),
             ("items", f"{self.num_items:,}" + (f", {added:,} of them added after training" if added else "")),
             ("stages", ", ".join(phase["name"] for phase in record["phases"])),
