@@ -17,6 +17,7 @@ from braidrec.config import from_toml
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, at_command_line
 from braidrec.runs.run import Run, load
+from braidrec.training.loop import _PhaseRun
 
 USER = "10001"
 NEW = {"late": "ghosts and demons"}
@@ -142,6 +143,27 @@ def test_runs_that_stages_come_from_move_along(tmp_path: Path) -> None:
     assert config.model.givers() == {"pretrain": str(tmp_path / "b" / "base")}
     changes["model"] = {"start_from": {"pretrain": str(tmp_path / "b" / "base")}}
     assert sequence_runs.train(tmp_path / "b" / "pad", **changes).record["choices"]["start_from"]  # type: ignore[arg-type]
+
+
+def test_a_run_that_was_interrupted_goes_on_where_the_project_is_now(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, check = load(project / "runs" / "x"), _PhaseRun._check
+
+    def stopped(phase: _PhaseRun) -> bool:
+        check(phase)
+        phase._save()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_PhaseRun, "_check", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            disco(project, project / "runs" / "y")
+    moved = project.rename(tmp_path / "b")
+    run = disco(moved, moved / "runs" / "y")
+    assert (run.path / "model.safetensors").read_bytes() == (moved / "runs" / "x" / "model.safetensors").read_bytes()
+    assert load(run.path).config.data == str(moved / "prepared" / "planted")
+    assert run.record["best"] == wanted.record["best"]
 
 
 # -- a script that is run twice -------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class Run:
         config, record, data = self.config, self.record, self.record["data"]
         added, held = len(self.catalogue.added_ids), self._held
         events = f", {data['events']['count']:,} events" if "events" in data else ""
-        state = "not at hand" if not self.has_data else "at hand" if self._grown is None else self._grown.said
+        state = "not at hand" if not self.has_data else "at hand" if self._grown is None else "grown since"
         return [
             ("task", f"{config.chosen.task.title} ({config.task}); seed {config.seed}"),
             ("validation", f"{self.headline} at step {record['best']['step']:,}"),
