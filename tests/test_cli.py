@@ -316,7 +316,8 @@ def test_every_registered_name_stands_in_the_list(braidrec: Screen) -> None:
         *(
             (f"{task.name} {kind}", getattr(task, kind))
             for task in TASKS.values()
-            for kind in ("backbones", "methods", "baselines")
+            for kind in ("backbones", "methods", "models", "baselines")
+            if getattr(task, kind)
         ),
         ("text encoders", ENCODERS),
         ("data sets", DATA_SETS),
@@ -327,7 +328,7 @@ def test_every_registered_name_stands_in_the_list(braidrec: Screen) -> None:
     with toy_run.held():
         text = braidrec("list")
         assert "toying models" in text
-        assert "ranking, sequential, toying" in text
+        assert "ranking, sequential, collaborative, toying" in text
 
 
 def test_every_name_of_the_list_has_its_settings(braidrec: Screen) -> None:

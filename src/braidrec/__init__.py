@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from braidrec.data.dataset import PrepareSettings as PrepareSettings
     from braidrec.data.planted import example_tables as example_tables
     from braidrec.knowledge.base import KnowledgeBase as KnowledgeBase
+    from braidrec.runs.choose import choose as choose
     from braidrec.runs.fit import fit as fit
     from braidrec.runs.knowledge import build as build_knowledge
     from braidrec.runs.run import Run as Run
@@ -25,11 +26,12 @@ _WHERE = {
     "example_tables": ("braidrec.data.planted", "example_tables"),
     "KnowledgeBase": ("braidrec.knowledge.base", "KnowledgeBase"),
     "Run": ("braidrec.runs.run", "Run"),
+    "choose": ("braidrec.runs.choose", "choose"),
     "build_knowledge": ("braidrec.runs.knowledge", "build"),
     "fit": ("braidrec.runs.fit", "fit"),
     "load": ("braidrec.runs.run", "load"),
 }
-__all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "example_tables", "fit", "load"]
+__all__ = ["Dataset", "KnowledgeBase", "PrepareSettings", "Run", "build_knowledge", "choose", "example_tables", "fit", "load"]
 
 
 def __dir__() -> list[str]:

@@ -309,12 +309,13 @@ def fit(
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
-    config = resolve(request, where)  # before anything heavy is imported
+    resolve(request, where)  # names and keys, before anything heavy is imported
+    from braidrec.runs.fit import fit_config, resolve_sized, with_default
+
+    request = with_default(request)
+    config = resolve_sized(request, where)
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config, resolve_sized
-
-    config = resolve_sized(request, where)
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     if config.knowledge and not run.task.reads_text(config):
@@ -329,6 +330,29 @@ def fit(
         _print(f"note: {sized}")
     for warning in run.warnings:
         _print(f"warning: {warning}")
+
+
+@app.command()
+def choose(
+    path: DataPath,
+    encoders: Annotated[
+        str | None,
+        typer.Option(help="Text encoders to try, by commas, each as in 'knowledge build'; tfidf and offline when left out."),
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also train the default of each task.")] = False,
+    minutes: Annotated[float, typer.Option(help="Begin nothing after so many.")] = 5.0,
+    base: Annotated[Path, typer.Option("--knowledge", help="Folder for the knowledge bases.")] = Path("knowledge"),
+    runs: Annotated[Path, typer.Option(help="Folder for what --deep trains.")] = Path("runs/choose"),
+) -> None:
+    """Which model and which text encoder suits a log, by validation, in minutes; prints the command of the winner."""
+    from braidrec.runs.choose import choose as chosen
+
+    names = None if encoders is None else [part.strip() for part in encoders.split(",") if part.strip()]
+    found = chosen(path, encoders=names, deep=deep, minutes=minutes, knowledge=base, runs=runs, confirm=typer.confirm)
+    _print(found.table())
+    for note in found.notes:
+        _print(note)
+    _print(f"next: {found.command}")
 
 
 @app.command("list")
@@ -357,7 +381,9 @@ def evaluate(
     """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    opened = _opening(dataset, base, device)
+    def opened(each: Path) -> Run:
+        return _load(each, dataset, base, device)
+
     _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows, opened=opened))
 
 
@@ -375,7 +401,7 @@ def compare(
     """Several models on the same test rows, with a paired test against the first."""
     from braidrec.runs.tables import comparison_tables
 
-    for table in comparison_tables(paths, baselines=baselines, opened=_opening(dataset, None, device)):
+    for table in comparison_tables(paths, lambda path: _load(path, dataset, None, device), baselines=baselines):
         _print(table)
 
 
@@ -396,6 +422,7 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    explain: Annotated[bool, typer.Option("--explain", help="Which items, and how much their text, are behind each.")] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
@@ -419,7 +446,9 @@ def recommend(
         return
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
     described = _pairs(fields) if fields else None
-    found = run.recommend(user, items=liked, fields=described, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
+    found = run.recommend(
+        user, items=liked, fields=described, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied, explain=explain
+    )
     if user is not None:
         title = f"for user {user}" + (f" who has since met {items}" if liked else "")
     else:
@@ -427,7 +456,13 @@ def recommend(
         title = " ".join(["for somebody new", *parts, *(["with", ", ".join(fields)] if fields else [])])
     scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
-    _print(_table(title, ("#", "item", "title", scale), listed))
+    if explain:
+        from braidrec.runs.tables import reasons
+
+        told: list[tuple[Any, ...]] = [(*row, reasons(each.because)) for row, each in zip(listed, found, strict=True)]
+        _print(_table(title, ("#", "item", "title", scale, "because of"), told))
+    else:
+        _print(_table(title, ("#", "item", "title", scale), listed))
     for note in run.notes(new_user=user is None, fields=described):
         _print(note)
 
@@ -471,6 +506,24 @@ def vectors(
     found = _load(path, dataset, base, device).item_vectors(space)
     write_table(vector_table(found.ids, found.vectors), out)
     _print(f"{len(found.ids):,} item vectors of width {found.vectors.shape[1]}, space '{found.space}': {out}")
+
+
+@app.command()
+def similar(
+    path: RunPath,
+    item: Annotated[str, typer.Option(help="An item id.")],
+    by: Annotated[
+        str, typer.Option(help="meaning (texts) | behaviour (who has both) | model (what the model made of them).")
+    ] = "model",
+    k: Annotated[int, typer.Option("-k")] = 10,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
+) -> None:
+    """Items like an item, in meaning, in behaviour or to the model."""
+    found = _load(path, dataset, base, device).similar(item, by, k=k)  # type: ignore[arg-type]  # an odd word is refused there
+    listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
+    _print(_table(f"like {item} by {by}", ("#", "item", "title", "alike"), listed))
 
 
 @app.command("add-items")
@@ -554,10 +607,6 @@ def bench(
     from braidrec.bench.marks import report
 
     _print(report([part.strip() for part in parts.split(",")] if parts else None, prepared, seconds))
-
-
-def _opening(dataset: Path | None, base: list[Path] | None, device: str) -> Callable[[Path], Run]:
-    return lambda path: _load(path, dataset, base, device)
 
 
 def _load(path: Path, dataset: Path | None, base: list[Path] | None, device: str) -> Run:

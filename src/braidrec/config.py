@@ -239,7 +239,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
     training = merge(training, _sized(found, request.preset, size, training, request.training))
-    model = merge(task.model.get(request.preset, {}), _settings(found, request.preset))
+    model = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
     return RunConfig(
         data=request.data,
         knowledge=request.knowledge,
@@ -299,8 +299,9 @@ def own_phases(config: RunConfig, size: LogSize | None = None) -> dict[str, list
     return found
 
 
-def _settings(found: Chosen, preset: str) -> dict[str, Any]:
-    values: dict[str, Any] = {"backbone": found.backbone.settings(preset, joined=bool(found.enhancers))}
+def _settings(found: Chosen, preset: str, *, informed: bool) -> dict[str, Any]:
+    own = found.backbone.settings(preset, joined=bool(found.enhancers), informed=informed)
+    values: dict[str, Any] = {"backbone": own}
     return values | {spec.name: spec.settings(preset) for spec in found.enhancers}
 
 
@@ -310,7 +311,7 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
     Raises ConfigError where a table's ``name`` is not what was chosen, where settings have no enhancer to go to, and where
     they could go to several.
     """
-    own, enhancers = dict(values), [spec.name for spec in found.enhancers]
+    own, enhancers = _of_whole_model(found, values), [spec.name for spec in found.enhancers]
     if (alias := own.pop("enhance", None)) is not None:
         if not enhancers:
             accepted = ", ".join(found.task.methods)
@@ -330,6 +331,17 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
     for name in own.keys() & set(found.task.methods) - set(enhancers):
         raise ConfigError(f"{where}: '{name}' has settings but is not chosen; choose enhance = '{name}', or drop them")
     return own
+
+
+def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
+    """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``."""
+    keys: set[str] = set()
+    if found.backbone.name in found.task.models:
+        keys = set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields)
+    own = {key: value for key, value in values.items() if key not in keys}
+    moved = {key: value for key, value in values.items() if key in keys}
+    below = own.get("backbone", {})
+    return own | {"backbone": merge(moved, below)} if moved and isinstance(below, Mapping) else dict(values)
 
 
 def _check_preset(task: TaskSpec, request: RunRequest, where: str) -> None:

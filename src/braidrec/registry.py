@@ -10,7 +10,7 @@ Entry point groups: ``braidrec.tasks``, ``braidrec.<task>.backbones``, ``.method
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,6 +37,8 @@ class Spec:
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
+    informed: what it sets, besides, in every preset where the run has a knowledge base
+    tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
 
     A preset that is not in ``presets`` (or ``training``) means ``authors``, and without that the defaults.
     Raises ConfigError where a preset names a key that the config does not have.
@@ -52,16 +54,21 @@ class Spec:
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
     fitted: bool = False
+    informed: Values = field(default_factory=dict)
+    tried: Sequence[Values] = ()
 
     def __post_init__(self) -> None:
+        for values in (*filter(None, (self.informed,)), *self.tried):
+            parse(self.config, values, f"'{self.name}'")
         named = {*self.presets, *self.joined} or ({"ours"} if self.values else set())
         for preset in named and {"ours", *named}:
             for joined in (False, True):
                 parse(self.config, self.settings(preset, joined=joined), f"'{self.name}', preset '{preset}'")
 
-    def settings(self, preset: str, *, joined: bool = False) -> dict[str, Any]:
+    def settings(self, preset: str, *, joined: bool = False, informed: bool = False) -> dict[str, Any]:
         """What ``preset`` sets, as plain nested values."""
         found = merge(self.values, _of(self.presets, preset))
+        found = merge(found, self.informed) if informed else found
         return merge(found, self.joined.get(preset, {})) if joined else found
 
     def training_of(self, preset: str) -> Values:
@@ -240,6 +247,7 @@ class TaskSpec:
     request's own values, which win) -> values
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
+    of_positives: whether its default is meant where nothing is named and the log holds positives alone
     """
 
     name: str
@@ -258,6 +266,7 @@ class TaskSpec:
     presets: tuple[str, ...] = ("ours", "paper", "authors", "textbook")
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False
+    of_positives: bool = False
 
     def __contains__(self, name: str) -> bool:
         """Whether ``name`` is one of its backbones or whole models."""
@@ -284,7 +293,11 @@ TASKS: Registry[TaskSpec] = Registry(
     "task",
     "braidrec.tasks",
     TaskSpec,
-    {"ranking": "braidrec.ranking:TASK", "sequential": "braidrec.sequential:TASK"},
+    {
+        "ranking": "braidrec.ranking:TASK",
+        "sequential": "braidrec.sequential:TASK",
+        "collaborative": "braidrec.collaborative:TASK",
+    },
 )
 
 

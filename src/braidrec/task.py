@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,27 @@ class Described:
     fields: Tensor
     numbers: Tensor
     bags: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What one item that somebody has brings to the score of another: its share, below 0 where it speaks against it.
+
+    text: how much of the score comes that way by text; None where the model reads none
+    """
+
+    item: int
+    share: float
+    text: float | None = None
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A model that says what is behind a score."""
+
+    def explain(self, past: Any, row: int) -> list[Reason]:
+        """Of a past, for a catalogue row, most first."""
+        ...
 
 
 class Model(Protocol):

@@ -37,7 +37,7 @@ from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import own_randomness, seed_everything
 from braidrec.training.stages import Fitted, Stage
 
-__all__ = ["check_backbone", "check_method", "check_task"]
+__all__ = ["check_backbone", "check_method", "check_model", "check_task"]
 
 _WORLD = PlantedConfig(users=120, items=80, interactions=6_000, cold_fraction=0.1)
 _DIM = 8
@@ -47,6 +47,12 @@ _TRAINING = {"max_epochs": 1, "checks_per_epoch": 1, "batch_size": 512}
 def check_backbone(spec: Spec, task: str, *, model: Mapping[str, Any] | None = None) -> None:
     """A backbone alone, in ``task``.  model: settings that make it small; by default ``dim`` where the task has it."""
     with TASKS[task].backbones.holding(spec):
+        _check(task, spec.name, (), model)
+
+
+def check_model(spec: Spec, task: str, *, model: Mapping[str, Any] | None = None) -> None:
+    """A whole model of ``task``, likewise; it takes no enhancer."""
+    with TASKS[task].models.holding(spec):
         _check(task, spec.name, (), model)
 
 

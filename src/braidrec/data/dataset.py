@@ -29,7 +29,7 @@ from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
 from braidrec.data.followed import followed, followed_positions
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Field, Schema
-from braidrec.data.settings import FORMER, LEAVE, PART_NAMES
+from braidrec.data.settings import LEAVE, PART_NAMES
 from braidrec.data.settings import PrepareSettings as PrepareSettings
 from braidrec.data.splits import Split
 from braidrec.data.statistics import CausalStatistics
@@ -205,7 +205,7 @@ class Dataset:
             path,
             manifest["name"],
             Schema.model_validate(manifest["schema"]),
-            PrepareSettings.model_validate(FORMER | manifest["settings"]),
+            PrepareSettings.of_record(manifest["settings"]),
             log,
             Split({name: arrays[f"split.{name}"] for name in manifest["parts"]}),
             features,

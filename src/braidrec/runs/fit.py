@@ -14,7 +14,7 @@ from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError, DataError, RunError, remedy
-from braidrec.registry import LogSize
+from braidrec.registry import TASKS, LogSize
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -62,8 +62,10 @@ def fit(
 ) -> Run:
     """Train ``backbone``, with ``enhance`` (one name or several) or plain, and return the run.
 
-    The backbone says what is learned: to rank what was clicked above what was not (such as din, the default), or the next item
-    of a sequence (such as sasrec); `braidrec list` has them all.  ``task`` settles it where two tasks have the name.
+    The backbone says what is learned: to rank what was clicked above what was not (such as din), the next item of a sequence
+    (such as sasrec), or what goes with what somebody has (such as ease); `braidrec list` has them all.  Without any, a log of
+    positives alone gets ease, which reads text where there is a knowledge base, and one with labels or ratings din.
+    ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
     preset ``ours`` chooses batches and epochs by the size of the log, where ``training`` does not: ``Run.config`` has them.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
@@ -93,7 +95,7 @@ def fit(
         "model": dict(model or {}),
         "training": dict(training or {}),
     }
-    request = parse(RunRequest, values, "fit")
+    request = with_default(parse(RunRequest, values, "fit"), dataset)
     config = resolve(request, "fit", LogSize.of(dataset.manifest, request.negatives))
     run = fit_config(config, path_of(path, "path"), dataset=dataset, show_progress=show_progress)
     for text in run.warnings:
@@ -109,6 +111,21 @@ def resolve_sized(request: RunRequest, where: str) -> RunConfig:
     except DataError:
         return config
     return resolve(request, where, LogSize.of(manifest, request.negatives))
+
+
+def with_default(request: RunRequest, data: Dataset | None = None) -> RunRequest:
+    """The same request; where it says nothing of what is learned, and the log holds positives alone, with the task for these.
+
+    data: the request's own, opened here when left out; where there is none, that is said when it is opened to train
+    """
+    said = (request.task, request.backbone, request.negatives)
+    if request.enhance or any(each is not None for each in said) or (data is None and not Path(request.data).is_dir()):
+        return request
+    schema = (Dataset.open(request.data, verify=False) if data is None else data).schema
+    tasks = [name for name, each in TASKS.usable().items() if each.of_positives]
+    if schema.rating is not None or schema.label is not None or not tasks:
+        return request
+    return request.model_copy(update={"task": tasks[0]})
 
 
 @own_randomness()
@@ -167,9 +184,9 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
             result,
             plan.choices,
             [] if bases is None else bases.identities,
+            reads_text=model.reads_text,
             sized=by_size(config, size),
             warnings=doubts(config, plan, phases, result.phases),
-            reads_text=model.reads_text,
         )
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)

@@ -26,6 +26,7 @@ from braidrec.data.schema import Schema
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy, suggest
 from braidrec.evaluation.report import Report
 from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
+from braidrec.registry import TASKS
 from braidrec.runs.added import Additions, load_added, save_added
 from braidrec.runs.additions import encode_additions, read_late
 from braidrec.runs.catalogue import Catalogue, near
@@ -40,8 +41,9 @@ from braidrec.runs.grown import Grown
 from braidrec.runs.knowledge import Folders, KnowledgeBases
 from braidrec.runs.pairs import Unknown, id_column, rows_of, score_pairs
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
+from braidrec.runs.similar import By, alike
 from braidrec.runs.trained import Trained
-from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
+from braidrec.task import Explains, Floats, Model, Outcome, Rows, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
@@ -50,7 +52,20 @@ from braidrec.training.stages import put_trained
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Catalogue", "ItemVectors", "Recommendation", "Run", "load"]
+__all__ = ["Because", "Catalogue", "ItemVectors", "Recommendation", "Run", "load"]
+
+
+@dataclass(frozen=True)
+class Because:
+    """An item that somebody has, behind a recommendation: its share of the score, and how much of the score comes by text.
+
+    text: None where the model reads none
+    """
+
+    item: str
+    title: str
+    share: float
+    text: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +73,14 @@ class Recommendation:
     """One ranked item: raw id, catalogue title where there is one, and the model's score, higher is better.
 
     probability: the score where it is one, None where the model's scores are no probabilities.
+    because: with ``explain``, what is behind the score, most first
     """
 
     item: str
     title: str
     score: float
     probability: float | None = None
+    because: tuple[Because, ...] = ()
 
 
 class ItemVectors(NamedTuple):
@@ -217,15 +234,16 @@ class Run:
         exclude_seen: bool = True,
         allow: Sequence[str | int] | None = None,
         deny: Sequence[str | int] = (),
+        explain: bool = False,
     ) -> list[Recommendation]:
         """The k best items for a known ``user``, or for somebody new who liked ``items`` (oldest first).
 
         items: of a known user, what they met since the log ended    fields: of somebody new, what is known of them, by the
         names of the users' table, such as {"age": 30}; what is left out counts as unknown    allow: only these items
-        deny: never these
+        deny: never these    explain: with what is behind each score, in models that can say it
         A user the data set does not know is an error; for how somebody new is seen, see `notes`.  A known user without history
         is ranked with an empty one.  Raises DataError for unknown ids and fields or when no candidate is left, RunError for a
-        known user where the run's data are not at hand.
+        known user where the run's data are not at hand, and where the model cannot explain.
         """
         if user is None and items is None and fields is None:
             raise DataError(
@@ -245,9 +263,36 @@ class Run:
                 + remedy("allow, deny or exclude_seen", "--allow, --deny or --include-seen")
             )
         probable = held.model.probabilities
+        because = [self._because(held, past, row) if explain else () for row in rows.tolist()]
         return [
-            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None)
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, why)
+            for row, score, why in zip(rows.tolist(), scores.tolist(), because, strict=True)
+        ]
+
+    def _because(self, held: _Held, past: Any, row: int) -> tuple[Because, ...]:
+        if not isinstance(held.model, Explains):
+            able = [spec.default for spec in TASKS.usable().values() if spec.of_positives]
+            raise RunError(
+                f"{self.path}: {self.record['title']} does not say what is behind a score; models that do are those such as "
+                f"backbone = '{', '.join(able)}'"
+            )
+        reasons = held.model.explain(past, row)
+        return tuple(
+            Because(held.catalogue.id(each.item), held.catalogue.title(each.item), each.share, each.text) for each in reasons
+        )
+
+    def similar(self, item: str | int, by: By = "model", *, k: int = 10) -> list[Recommendation]:
+        """The k items most like ``item``: by "meaning" (text), "behaviour" (who has both) or "model"; see `alike`."""
+        _check_count(k)
+        held = self._held
+        row = held.catalogue.row(item)
+        scores = alike(self, row, by)
+        scores[row - 1] = -np.inf
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [
+            Recommendation(held.catalogue.id(at + 1), held.catalogue.title(at + 1), float(scores[at]))
+            for at in order.tolist()
+            if scores[at] > -np.inf
         ]
 
     def recommend_all(

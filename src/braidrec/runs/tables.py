@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from braidrec.data.dataset import Dataset
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
-    from braidrec.runs.run import Run
+    from braidrec.runs.run import Because, Run
     from braidrec.task import Outcome, Task
 
     Opened = Callable[[Path], Run]
@@ -42,6 +43,16 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
             )
         )
     return table
+
+
+def reasons(because: Sequence[Because], most: int = 3) -> str:
+    """The first of what is behind a score, in words: each one's share, and what comes by text of all of it."""
+    if not because:
+        return "what most have"
+    names = [textwrap.shorten(each.title or each.item, 40, placeholder="…") for each in because[:most]]
+    shown = [f"{name} {each.share:.0%}" for name, each in zip(names, because, strict=False) if each.share > 0]
+    text = [each.text for each in because if each.text is not None]
+    return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
 
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
@@ -77,14 +88,14 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
 def evaluation_table(
     paths: Sequence[Path], part: str, *, baselines: bool, min_rows: int | None = None, opened: Opened | None = None
 ) -> Table:
-    """Runs of one task on one data set side by side, the rankings without learning first.  min_rows: fewer are marked.
+    """Runs of one task on one data set side by side, the rankings without learning first.
 
-    opened: how a run is opened, where `braidrec.load` needs more than its path
+    min_rows: fewer are marked    opened: how a run is opened, where `braidrec.load` needs more than its path
     """
     return _evaluation(load_alike(paths, opened), part, baselines=baselines, min_rows=min_rows)
 
 
-def comparison_tables(paths: Sequence[Path], *, baselines: bool = False, opened: Opened | None = None) -> list[Table | str]:
+def comparison_tables(paths: Sequence[Path], opened: Opened | None = None, *, baselines: bool = False) -> list[Table | str]:
     """The evaluation of every run, and the paired tests of each model against the first, Holm's correction over all of them.
 
     Runs that differ by seed alone are one model (`models_by_seed`); only seeds that both sides have are compared.  Notes, if

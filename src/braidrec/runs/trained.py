@@ -39,7 +39,7 @@ class Trained:
         if (known := record["data"].get("events")) is None:
             return None
         users = pl.read_parquet(path / USERS)["user"].to_list()
-        settings = PrepareSettings.model_validate(record["data"]["settings"])
+        settings = PrepareSettings.of_record(record["data"]["settings"])
         return cls(users, known["signals"], known["count"], known["sample"], settings)
 
     def save(self, path: Path) -> dict[str, Any]:

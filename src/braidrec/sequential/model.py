@@ -99,7 +99,7 @@ class SequentialModel:
                 f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
         own, every = (_of_user(log, user) for log in (self.data.followed.log, self.data.log))
-        return Past(own, every) if not len(more) else Past(*(np.concatenate([part, more]) for part in (own, every)))
+        return Past(np.concatenate([own, more]), np.concatenate([every, more]))
 
     def seen(self, past: Past) -> Rows:
         return past.seen
