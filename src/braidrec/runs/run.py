@@ -149,7 +149,10 @@ class Run:
             ("items", f"{self.num_items:,}" + (f", {added:,} of them added after training" if added else "")),
             ("stages", ", ".join(phase["name"] for phase in record["phases"])),
             ("answers", "probabilities of a positive" if held.model.probabilities else "scores without a unit"),
-            ("ask it", "recommend(user), recommend(items=[...]), score(pairs), item_vectors(), evaluate(), add_items(...)"),
+            (
+                "ask it",
+                "recommend(user), recommend(items=[...]), similar(item), score(pairs), item_vectors(), evaluate()",
+            ),
         ]
 
     @property
@@ -211,6 +214,11 @@ class Run:
     def num_items(self) -> int:
         """Catalogue and added items."""
         return len(self.catalogue)
+
+    @property
+    def num_users(self) -> int:
+        """Those of its data, or of what these have grown to."""
+        return self._log.num_users
 
     def notes(self, *, new_user: bool, fields: Mapping[str, Any] | None = None) -> list[str]:
         """What a reader of recommendations should know: how the model sees somebody new, which of their ``fields`` it has not
