@@ -344,3 +344,17 @@ def test_the_same_command_on_a_longer_log_is_told_of_the_log_not_of_settings_by_
     assert fit(data, training={"patience": 1, "min_epochs": 0}, **settings).record == run.record
     with pytest.raises(RunError, match=r"holds a run that was trained on planted with fingerprint .* choose another folder"):
         fit(small_runs.dataset(), training={"patience": 1, "min_epochs": 0}, **settings)
+
+
+def test_models_of_who_has_what_fold_a_longer_log_in(tmp_path: Path) -> None:
+    """Of users and items that training had no row for, too."""
+    run = fit(
+        small_runs.dataset(), path=tmp_path / "run", backbone="ease", knowledge=small_runs.knowledge(), show_progress=False
+    )
+    grown = load(run.path, dataset=longer())
+    reads = run.model.reads_text
+    assert {*history(grown, USER)} == {*history(run, USER), "B00003", "B00005", *(["A0-fresh"] if reads else [])}
+    assert grown.recommend(NEWCOMER, k=5) == grown.recommend(items=["B00007", "B00009"], k=5)
+    assert grown.recommend(USER, items=["B00009"], k=500)[0] != grown.recommend(USER, k=500)[0]
+    assert grown.catalogue.added_ids == (("A0-fresh",) if reads else ())
+    assert len(grown.score(pl.DataFrame({"user": [USER, NEWCOMER], "item": ["B00001"] * 2}), show_progress=False)) == 2
