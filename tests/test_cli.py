@@ -594,3 +594,26 @@ def test_data_that_runs_were_trained_on_are_not_replaced_unawares(
         monkeypatch.setattr(sys, "stdin", terminal)
         braidrec(*again, code=code)
         assert "Replace them?" in braidrec.err
+
+
+def test_a_log_that_grew_is_prepared_again_and_asked(braidrec: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_runs.description(tmp_path)
+    braidrec("data", "prepare", "mine.toml", "--out", "former")
+    braidrec("fit", "--data", "former", *SMALL, "--out", "runs/x")
+    with Path("log.csv").open("a") as log:
+        names = Path("log.csv").read_text().splitlines()[0].split(",")
+        for user, item in (("5", "B00001"), ("10001", "B00002")):
+            row = {"user_id": user, "item_id": item, "timestamp": "4000000000", "click": "1"}
+            log.write(",".join(row.get(name, "") for name in names) + "\n")
+    braidrec("data", "prepare", "mine.toml", "--out", "longer")
+    assert "user '5' is not in mine" in braidrec.error("recommend", "runs/x", "--user", "5")
+    text = braidrec("recommend", "runs/x", "--user", "5", "-k", "2", "--data", "longer")
+    assert "its log has grown since training: 12,000 events then, 12,002 now; histories are of today" in text
+    assert "new users, answered like anybody new by their history: 1" in text
+    error = braidrec.error("evaluate", "runs/x", "--data", "longer")
+    assert "its log has grown since training" in error
+    assert "say where they are: --data FOLDER" in error
+    assert "302 recommendations for" not in braidrec("recommend", "runs/x", "--all-users", "--out", "all.parquet", "-k", "2")
+    text = braidrec("recommend", "runs/x", "--all-users", "--out", "all.parquet", "-k", "2", "--data", "longer")
+    assert "302 recommendations for 151 users: all.parquet" in text

@@ -441,7 +441,7 @@ def recommend(
                 "recommend --all-users writes a file: give --out recs.parquet, and neither --user nor --items nor --field"
             )
         rows = run.recommend_all(out, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
-        _print(f"{rows:,} recommendations for {run.dataset.num_users:,} users: {out}")
+        _print(f"{rows:,} recommendations for {run.num_users:,} users: {out}")
         return
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
     described = _pairs(fields) if fields else None

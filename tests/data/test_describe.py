@@ -33,9 +33,10 @@ def test_a_data_set_is_printed_in_ten_lines_with_its_guesses(tmp_path: Path) -> 
     assert lines[0] == f"data set frames at {data.path}"
     assert " ".join(lines[1].split()) == "events 200 of 20 users, 12 items (12 met), 2020-09-13 to 2020-09-22"
     assert "user user_id, item item_id, timestamp timestamp, rating stars, category genre, positive above 3" in text
-    shown = [note for note in data.notes if note in text]
-    assert len(shown) >= 4
-    assert f"and {len(data.notes) - len(shown)} more: dataset.notes, or braidrec data show {data.path}" in text
+    assert "fields   item: genre; text: title, genre" in text
+    assert "guessed  user_id: user; item_id: item; timestamp: timestamp; stars: rating; id: id; title: text 1" in text
+    assert "genre: text 2 + category + field (single)" in text
+    assert "80 of 200 rows are positive" in text
     assert repr(data) == f"Dataset(frames, 200 events, 20 users, 12 items, {data.path})"
 
 
@@ -49,5 +50,14 @@ def test_a_notebook_shows_a_table_in_which_nothing_is_markup(tmp_path: Path) -> 
 
 def test_what_has_no_time_and_no_text_is_printed_as_well() -> None:
     assert "each user's in their own order" in str(small_runs.positives())
-    assert "none" in str(small_runs.positives()).splitlines()[5]
+    assert "fields   user: user; item: item" in str(small_runs.positives())
     assert "hobbies (multi), age (numeric)" in str(small_runs.rich())
+
+
+def test_notes_that_are_too_many_are_counted(tmp_path: Path) -> None:
+    data = shop(tmp_path)
+    others = [f"a note of some length, the {at}th of them, which needs more than half of a line of its own" for at in range(9)]
+    lines = str(replace(data, manifest={**data.manifest, "notes": others})).splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == ["events", "parts", "columns", "fields", "notes"]
+    assert [line.endswith(note) for line, note in zip(lines[5:9], others, strict=False)] == [True] * 4
+    assert lines[9].split()[:3] == ["and", "5", "more:"]

@@ -23,6 +23,7 @@ from braidrec.data.settings import SplitConfig
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.tables import Tables
 from braidrec.errors import DataError, RunError
+from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
 
 USER, NEWCOMER = "10001", "5"
@@ -319,3 +320,41 @@ def test_the_same_events_have_the_same_keys_for_ever() -> None:
         for part in (*ids, int(log.timestamp[at]), rating):
             key = mixed(key ^ part)
         assert int(keys[at]) == key
+
+
+def test_of_a_longer_log_with_negatives_the_positives_alone_are_followed(tmp_path: Path) -> None:
+    """As the run's data said, whatever the longer log's say; its parts are asked for by nobody."""
+    settings: dict[str, Any] = {"model": {"dim": 8, "length": 5}, "training": {"max_epochs": 1, "batch_size": 128}}
+    data = Dataset.prepare(small_runs.world_tables(), tmp_path / "data", PrepareSettings(sequences="positives"))
+    run = fit(data, path=tmp_path / "run", backbone="sasrec", show_progress=False, **settings)
+    grown = load(run.path, dataset=longer())
+    before, after = (each.model.past(each._log.user_rows[USER]) for each in (run, grown))
+    assert after.items.tolist() == [*before.items.tolist(), run.catalogue.row("B00003"), run.catalogue.row("B00005")]
+    assert set(after.seen.tolist()) == {*before.seen.tolist(), *after.items.tolist()}
+    assert len(before.items) < len(before.seen)
+    other = run.dataset.user_ids[40]
+    assert grown.recommend(other, k=9) == run.recommend(other, k=9)
+
+
+def test_the_same_command_on_a_longer_log_is_told_of_the_log_not_of_settings_by_its_size(tmp_path: Path) -> None:
+    few = replace(small_runs.world_tables(), interactions=small_runs.world_tables().interactions.tail(3_000))
+    data = Dataset.prepare(few, tmp_path / "few")
+    settings: dict[str, Any] = {"path": tmp_path / "run", "model": {"dim": 4}, "show_progress": False}
+    run = fit(data, training={"patience": 1, "min_epochs": 0}, **settings)
+    assert fit(data, training={"patience": 1, "min_epochs": 0}, **settings).record == run.record
+    with pytest.raises(RunError, match=r"holds a run that was trained on planted with fingerprint .* choose another folder"):
+        fit(small_runs.dataset(), training={"patience": 1, "min_epochs": 0}, **settings)
+
+
+def test_models_of_who_has_what_fold_a_longer_log_in(tmp_path: Path) -> None:
+    """Of users and items that training had no row for, too."""
+    run = fit(
+        small_runs.dataset(), path=tmp_path / "run", backbone="ease", knowledge=small_runs.knowledge(), show_progress=False
+    )
+    grown = load(run.path, dataset=longer())
+    reads = run.model.reads_text
+    assert {*history(grown, USER)} == {*history(run, USER), "B00003", "B00005", *(["A0-fresh"] if reads else [])}
+    assert grown.recommend(NEWCOMER, k=5) == grown.recommend(items=["B00007", "B00009"], k=5)
+    assert grown.recommend(USER, items=["B00009"], k=500)[0] != grown.recommend(USER, k=500)[0]
+    assert grown.catalogue.added_ids == (("A0-fresh",) if reads else ())
+    assert len(grown.score(pl.DataFrame({"user": [USER, NEWCOMER], "item": ["B00001"] * 2}), show_progress=False)) == 2

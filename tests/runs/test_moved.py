@@ -13,10 +13,13 @@ import sequence_runs
 from former_runs import rewrite
 
 import small_runs
-from braidrec.config import from_toml
+from braidrec.config import from_toml, to_toml
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, at_command_line
+from braidrec.files import read_json, sha256, write_json
+from braidrec.runs.directory import digest_of_json
 from braidrec.runs.run import Run, load
+from braidrec.training.loop import _PhaseRun
 
 USER = "10001"
 NEW = {"late": "ghosts and demons"}
@@ -125,6 +128,26 @@ def test_a_run_of_the_former_form_is_still_read(project: Path, tmp_path: Path) -
     assert (run.recommend(USER, k=5), run.add_items(NEW)) == (wanted, 1)
 
 
+def test_an_early_run_of_this_form_is_read_too(project: Path, tmp_path: Path) -> None:
+    """Its paths are whole, and it remembers neither its users nor its events."""
+    path = project / "runs" / "x"
+    wanted = load(path).recommend(USER, k=5)
+    (path / "config.toml").write_text(to_toml(from_toml(path / "config.toml")))
+    (path / "users.parquet").unlink()
+    record = read_json(path / "run.json", RunError)
+    for key in ("events", "settings", "ids"):
+        del record["data"][key]
+    del record["reads_text"], record["digest"], record["files"]["users.parquet"]
+    record["files"]["config.toml"] = sha256(path / "config.toml")
+    write_json(path / "run.json", {**record, "digest": digest_of_json(record)})
+    run = load(path)
+    assert (run.recommend(USER, k=5), run.add_items(NEW)) == (wanted, 1)
+    longer = small_runs.world_tables().interactions
+    again = Dataset.from_frames(longer, small_runs.world_tables().items, path=tmp_path / "longer")
+    with pytest.raises(RunError, match=r"train a new run .*, and the run was saved by a version that remembered no events\)"):
+        load(path, dataset=again)
+
+
 def test_paths_of_another_kind_are_refused(project: Path) -> None:
     file = project / "runs" / "x" / "config.toml"
     file.write_text(file.read_text().replace("from this folder", "from the moon"))
@@ -142,6 +165,27 @@ def test_runs_that_stages_come_from_move_along(tmp_path: Path) -> None:
     assert config.model.givers() == {"pretrain": str(tmp_path / "b" / "base")}
     changes["model"] = {"start_from": {"pretrain": str(tmp_path / "b" / "base")}}
     assert sequence_runs.train(tmp_path / "b" / "pad", **changes).record["choices"]["start_from"]  # type: ignore[arg-type]
+
+
+def test_a_run_that_was_interrupted_goes_on_where_the_project_is_now(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, check = load(project / "runs" / "x"), _PhaseRun._check
+
+    def stopped(phase: _PhaseRun) -> bool:
+        check(phase)
+        phase._save()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_PhaseRun, "_check", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            disco(project, project / "runs" / "y")
+    moved = project.rename(tmp_path / "b")
+    run = disco(moved, moved / "runs" / "y")
+    assert (run.path / "model.safetensors").read_bytes() == (moved / "runs" / "x" / "model.safetensors").read_bytes()
+    assert load(run.path).config.data == str(moved / "prepared" / "planted")
+    assert run.record["best"] == wanted.record["best"]
 
 
 # -- a script that is run twice -------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ def test_a_run_is_printed_in_ten_lines(tmp_path: Path) -> None:
     lines = str(run).splitlines()
     assert len(lines) <= 10
     assert lines[0] == f"run DIN + DisCo (ours) at {run.path}"
-    assert f"planted, 12,000 events: {run.config.data} (at hand)" in lines[3]
-    assert "121, 1 of them added after training" in lines[5]
+    said = {line.split()[0]: line for line in lines[1:]}
+    assert f"planted, 12,000 events, at hand: {run.config.data}" in said["data"]
+    assert "121, 1 of them added after training" in said["items"]
+    assert ("warning" in said) == bool(run.warnings)
     assert run._repr_html_().count("<tr>") == len(lines) - 1
     assert repr(run).count("\n") == 0
     assert "scores without a unit" in str(sequence_runs.sasrec())

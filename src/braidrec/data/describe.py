@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +14,9 @@ from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings
 from braidrec.data.splits import Split
 
-_WIDE, _NOTES = 140, 3  # columns, and lines of notes
+_WIDE, _LEFT = 140, 4  # columns of a line, and lines that are left for notes
+# A role that was taken from a column's name or contents, as preparation notes it
+_GUESS = re.compile(r"(?:interactions|items|users)\.(?P<column>[^:]+): (?P<role>.+) \(.+\)$")
 Lines = Sequence[tuple[str, str]]
 
 
@@ -43,22 +46,25 @@ def lines_of(
         ("parts", f"{parts} ({kind})" if parts else "none: a log that has grown since training"),
         ("columns", ", ".join(f"{role} {column}" for role, column in _roles(schema))),
         ("fields", "; ".join(_fields(schema)) or "none"),
-        ("text", ", ".join(schema.text) or "none"),
     ]
-    shown, left = _filled(notes)
-    found += [("notes" if at == 0 else "", line) for at, line in enumerate(shown)]
-    if left:
-        found.append(("", f"and {left:,} more: dataset.notes, or braidrec data show {path}"))
+    guesses = [f"{match['column']}: {match['role']}" for note in notes if (match := _GUESS.match(note))]
+    others = [note for note in notes if not _GUESS.match(note)]
+    guessed, hidden = _filled(guesses, _LEFT - min(len(others), 2))
+    shown, left = _filled(others, _LEFT - len(guessed))
+    for name, lines in (("guessed", guessed), ("notes", shown)):
+        found += [(name if at == 0 else "", line) for at, line in enumerate(lines)]
+    if hidden + left:
+        found.append(("", f"and {hidden + left:,} more: dataset.notes, or braidrec data show {path}"))
     return found
 
 
-def _filled(notes: Sequence[str]) -> tuple[list[str], int]:
-    """Notes in as few lines as hold them, and how many are left."""
+def _filled(notes: Sequence[str], most: int) -> tuple[list[str], int]:
+    """Notes in as few lines as hold them, ``most`` of these, and how many are left."""
     lines: list[str] = []
     for at, note in enumerate(notes):
         if lines and len(lines[-1]) + len(note) + 2 <= _WIDE - 12:
             lines[-1] += f"; {note}"
-        elif len(lines) < _NOTES:
+        elif len(lines) < most:
             lines.append(note)
         else:
             return lines, len(notes) - at
@@ -91,6 +97,8 @@ def _fields(schema: Schema) -> Iterator[str]:
     for owner, fields in (("user", schema.user_fields), ("item", schema.item_fields), ("context", schema.context_fields)):
         if fields:
             yield f"{owner}: " + ", ".join(each.name + ("" if each.kind == "single" else f" ({each.kind})") for each in fields)
+    if schema.text:
+        yield f"text: {', '.join(schema.text)}"
 
 
 def _cut(line: str) -> str:

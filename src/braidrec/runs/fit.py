@@ -132,7 +132,12 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
 
     One process trains in a folder at a time; a second one is refused, or loads what the first one has finished by then.
     """
-    refuse_other(path, config)
+    try:
+        refuse_other(path, config)
+    except ConfigError:
+        if ended(path):  # settings by the size of the log are others where the log is: that is what is to be said
+            _same_data(path, config, dataset)
+        raise
     if ended(path):
         return _finished(path, config, dataset)
     device = device_of(config.training.accelerator)
@@ -188,17 +193,24 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
 def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:
     """The run at ``path``, which has these settings.  Raises RunError where it was trained on other data or other text."""
     held, record = read_run(path)
-    if dataset is None and Path(config.data).exists():
-        dataset = Dataset.open(config.data)
-    if dataset is not None and not dataset.identity.matches(trained := Fingerprint.of_record(record["data"])):
-        raise RunError(
-            f"{path}: holds a run that was trained on {record['data']['name']} with fingerprint {trained.own}, but "
-            f"{dataset.path} has {dataset.fingerprint}; choose another folder{remedy(' (path=...)', ' (--out)')}"
-        )
+    dataset = _same_data(path, config, dataset)
     reads, given = config.chosen.task.room().reads_text(config), [Path(each) for each in config.knowledge]
     if reads and [each.resolve() for each in given] != [Path(each).resolve() for each in held.knowledge]:
         KnowledgeBases.open(given).check(record["knowledge"], path)
     return load(path, dataset=dataset)
+
+
+def _same_data(path: Path, config: RunConfig, dataset: Dataset | None) -> Dataset | None:
+    """The data that ``config`` names, where these are there.  Raises RunError where the run at ``path`` has others."""
+    data = read_run(path)[1]["data"]
+    if dataset is None and Path(config.data).exists():
+        dataset = Dataset.open(config.data)
+    if dataset is not None and not dataset.identity.matches(trained := Fingerprint.of_record(data)):
+        raise RunError(
+            f"{path}: holds a run that was trained on {data['name']} with fingerprint {trained.own}, but {dataset.path} has "
+            f"{dataset.fingerprint}; choose another folder{remedy(' (path=...)', ' (--out)')}"
+        )
+    return dataset
 
 
 def _check_unused(config: RunConfig, plan: Plan, size: LogSize) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.features import Bag, Features, encode_fields, read_vocabulary
+from braidrec.data.followed import followed_positions
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Schema
 from braidrec.data.splits import Split
@@ -118,7 +119,17 @@ def _in_rows_of(
     )
     # what would be read from the folder, where it stands in the order of that data set
     vars(served).update(user_ids=users, item_ids=items, users=frames["user"], items=frames["item"])
+    vars(served)["followed"] = _followed(served)
     return served, int((~kept).sum())
+
+
+def _followed(served: Dataset) -> Dataset:
+    """What `Dataset.followed` gives, of a log without parts."""
+    positions = followed_positions(served.log, served.settings)
+    if len(positions) == len(served.log):
+        return served
+    log = served.log.at(positions, exclude_ties=served.settings.ties == "exclude")
+    return replace(served, log=log, features=served.features.at(positions))
 
 
 def _columns(vocabulary: Path) -> list[str]:

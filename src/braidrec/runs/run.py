@@ -139,16 +139,20 @@ class Run:
         config, record, data = self.config, self.record, self.record["data"]
         added, held = len(self.catalogue.added_ids), self._held
         events = f", {data['events']['count']:,} events" if "events" in data else ""
-        state = "not at hand" if not self.has_data else "at hand" if self._grown is None else self._grown.said
+        state = "not at hand" if not self.has_data else "at hand" if self._grown is None else "grown since"
         return [
             ("task", f"{config.chosen.task.title} ({config.task}); seed {config.seed}"),
             ("validation", f"{self.headline} at step {record['best']['step']:,}"),
-            ("data", f"{data['name']}{events}: {config.data} ({state})"),
+            *([("warning", "; ".join(self.warnings))] if self.warnings else []),
+            ("data", f"{data['name']}{events}, {state}: {config.data}"),
             ("knowledge", ", ".join(config.knowledge) if record["knowledge"] else "reads no text"),
             ("items", f"{self.num_items:,}" + (f", {added:,} of them added after training" if added else "")),
             ("stages", ", ".join(phase["name"] for phase in record["phases"])),
             ("answers", "probabilities of a positive" if held.model.probabilities else "scores without a unit"),
-            ("ask it", "recommend(user), recommend(items=[...]), score(pairs), item_vectors(), evaluate(), add_items(...)"),
+            (
+                "ask it",
+                "recommend(user), recommend(items=[...]), similar(item), score(pairs), item_vectors(), evaluate()",
+            ),
         ]
 
     @property
@@ -216,6 +220,11 @@ class Run:
     def num_items(self) -> int:
         """Catalogue and added items."""
         return len(self.catalogue)
+
+    @property
+    def num_users(self) -> int:
+        """Those of its data, or of what these have grown to."""
+        return self._log.num_users
 
     def notes(self, *, new_user: bool, fields: Mapping[str, Any] | None = None) -> list[str]:
         """What a reader of recommendations should know: how the model sees somebody new, which of their ``fields`` it has not

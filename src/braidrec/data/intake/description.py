@@ -346,7 +346,7 @@ def _tables(
         notes=notes,
         clean=clean,
     )
-    return replace(tables, ids={kind: key for kind, key in own.items() if key not in (schema.item, schema.user)})
+    return replace(tables, ids={kind: key for kind, key in own.items() if key != keys[kind]})
 
 
 def _in_order(
