@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from braidrec.collaborative.scoring import score
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import RunError
+from braidrec.evaluation.closed_form import interactions
 from braidrec.layers.twins import twin
 from braidrec.task import Added, Floats, Reason, Rows, Saved
 from braidrec.training.devices import place_of
@@ -68,9 +70,8 @@ class CollaborativeModel:
                 f"{self.config.title}: what a known user has stands in the log, which this model was loaded without; "
                 "give the data (--data), or the items they liked"
             )
-        log = self.data.log
-        events = log.slot_event[int(log.start[user]) : int(log.start[user + 1])]
-        return Past(np.unique(log.item[events[log.label[events] > 0]]), np.unique(log.item[events]))
+        own = [part.indices[part.indptr[user] : part.indptr[user + 1]] for part in self._log]
+        return Past(*own)
 
     def seen(self, past: Past) -> Rows:
         return past.met
@@ -129,6 +130,14 @@ class CollaborativeModel:
             base=self.module if self.base is None else self.base,
             added=vectors if self.added is None else torch.cat([self.added, vectors]),
         )
+
+    @cached_property
+    def _log(self) -> tuple[Any, Any]:
+        """What every user of the data has, and has met, (U + 1, I + 1) sparse rows each."""
+        assert self.data is not None
+        log, shape = self.data.log, (self.data.num_users + 1, self.data.num_items + 1)
+        liked = log.label > 0
+        return interactions(log.user[liked], log.item[liked], shape), interactions(log.user, log.item, shape)
 
     @property
     def _net(self) -> MatrixModel:
