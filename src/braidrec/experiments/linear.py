@@ -46,7 +46,7 @@ _ML_1M: Settings = {
 }
 _SMALL: Settings = {
     "item-knn": {"shrink": 0.0},
-    "gf-cf": {"factors": 64, "alpha": 3.0},
+    "gf-cf": {"factors": 64, "alpha": 1.0},
     "ials": {"factors": 64, "alpha": 3.0, "penalty": 10.0},
 }
 _PANTRY: Settings = {
