@@ -100,7 +100,10 @@ def test_low_rank_of_full_rank_is_exact_and_less_is_nearer_the_more_there_is() -
 def test_what_does_not_fit_is_of_low_rank_or_names_the_bytes() -> None:
     graph, text = random_graph(), random_text()
     tiny = 1e-6
-    assert fitted("ease", graph, memory_gib=tiny).dense is None  # type: ignore[attr-defined]
+    low = fitted("ease", graph, memory_gib=tiny)
+    assert low.dense is None  # type: ignore[attr-defined]
+    assert "EASE of rank 15: the exact form holds two item-item matrices, 2,048 bytes for 15 items" in low.remarks[0]
+    assert not fitted("ease", graph).remarks
     with pytest.raises(
         ConfigError,
         match=r"3 dense item-item matrices of 15 items take 3,072 bytes, memory_gib = 1e-06 allows 1,073; raise "

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +53,11 @@ class MatrixModel(Protocol):
     @property
     def stand_in(self) -> str:
         return ""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a reader of its recommendations must know, such as a form that stands in for another."""
+        return ()
 
     @property
     def num_rows(self) -> int:

@@ -95,7 +95,7 @@ class CollaborativeModel:
         return sorted(found, key=lambda each: -each.share)
 
     def notes(self, *, new_user: bool, added: int) -> list[str]:
-        found = []
+        found = list(self._net.remarks)
         if new_user:
             found.append(
                 "a new user is known by the items given, in whatever order; without any, the items that most have come first"

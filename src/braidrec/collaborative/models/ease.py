@@ -15,7 +15,7 @@ f = e / (e + lambda) of its eigenvalues e alone: B = (V diag(f) V^T - diag(d)) d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -62,6 +62,10 @@ class TextEASE(TextWeights):
         self.config = config
         for name in ("diagonal", "by_text", "solver"):
             self.register_buffer(name, None)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return remarks_of(self.config, self.num_items)
 
     def text_column(self, vectors: Tensor) -> Tensor:
         if self.solver is not None:
@@ -110,11 +114,30 @@ class TextEASE(TextWeights):
         return found if self.by_text is None else found + self.by_text @ scaled
 
 
+class EASE(ItemWeights):
+    """Without text."""
+
+    def __init__(self, num_items: int, config: EASEConfig):
+        super().__init__(num_items)
+        self.config = config
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return remarks_of(self.config, self.num_items)
+
+
+def remarks_of(config: EASEConfig, num_items: int) -> list[str]:
+    """That a form of low rank stands in, and for how much; how much it loses is the data's own."""
+    rank = None if config.text == "regularise" else low_rank(config, num_items)
+    if rank is None:
+        return []
+    exact = f"the exact form holds two item-item matrices, {matrix_bytes(num_items, 2):,} bytes for {num_items:,} items"
+    remedy = "compare it with ials, or raise model.backbone.memory_gib where the machine has the memory"
+    return [f"EASE of rank {rank}: {exact}; low rank can lose much of the quality, so {remedy}"]
+
+
 def stages(config: EASEConfig, parts: Parts) -> list[AnyStage]:
-    if config.text == "none":
-        module: ItemWeights = ItemWeights(parts.num_items)
-    else:
-        module = TextEASE(parts.num_items, config)
+    module: ItemWeights = (EASE if config.text == "none" else TextEASE)(parts.num_items, config)
 
     def fit() -> Mapping[str, Tensor]:
         side = {} if config.text == "none" else TextSide.tensors(_text(parts))
