@@ -41,11 +41,11 @@ def test_a_core_has_enough_of_everybody_and_each_pair_once() -> None:
     frame = pl.DataFrame({"user": rng.integers(0, 60, 900), "item": rng.integers(0, 50, 900)})
     items = pl.DataFrame({"item": np.arange(50)})
     tables = Tables("made", Schema(user="user", item="item"), frame, items)
-    found = core_in_parts(tables, core=12, seed=0)
+    found = core_in_parts(tables, core=8, seed=0)
     pairs = found.interactions
     assert pairs.select("user", "item").n_unique() == len(pairs)
     for name in ("user", "item"):
-        assert pairs[name].value_counts()["count"].min() >= 12
+        assert pairs[name].value_counts()["count"].min() >= 8
     assert found.items is not None
     assert set(found.items["item"].to_list()) == set(pairs["item"].to_list())
     assert found.schema.part == "part"

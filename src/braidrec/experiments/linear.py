@@ -6,14 +6,17 @@ Settings were chosen on validation: of Prime Pantry on that of split 0 alone.  R
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.scoring import Held, RowsScorer
+from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import row_gains
@@ -119,7 +122,6 @@ def _cold(made: Made) -> Mapping[str, Mapping[str, float]]:
     wanted, seen = np.flatnonzero(hidden[log.item]), np.flatnonzero(~hidden[log.item])
     known = Graph.of(log, seen, data.num_items)
     held = Held(RetrievalRows.by_user(log, wanted, seen, data.num_items), known)
-    popularity = torch.from_numpy(known.item_counts)
     found: dict[str, Mapping[str, float]] = {
         "random": {"among_hidden": 20 / int(hidden.sum()), "among_all": 20 / data.num_items}
     }
@@ -127,17 +129,32 @@ def _cold(made: Made) -> Mapping[str, Mapping[str, float]]:
         for model in ("text-knn", "ease-stack", "ease-regularise"):
             row = rows[f"{model}-{short}-split{SPLITS[0]}"]
             text = TextTable(torch.as_tensor(KnowledgeBases.open(made.shop.knowledge_path(row)).matrix(data)))
-            config = row.config()
-            [stage] = config.chosen.backbone.build(config.model.backbone, Parts(data.num_items, known, text))
-            with torch.no_grad():
-                put_fitted(stage.module, stage.fit())
-            scorer = RowsScorer(stage.module, held, popularity)
-            among = {"among_hidden": hidden, "among_all": None}
-            found[f"{model}-{short}"] = {
-                name: float(row_gains(rank_targets(scorer, held.rows, candidates=mask, top=0), "recall", 20).mean())
-                for name, mask in among.items()
-            }
+            found[f"{model}-{short}"] = _found_cold(row.config(), Parts(data.num_items, known, text), held, hidden)
+            if model == "ease-stack":
+                own = replace(row, model={"backbone": {**row.model["backbone"], "cold": _weight_of_cold(row, data, text)}})
+                again = _found_cold(own.config(), Parts(data.num_items, known, text), held, hidden)
+                found[f"{model}-{short}, cold = {own.model['backbone']['cold']:g} by validation"] = again
     return found
+
+
+def _found_cold(config: RunConfig, parts: Parts, held: Held, hidden: NDArray[np.bool_]) -> Mapping[str, float]:
+    [stage] = config.chosen.backbone.build(config.model.backbone, parts)
+    with torch.no_grad():
+        put_fitted(stage.module, stage.fit())
+    scorer = RowsScorer(stage.module, held, torch.from_numpy(parts.graph.item_counts))
+    return {
+        name: float(row_gains(rank_targets(scorer, held.rows, candidates=mask, top=0), "recall", 20).mean())
+        for name, mask in (("among_hidden", hidden), ("among_all", None))
+    }
+
+
+def _weight_of_cold(row: Row, data: Dataset, text: TextTable) -> float:
+    """What validation of the split says, with other items hidden."""
+    own = replace(row, model={"backbone": {**row.model["backbone"], "cold": "valid"}})
+    plan = row.of_task.room().plan(own.config(), data, text.vectors.numpy(), show_progress=False)
+    with torch.no_grad():
+        tensors = plan.stages[-1].fit()
+    return float(tensors["boost"][-1]) if "boost" in tensors else 1.0
 
 
 def _shown(found: Mapping[str, Any]) -> Sequence[Table]:
