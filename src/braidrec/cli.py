@@ -243,11 +243,12 @@ def fit(
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
     if config.knowledge and not run.task.reads_text(config):
         _print(f"note: {', '.join(config.knowledge)}: not read, for {run.title} reads no text")
-    best, training, tables = run.record["best"], run.record["training"], run.record["choices"].get("tables")
-    how = f"best validation {run.headline} at step {best['step']:,}; {training['samples_per_second']:,.0f} samples/s"
-    if config.chosen.backbone.fitted:
-        how = f"validation {run.headline}; fitted in {sum(each['training']['seconds'] for each in run.record['phases']):.1f} s"
-    _print(f"{run.title}: {how}{f', tables {tables}' if tables else ''}\n{run.path}\nnext: braidrec evaluate {run.path}")
+    best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
+    _print(
+        f"{run.title}: best validation {run.headline} at step {best['step']:,}; "
+        f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
+        f"{run.path}\nnext: braidrec evaluate {run.path}"
+    )
 
 
 @app.command()
