@@ -106,7 +106,7 @@ def make(folder: Path) -> dict[str, Any]:
     likes = replace(crowd, name="likes", interactions=crowd.interactions.filter(crowd.interactions[label] > 0))
     data = {}
     for tables, settings in (
-        (world, PrepareSettings()),
+        (world, PrepareSettings(sequences="all")),
         (likes, PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1))),
     ):
         path = folder / tables.name

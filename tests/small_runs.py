@@ -43,12 +43,12 @@ def world_tables(seed: int = 0) -> Tables:
 
 @cache
 def dataset() -> Dataset:
-    return Dataset.prepare(world_tables(), root() / "planted")
+    return Dataset.prepare(world_tables(), root() / "planted", PrepareSettings(sequences="all"))
 
 
 @cache
 def other_dataset() -> Dataset:
-    return Dataset.prepare(world_tables(1), root() / "other")
+    return Dataset.prepare(world_tables(1), root() / "other", PrepareSettings(sequences="all"))
 
 
 @cache

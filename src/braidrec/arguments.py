@@ -10,6 +10,8 @@ from typing import Any
 from braidrec.errors import ConfigError, DataError
 
 _SHOWN = 60
+# What Unicode counts as white space, and the byte order mark: no id begins or ends with one, in any table and any call.
+BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000\ufeff"
 
 
 def path_of(value: Any, name: str) -> Path:
@@ -20,7 +22,7 @@ def path_of(value: Any, name: str) -> Path:
 
 
 def raw_id(value: Any, name: str) -> str:
-    """An id as the tables hold it: text as it is, whole numbers of any type without a fraction (3.0 is "3").
+    """An id as the tables hold it: text without outer blanks, whole numbers of any type without a fraction (3.0 is "3").
 
     Raises DataError, naming the argument, for what is no id.
     """
@@ -32,7 +34,7 @@ def raw_id(value: Any, name: str) -> str:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{name} = {_shown(value)}: one id is needed, as text or a whole number")
-    return str(value)
+    return str(value).strip(BLANKS)
 
 
 def raw_ids(values: Any, name: str) -> list[str]:

@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypedDict, TypeVar, cast
 
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, remedy, suggest
 from braidrec.strict import Strict, merge, parse
 
 Item = TypeVar("Item")
@@ -218,6 +218,23 @@ class Metric:
     shown: bool = True
 
 
+@dataclass(frozen=True)
+class LogSize:
+    """What there is to train on.  samples: rows to rank, drawn negatives among them    users: those with such rows"""
+
+    samples: int
+    users: int
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], negatives: int | None = None) -> LogSize:
+        """By a prepared data set's manifest; negatives: per positive, as the run says."""
+        per_positive = negatives or manifest["settings"]["negatives"] or 0
+        return cls(manifest["counts"]["samples"]["train"] * (1 + per_positive), manifest["counts"]["train_users"])
+
+
+Sized = Callable[[LogSize, Values, Values], Values]
+
+
 @dataclass(frozen=True, eq=False)
 class TaskSpec:
     """A task: what can be chosen in it and what its presets set.  Its room is imported with `room`.
@@ -226,6 +243,8 @@ class TaskSpec:
     where: "module:ATTRIBUTE" of its `braidrec.task.Task`    config: likewise of its `braidrec.config.ModelConfig`
     metrics: of its reports, the headline first    default: the backbone that is meant when none is named
     model, training: preset -> what it sets, before the chosen models set theirs
+    sized: preset -> what the size of the log changes in ``training``: (size, values of the preset and the chosen models, the
+    request's own values, which win) -> values
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     of_positives: whether its default is meant where nothing is named and the log holds positives alone
@@ -243,6 +262,7 @@ class TaskSpec:
     default: str
     model: Mapping[str, Values]
     training: Mapping[str, Values]
+    sized: Mapping[str, Sized] = field(default_factory=dict)
     presets: tuple[str, ...] = ("ours", "paper", "authors", "textbook")
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False
@@ -336,6 +356,7 @@ def task_of(backbone: str | None, task: str | None) -> TaskSpec:
         raise ConfigError("; ".join([f"unknown backbone '{backbone}'{suggest(backbone, known)}", *broken]))
     if len(having) > 1:
         raise ConfigError(
-            f"backbone '{backbone}' is of {' and of '.join(having)}; say which with task = \"{having[0]}\" (or --task)"
+            f"backbone '{backbone}' is of {' and of '.join(having)}; say which with "
+            + remedy(f'task="{having[0]}"', f'task = "{having[0]}" (or --task)')
         )
     return TASKS[having[0]]

@@ -217,6 +217,9 @@ def _check_answers(run: Run, what: str) -> None:
             assert each.item not in seen, f"{what}: recommends '{each.item}', which user '{known}' has met"
     pasts = [model.past(row) for row in range(1, 6)] + [model.past(None, np.array([2, 3], np.int32)), model.past(None)]
     rows = np.arange(1, dataset.num_items + 1, dtype=np.int32)
+    unseen = rows[~np.isin(rows, model.seen(model.past(user)))][:2]
+    news = set(model.seen(model.past(user, unseen)).tolist())
+    assert news == {*model.seen(model.past(user)).tolist(), *unseen.tolist()}, f"{what}: newer events are not behind the log's"
     whole = model.scores(pasts, rows)
     assert whole.shape == (len(pasts), len(rows)), f"{what}: scores are {whole.shape}"
     assert whole.dtype == np.float32, f"{what}: scores are {whole.dtype}"

@@ -245,7 +245,9 @@ def planted_leak() -> Tables:
     tables = small_tables()
     last = pl.DataFrame({"user": [77], "item": [777], "time": [2_000_000], "rating": [5], "device": ["fridge"], "hour": [1e6]})
     early = last.with_columns(pl.lit(1, pl.Int64).alias("time"), pl.lit(101).alias("item").cast(pl.Int64))
-    history = pl.concat([early, early]).with_columns(pl.lit("phone").alias("device"), pl.lit(1.0).alias("hour"))
+    history = pl.concat([early, early.with_columns(pl.lit(2, pl.Int64).alias("time"))]).with_columns(
+        pl.lit("phone").alias("device"), pl.lit(1.0).alias("hour")
+    )
     items = pl.DataFrame({"item": [777], "title": ["Leak"], "genres": ["Noir"], "price": [1e9]})
     users = pl.DataFrame({"user": [77], "gender": ["X"], "age": [500], "hobbies": ["spying"]})
     assert tables.items is not None
@@ -424,7 +426,9 @@ def test_an_edited_manifest_is_refused(prepared: Dataset, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_a_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no prepared data set here; make one with 'braidrec data prepare'"):
+    with pytest.raises(
+        DataError, match=r"nowhere: no prepared data set here; make one with Dataset\.from_frames\(\.\.\., path="
+    ):
         Dataset.open(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"manifest.json: the file does not exist"):
         Dataset.open(tmp_path)

@@ -21,7 +21,7 @@ from braidrec.data import dataset as dataset_module
 from braidrec.data import fingerprint
 from braidrec.data.dataset import Dataset, PrepareSettings, arrays_of
 from braidrec.data.fingerprint import Fingerprint, of_contents
-from braidrec.data.settings import SplitConfig
+from braidrec.data.settings import FORMER, SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.errors import DataError
 
@@ -283,7 +283,7 @@ def test_algorithm_1_gives_what_it_always_gave(tmp_path: Path) -> None:
         ("u1", "c", 50, 5),
         ("u1", "d", 60, 3),
     ]
-    settings = PrepareSettings(split=SplitConfig(min_history=0, ratios=(0.5, 0.25, 0.25)))
+    settings = PrepareSettings(split=SplitConfig(min_history=0, ratios=(0.5, 0.25, 0.25)), **FORMER)
     assert Dataset.prepare(plain_tables(rows), tmp_path / "plain", settings).fingerprint == "1-f72eb913067c15bb"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from braidrec.data.sequences import training_ends
 from braidrec.data.settings import SplitConfig
 from braidrec.data.splits import Split, check_split, hidden_items, make_split
 from braidrec.data.tables import Tables
-from braidrec.errors import DataError
+from braidrec.errors import ConfigError, DataError
+from braidrec.strict import parse
 
 RATIOS = st.sampled_from([(0.8, 0.1, 0.1), (0.6, 0.2, 0.2), (0.5, 0.25, 0.25)])
 PARTS = ("train", "valid", "test")
@@ -172,7 +175,7 @@ def test_what_a_ready_made_split_lacks_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     ratio = PrepareSettings(split=SplitConfig(kind="ratio", ratios=(0.4, 0.3, 0.3)))
     other = Dataset.prepare(given_tables(["train"] * 16), tmp_path / "b", ratio)
-    assert other.manifest["notes"] == ["the ready-made parts in column 'part' are not used: split.kind = 'ratio'"]
+    assert other.manifest["notes"][0] == "the ready-made parts in column 'part' are not used: split.kind = 'ratio'"
 
 
 def test_time_is_refused_without_a_clock(tmp_path: Path) -> None:
@@ -310,3 +313,94 @@ def test_cold_items_need_one_border_in_time(kind: str) -> None:
 def test_hidden_share_is_rounded(share: float, seed: int) -> None:
     log = log_of([(1, 1 + at % 9, 4) for at in range(30)])
     assert len(hidden_items(log, SplitConfig(cold_items=share, seed=seed))) == round(share * 9)
+
+
+# -- by date, and the last few of each user ----------------------------------------------------------------------------------
+
+
+def dated(tmp_path: Path, **split: object) -> Dataset:
+    days = pl.DataFrame({"user": [1] * 6, "item": list(range(6)), "time": [86_400 * (19_700 + day) for day in range(6)]})
+    chosen = parse(PrepareSettings, {"split": {"kind": "date", "min_history": 0, **split}}, "test")
+    return Dataset.from_frames(days, schema=Schema(user="user", item="item", timestamp="time"), settings=chosen)
+
+
+@pytest.mark.parametrize(
+    ("valid", "test"),
+    [
+        ("2023-12-12", "2023-12-14"),
+        (date(2023, 12, 12), datetime(2023, 12, 14, tzinfo=UTC)),
+        ("2023-12-12T00:00:00+00:00", "2023-12-14T01:00:00+01:00"),
+        (86_400 * 19_703, 86_400 * 19_705.0),
+    ],
+)
+def test_parts_begin_on_a_date(tmp_path: Path, valid: object, test: object) -> None:
+    data = dated(tmp_path, valid_from=valid, test_from=test)
+    assert {name: rows.tolist() for name, rows in data.split.parts.items()} == {
+        "train": [0, 1, 2],
+        "valid": [3, 4],
+        "test": [5],
+    }
+    assert data.settings.split.valid_from == "2023-12-12T00:00:00Z"
+    assert training_ends(data).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({}, "kind = 'date' needs valid_from and test_from"),
+        ({"valid_from": "2023-12-12"}, "kind = 'date' needs valid_from and test_from"),
+        ({"valid_from": "2023-12-14", "test_from": "2023-12-12"}, "must come before test_from"),
+        ({"valid_from": "12/13/2023", "test_from": "2023-12-12"}, "'12/13/2023' is no moment; accepted: 2024-03-01"),
+        ({"valid_from": 1e30, "test_from": "2023-12-12"}, "is no moment in seconds since 1970"),
+        ({"kind": "temporal", "test_from": "2023-12-12"}, "valid_from and test_from belong to kind = 'date'"),
+        ({"kind": "temporal", "held_out": 2}, "held_out belongs to kind = 'leave_k_out', not 'temporal'"),
+    ],
+)
+def test_dates_that_make_no_parts_are_refused(tmp_path: Path, split: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        dated(tmp_path, **split)
+
+
+def test_a_date_that_leaves_a_part_empty_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the date split leaves no row for 'test'"):
+        dated(tmp_path, valid_from="2023-12-12", test_from="2024-12-12")
+
+
+def test_the_last_few_of_each_user(tmp_path: Path) -> None:
+    rows = [("a", at) for at in range(6)] + [("b", at) for at in range(4)] + [("c", at) for at in range(5)]
+    log = pl.DataFrame([(user, at, at) for user, at in rows], schema=["user", "item", "time"], orient="row")
+    chosen = PrepareSettings(split=SplitConfig(kind="leave_k_out", held_out=2))
+    data = Dataset.from_frames(log, schema=Schema(user="user", item="item", timestamp="time"), settings=chosen)
+    own = {
+        part: sorted((data.user_ids[data.log.user[row] - 1], int(data.log.timestamp[row])) for row in data.split[part])
+        for part in PARTS
+    }
+    assert own["test"] == [("a", 4), ("a", 5), ("c", 3), ("c", 4)]
+    assert own["valid"] == [("a", 2), ("a", 3), ("c", 1), ("c", 2)]
+    assert own["train"] == [("a", 0), ("a", 1), *(("b", at) for at in range(4)), ("c", 0)]
+    assert "1 of 3 users have fewer than 5 events, so all of theirs are training" in data.manifest["notes"]
+    assert training_ends(data)[1:].tolist() == [2, 4, 1]
+
+
+def test_everybody_with_three_events_counts_where_the_last_are_held_out(tmp_path: Path) -> None:
+    log = pl.DataFrame({"user": [1, 1, 1, 2, 2, 2, 3, 3], "item": [1, 2, 3, 1, 2, 3, 1, 2], "time": range(8)})
+    schema = Schema(user="user", item="item", timestamp="time")
+    data = Dataset.from_frames(log, schema=schema, settings=PrepareSettings(split=SplitConfig(kind="leave_last_two")))
+    assert {name: len(rows) for name, rows in data.split.parts.items()} == {"train": 4, "valid": 2, "test": 2}
+    assert "1 of 3 users have fewer than 3 events, so all of theirs are training" in data.manifest["notes"]
+    longer = pl.DataFrame({"user": [1] * 8 + [2] * 4, "item": [*range(8), *range(4)], "time": range(12)})
+    chosen = PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=4))
+    fewer = Dataset.from_frames(longer, schema=schema, settings=chosen)
+    assert (
+        "1 of the 2 users with 3 or more events have no row in 'test': split.min_history = 4 asks for more events before it"
+        in fewer.manifest["notes"]
+    )
+
+
+def test_who_is_in_no_part_is_counted(tmp_path: Path) -> None:
+    log = pl.DataFrame({"user": [1] * 8 + [2, 2], "item": [*range(8), 0, 1], "time": range(10)})
+    chosen = PrepareSettings(split=SplitConfig(min_history=3, ratios=(0.4, 0.3, 0.3)))
+    data = Dataset.from_frames(log, schema=Schema(user="user", item="item", timestamp="time"), settings=chosen)
+    assert data.manifest["notes"][-1].startswith(
+        "5 of 10 events, all of 1 users among them, are in no part: split.min_history = 3 asks for that many earlier ones of"
+    )

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from braidrec.errors import ConfigError, KnowledgeError
 from braidrec.knowledge.encoders import encoder_config, make_encoder
+from braidrec.knowledge.encoders.base import LimitedEncoder
 from braidrec.knowledge.encoders.buckets import buckets
 from braidrec.knowledge.encoders.causal import CausalLMConfig, CausalLMEncoder
 from braidrec.knowledge.encoders.llm2vec import LLM2VecConfig, LLM2VecEncoder
@@ -192,6 +193,17 @@ def test_long_texts_are_cut_and_counted(llama: Path, caplog: pytest.LogCaptureFi
     encoder = causal(llama, max_tokens=4)
     np.testing.assert_array_equal(encoder.encode(["cats dogs rain love war"]), encoder.encode(["cats dogs rain"]))
     assert "1 of 1 texts reach the limit of 4 tokens" in caplog.text
+
+
+def test_texts_longer_than_what_is_read_are_counted(llama: Path, minilm: SentenceTransformerEncoder) -> None:
+    language = causal(llama, max_tokens=4)
+    for encoder, tokenizer in ((language, language.tokenizer), (minilm, minilm.model.tokenizer)):
+        assert isinstance(encoder, LimitedEncoder)
+        fitting = next(
+            text for count in range(encoder.limit, 0, -1) if len(tokenizer(text := "a " * count)["input_ids"]) <= encoder.limit
+        )
+        assert encoder.longer([fitting, "", "a"]) == 0
+        assert encoder.longer([fitting, fitting + "a a a", "word " * 2000]) == 2
 
 
 def test_precision_and_device_belong_to_the_settings(llama: Path) -> None:

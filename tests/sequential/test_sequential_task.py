@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import small_sequences as small
@@ -26,7 +27,7 @@ from braidrec.evaluation.sequential_baselines import sequential_baselines
 from braidrec.registry import Spec
 from braidrec.sequential import TASK
 from braidrec.sequential.build import build_stages, kept_module, parts_of, settings_of
-from braidrec.sequential.model import SequentialModel
+from braidrec.sequential.model import Past, SequentialModel
 from braidrec.sequential.scoring import HistoryScorer, part_rows
 from braidrec.sequential.stages import plain_stages
 from braidrec.sequential.task import TASK as ROOM
@@ -39,6 +40,10 @@ WITH_TEXT = ("pad by text", "pad contextual by text", "smem", "make", "hybrid", 
 KINDS = ("plain", "ctrl", *WITH_TEXT)
 ALL = np.arange(1, small.ITEMS + 1, dtype=np.int32)
 PAST = np.array([4, 9, 4, 12], np.int32)
+
+
+def past(items: NDArray[np.int32]) -> Past:
+    return Past(items, items)
 
 
 @cache
@@ -152,24 +157,26 @@ def test_scores_are_those_of_the_encoder_and_the_catalogue(method: str) -> None:
     items = torch.tensor([[*[0] * (small.LENGTH - 4), *PAST.tolist()]])
     with torch.no_grad():
         expected = net.catalogue().scores(net.states(items, items > 0)).numpy()
-    found = model.scores([PAST, PAST[:0], PAST], ALL)
+    found = model.scores([past(PAST), past(PAST[:0]), past(PAST)], ALL)
     assert (found.shape, found.dtype) == ((3, small.ITEMS), np.float32)
     np.testing.assert_allclose(found[[0, 2]], np.repeat(expected[:, 1:], 2, axis=0), rtol=1e-5, atol=1e-6)
     assert found[1].tolist() == counts()[1:].tolist()  # nobody met yet: what was met most often
-    np.testing.assert_allclose(model.scores([PAST], ALL[[7, 2]])[0], found[0, [7, 2]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.scores([past(PAST)], ALL[[7, 2]])[0], found[0, [7, 2]], rtol=1e-5, atol=1e-6)
     long = np.concatenate([np.full(50, 3, np.int32), np.tile(PAST, 2)])
-    np.testing.assert_array_equal(model.scores([long], ALL), model.scores([long[-small.LENGTH :]], ALL))
+    np.testing.assert_array_equal(model.scores([past(long)], ALL), model.scores([past(long[-small.LENGTH :])], ALL))
 
 
 def test_pasts_are_what_somebody_met() -> None:
     data, model = small.dataset(), kept("plain")
     own = [item for row, item in zip(data.log.user.tolist(), data.log.item.tolist(), strict=True) if row == 7]
-    assert model.past(7).tolist() == own  # the log of one user is in order
-    assert model.past(None, np.array([3, 5, 3])).tolist() == [3, 5, 3]
-    assert model.past(None).tolist() == []
-    assert model.seen(PAST) is PAST
+    assert model.past(7).items.tolist() == own  # the log of one user is in order
+    assert model.past(None, np.array([3, 5, 3])).items.tolist() == [3, 5, 3]
+    assert model.past(None).items.tolist() == []
+    assert model.seen(Past(PAST[:1], PAST)) is PAST
     alone = ROOM.load(small.config("plain"), copied(model.saved()), None)
-    with pytest.raises(RunError, match=r"SASRec: what a known user met stands in the log.*give the data \(--data\)"):
+    with pytest.raises(
+        RunError, match=r"SASRec: what a known user met stands in the log.*give the data \(load\(path, dataset=\.\.\.\)\)"
+    ):
         alone.past(7)
 
 
@@ -184,7 +191,7 @@ def test_a_saved_model_answers_without_its_data(method: str) -> None:
     state = torch.random.get_rng_state()
     again = ROOM.load(config, saved, None)
     assert torch.equal(state, torch.random.get_rng_state())
-    pasts = [PAST, PAST[:0]]
+    pasts = [past(PAST), past(PAST[:0])]
     np.testing.assert_array_equal(again.scores(pasts, ALL), model.scores(pasts, ALL))
     assert again.facts() == model.facts()
     assert again.reads_text == model.reads_text == (method in WITH_TEXT)
@@ -197,22 +204,22 @@ def test_a_saved_model_answers_without_its_data(method: str) -> None:
 @pytest.mark.parametrize("method", WITH_TEXT)
 def test_added_items_make_another_model(method: str) -> None:
     model = kept(method)
-    before = model.scores([PAST, PAST[:0]], ALL)
+    before = model.scores([past(PAST), past(PAST[:0])], ALL)
     names = set(model.saved().tensors)
     one = model.with_items(added(2))
     two = one.with_items(added(1, seed=9))
-    np.testing.assert_array_equal(model.scores([PAST, PAST[:0]], ALL), before)
+    np.testing.assert_array_equal(model.scores([past(PAST), past(PAST[:0])], ALL), before)
     more = np.append(ALL, np.arange(small.ITEMS + 1, small.ITEMS + 4)).astype(np.int32)
-    found = two.scores([PAST, PAST[:0]], more)
+    found = two.scores([past(PAST), past(PAST[:0])], more)
     np.testing.assert_allclose(found[:, :-3], before, rtol=1e-5, atol=1e-5)
     assert found[1, -3:].tolist() == [0, 0, 0]  # met by nobody
     assert len(set(found[0, -3:].tolist())) == 3
-    np.testing.assert_allclose(one.scores([PAST], more[:-1])[0], found[0, :-1], rtol=1e-5, atol=1e-5)
-    assert np.isfinite(two.scores([more[-2:]], more)).all()
+    np.testing.assert_allclose(one.scores([past(PAST)], more[:-1])[0], found[0, :-1], rtol=1e-5, atol=1e-5)
+    assert np.isfinite(two.scores([past(more[-2:])], more)).all()
     whole = two.saved()
     assert set(whole.tensors) == names | {"added.vectors"}
     again = ROOM.load(small.config(method), copied(whole), None)
-    np.testing.assert_allclose(again.scores([PAST, PAST[:0]], more), found, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(again.scores([past(PAST), past(PAST[:0])], more), found, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["plain", "ctrl"])
@@ -324,7 +331,8 @@ def test_the_report_is_by_how_often_training_met_the_target(config: RunConfig | 
         (bucket[outcome.item] == at).sum() for at in range(1, buckets + 1)
     ]
     assert {metric.key for metric in TASK.metrics} <= report["all"].values.keys()
-    assert ROOM.report(outcome, config, data, "test")["all"].reason == "too few: 40 rows, 1,000 wanted"
+    few = ROOM.report(outcome, config, data, "test")["all"]
+    assert (few.rows, few.few, few.reason, few.values) == (40, True, None, report["all"].values)
 
 
 def test_baselines_by_name_are_those_of_the_training_sequences() -> None:

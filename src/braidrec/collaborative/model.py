@@ -16,10 +16,10 @@ from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.scoring import score
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
-from braidrec.errors import RunError
+from braidrec.errors import RunError, remedy
 from braidrec.evaluation.closed_form import interactions
 from braidrec.layers.twins import twin
-from braidrec.task import Added, Floats, Reason, Rows, Saved
+from braidrec.task import Added, Described, Floats, Reason, Rows, Saved
 from braidrec.training.devices import place_of
 
 COUNTS, ADDED = "data.counts", "added.vectors"  # among the saved tensors, beside the module's
@@ -61,17 +61,19 @@ class CollaborativeModel:
 
     # -- who gets what ------------------------------------------------------------------------------------------------
 
-    def past(self, user: int | None, items: Rows | None = None) -> Past:
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Past:
+        if fields is not None:
+            raise RunError(f"{self.config.title} knows people by what they have alone, so it reads no fields; leave them out")
+        more = np.asarray([] if items is None else items, np.int32)
         if user is None:
-            given = np.unique(np.asarray([] if items is None else items, np.int32))
-            return Past(given, given)
+            return Past(np.unique(more), np.unique(more))
         if self.data is None:
             raise RunError(
                 f"{self.config.title}: what a known user has stands in the log, which this model was loaded without; "
-                "give the data (--data), or the items they liked"
+                f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
         own = [part.indices[part.indptr[user] : part.indptr[user + 1]] for part in self._log]
-        return Past(*own)
+        return Past(*(np.unique(np.concatenate([part, more])) if len(more) else part for part in own))
 
     def seen(self, past: Past) -> Rows:
         return past.met

@@ -22,22 +22,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.data import splits, vocabulary
+from braidrec.data import describe, splits, vocabulary
+from braidrec.data.cleaning import clean
 from braidrec.data.features import Bag, Features, Scaling, encode_fields, number_column
 from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
+from braidrec.data.followed import followed, followed_positions
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Field, Schema
-from braidrec.data.settings import PART_NAMES
+from braidrec.data.settings import LEAVE, PART_NAMES
 from braidrec.data.settings import PrepareSettings as PrepareSettings
 from braidrec.data.splits import Split
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.vocabulary import Owner, Rows, Vocabulary
-from braidrec.errors import DataError
+from braidrec.errors import DataError, remedy
 from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from braidrec.data.intake.readers import ReadConfig
     from braidrec.data.tables import Tables
 
 FORMAT = 1
@@ -56,6 +59,7 @@ _LOG_PARTS = (
     "slot_signal",
     "start",
 )
+_LOG_EXTRAS = ("weight", "visible", "origin")  # stored where a log has them
 _FIELD_PARTS = ("user_fields", "item_fields", "context_fields", "user_numbers", "item_numbers", "context_numbers")
 
 
@@ -76,6 +80,27 @@ class Dataset:
     manifest: Mapping[str, Any]
     statistics: CausalStatistics | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name}, {len(self.log):,} events, {self.num_users:,} users, {self.num_items:,} items, {self.path})"
+        )
+
+    def __str__(self) -> str:
+        return describe.as_text(*self._described)
+
+    def _repr_html_(self) -> str:
+        return describe.as_html(*self._described)
+
+    @property
+    def _described(self) -> tuple[str, describe.Lines]:
+        lines = describe.lines_of(self.schema, self.settings, self.log, self.split, self.manifest, self.path)
+        return f"data set {self.name} at {self.path}", lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What was guessed and decided when it was prepared."""
+        return list(self.manifest["notes"])
+
     @classmethod
     def prepare(
         cls, tables: Tables, path: Path | str, settings: PrepareSettings | None = None, *, overwrite: bool = False
@@ -87,7 +112,9 @@ class Dataset:
         instance_of(tables, Tables, "tables", "Dataset.from_frames takes frames and files")
         instance_of(settings, PrepareSettings, "settings", "write PrepareSettings(...)")
         if path.exists() and not overwrite:
-            raise DataError(f"{path} already exists; choose another folder or pass overwrite (--overwrite)")
+            raise DataError(
+                f"{path} already exists; choose another folder or pass overwrite{remedy('=True', ' (--overwrite)')}"
+            )
         if path.exists() and not (path / "manifest.json").is_file():
             raise DataError(
                 f"{path} is not a prepared data set, so it is not overwritten; choose another folder or remove it yourself"
@@ -107,17 +134,22 @@ class Dataset:
         settings: PrepareSettings | None = None,
         path: Path | str | None = None,
         overwrite: bool = False,
+        read: ReadConfig | None = None,
+        clean: bool = False,
     ) -> Dataset:
         """Prepare Polars, Arrow or pandas frames, or files of such; column roles are guessed when no ``schema`` is given.
 
+        read: how values are read where there are two readings (`ReadConfig`)    clean: takes HTML out of the items' texts
         path: the folder to prepare into; a temporary one when left out.  Where the same data are prepared there already they
         are opened, so that a script can be run twice; other data are replaced with ``overwrite`` alone.
         """
-        from braidrec.data.intake.description import tables_from_frames
+        from braidrec.data.intake.description import tables_from_frames, with_usual_split
 
         if schema is not None:
             instance_of(schema, Schema, "schema", "write Schema(user=..., item=...), or leave it out")
-        tables = tables_from_frames(interactions, items, users, schema=schema)
+        tables = tables_from_frames(interactions, items, users, schema=schema, read=read, clean=clean)
+        if settings is None:
+            tables, settings = with_usual_split(tables)
         target = path_of(path, "path") if path is not None else Path(tempfile.mkdtemp(prefix="braidrec-")) / tables.name
         if not target.exists() or overwrite:
             return cls.prepare(tables, target, settings, overwrite=overwrite)
@@ -137,7 +169,8 @@ class Dataset:
         """Map a prepared directory.  Raises DataError when it is missing, of another version, or a file's digest differs."""
         path = path_of(path, "path")
         if not path.is_dir():
-            raise DataError(f"{path}: no prepared data set here; make one with 'braidrec data prepare'")
+            how = remedy(f"Dataset.from_frames(..., path={str(path)!r})", "'braidrec data prepare'")
+            raise DataError(f"{path}: no prepared data set here; make one with {how}")
         manifest = read_json(path / "manifest.json", DataError)
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:
@@ -154,7 +187,12 @@ class Dataset:
         small = sum((path / name).stat().st_size for name in names) <= _READ_WHOLE
         arrays = {name[:-4]: np.load(path / name, mmap_mode=None if small else "c", allow_pickle=False) for name in names}
         stored = read_json(path / "vocabulary.json", DataError)
-        log = InteractionLog(**{part: arrays[f"log.{part}"] for part in _LOG_PARTS}, weight=arrays.get("log.weight"))
+        log = InteractionLog(
+            **{part: arrays[f"log.{part}"] for part in _LOG_PARTS},
+            weight=arrays.get("log.weight"),
+            visible=arrays.get("log.visible"),
+            origin=arrays.get("log.origin"),
+        )
         features = Features(
             tuple(Vocabulary.from_json(entry) for entry in stored["vocabularies"]),
             tuple(Scaling(**entry) for entry in stored["scalings"]),
@@ -167,7 +205,7 @@ class Dataset:
             path,
             manifest["name"],
             Schema.model_validate(manifest["schema"]),
-            PrepareSettings.model_validate(manifest["settings"]),
+            PrepareSettings.of_record(manifest["settings"]),
             log,
             Split({name: arrays[f"split.{name}"] for name in manifest["parts"]}),
             features,
@@ -199,6 +237,19 @@ class Dataset:
             has = "has neither time nor order" if self.schema.order is None else "only has each user's own order"
             raise DataError(f"time-causal statistics need a timestamp column; this log {has}: bring one, or train without them")
         return replace(self, statistics=CausalStatistics(self.log, self.num_items, self.split["train"]))
+
+    @cached_property
+    def followed(self) -> Dataset:
+        """The same with the events alone that next-item and collaborative models follow: see `braidrec.data.followed`.
+
+        Raises DataError where these leave a part of the split without a row.
+        """
+        positions = followed_positions(self.log, self.settings)
+        if len(positions) == len(self.log):
+            return self
+        log = self.log.at(positions, exclude_ties=self.settings.ties == "exclude")
+        split = followed(log, self.split, self.settings, positions, self.name)
+        return replace(self, log=log, split=split, features=self.features.at(positions), statistics=None)
 
     def item_counts(self, part: str = "train") -> NDArray[np.int64]:
         """(I + 1,) events of each item in a part of the split, whatever its kind; entry 0, padding, is 0."""
@@ -262,8 +313,15 @@ class _Preparation:
         self.tables, self.schema, self.settings = tables, tables.schema, settings
         schema = self.schema
         splits.check_split(settings.split, schema)
-        self.items = _catalogue(tables.items, tables.interactions, schema.item)
-        self.users = _catalogue(tables.users, tables.interactions, schema.user)
+        if settings.ties == "exclude" and schema.clock is None:
+            raise DataError(
+                "ties = \"exclude\" needs to know what came first: the interactions need a 'timestamp' column, or 'order'; for "
+                "pairs alone leave it out"
+            )
+        cleaned = clean(tables.interactions, schema, settings)
+        self.interactions, self.cleaned = cleaned.interactions, cleaned.notes
+        self.items = _catalogue(tables.items, self.interactions, schema.item, cleaned.core)
+        self.users = _catalogue(tables.users, self.interactions, schema.user, cleaned.core)
         events, user, item = self._ordered()
         self.log = self._log(events, user, item)
         given = _parts(events[schema.part]) if settings.split.kind == "given" and schema.part is not None else None
@@ -302,7 +360,7 @@ class _Preparation:
         """
         import polars as pl
 
-        schema, log = self.schema, self.tables.interactions
+        schema, log = self.schema, self.interactions
         as_text = self.settings.split.tie == "string"
         ids = [log[name].alias("") for name in (schema.user, schema.item)]  # Polars reads some names as patterns
         keys = [column.cast(pl.String) if as_text else column for column in ids]
@@ -334,7 +392,8 @@ class _Preparation:
         self.signals = _signal_edges(rating)
         signal = (np.searchsorted(self.signals, rating, side="right")).clip(1).astype(np.int32)
         user, item, clock, rating, label = (np.ascontiguousarray(part) for part in (user, item, clock, rating, label))
-        return InteractionLog.build(user, item, clock, rating, label, weight, signal, len(self.users))
+        exclude = self.settings.ties == "exclude"
+        return InteractionLog.build(user, item, clock, rating, label, weight, signal, len(self.users), exclude_ties=exclude)
 
     def _hide(self, events: pl.DataFrame) -> pl.DataFrame:
         """Take the hidden items' events out of the training time: they launch with the validation part."""
@@ -347,7 +406,7 @@ class _Preparation:
         parts = {name: moved[rows[keep[rows]]] for name, rows in self.split.parts.items()}
         events = events.filter(pl.Series(keep))
         self.log, self.hidden = self._log(events, self.log.user[keep], self.log.item[keep]), len(hidden)
-        enough = self.log.rank >= self.settings.split.min_history
+        enough = self.log.past >= self.settings.split.min_history
         self.split = splits.named_parts(
             self.log, self.settings.split, {name: rows[enough[rows]] for name, rows in parts.items()}
         )
@@ -434,11 +493,12 @@ class _Preparation:
                 for name, entry in zip(_own_names(features.vocabularies), features.vocabularies, strict=True)
             },
             "signals": self._signals,
-            "notes": [*self.tables.report.notes, *self._notes()],
+            "notes": [*self.tables.report.notes, *self.cleaned, *self._notes()],
             "rows_skipped": self.tables.report.rows_skipped,
             "sources": [source.__dict__ for source in self.tables.sources],
             "fingerprint": fingerprint,
             "files": dict(files),
+            **({"ids": dict(self.tables.ids)} if self.tables.ids else {}),
         }
 
     def _notes(self) -> Iterator[str]:
@@ -447,6 +507,68 @@ class _Preparation:
         kind = self.settings.split.kind
         if self.schema.part is not None and kind != "given":
             yield f"the ready-made parts in column '{self.schema.part}' are not used: split.kind = '{kind}'"
+        yield from self._notes_on_ties()
+        yield from self._notes_on_parts()
+        negatives = int((self.log.label == 0).sum())
+        if negatives and self.settings.sequences == "positives":
+            yield (
+                'sequences = "positives": next-item and collaborative models follow and name the '
+                f"{len(self.log) - negatives:,} positives alone; {negatives:,} events without a positive label "
+                'are left out there ("all" takes them as well)'
+            )
+        elif negatives:
+            yield (
+                f'sequences = "all": next-item models follow and name all {len(self.log):,} events, {negatives:,} of them '
+                "without a positive label"
+            )
+
+    def _notes_on_ties(self) -> Iterator[str]:
+        log, schema = self.log, self.schema
+        again = (log.user[1:] == log.user[:-1]) & (log.timestamp[1:] == log.timestamp[:-1])
+        if schema.clock is not None and again.any():
+            tied = int((np.r_[again, False] | np.r_[False, again]).sum())
+            how = (
+                f"in histories they follow one another by '{schema.item}' (\"exclude\" keeps them out of each other's)"
+                if self.settings.ties == "order"
+                else "none is in the history of another"
+            )
+            yield (
+                f"{tied:,} events ({tied / len(log):.1%}) share '{schema.clock}' with another of their user; "
+                f'ties = "{self.settings.ties}": {how}'
+            )
+        copies = int((again & (log.item[1:] == log.item[:-1])).sum())
+        if copies:
+            keys = ", ".join(f"'{name}'" for name in (schema.user, schema.item, schema.clock) if name is not None)
+            yield f"{copies:,} events repeat an earlier one in {keys}; kept, none in the history of another"
+
+    def _notes_on_parts(self) -> Iterator[str]:
+        """Who is in no part, or in training alone."""
+        split, log = self.settings.split, self.log
+        met = np.bincount(log.user, minlength=log.num_users + 1)
+        if split.kind in LEAVE:
+            least = 2 * split.held_out + 1
+            few, all_users = int(((met > 0) & (met < least)).sum()), int((met > 0).sum())
+            if few:
+                yield f"{few:,} of {all_users:,} users have fewer than {least} events, so all of theirs are training"
+            enough = met >= least
+            for part in ("valid", "test"):
+                lost = int((enough & (np.bincount(log.user[self.split[part]], minlength=len(met)) == 0)).sum())
+                if lost:
+                    yield (
+                        f"{lost:,} of the {int(enough.sum()):,} users with {least} or more events have no row in '{part}': "
+                        f"split.min_history = {split.min_history} asks for more events before it"
+                    )
+            return
+        outside = np.ones(len(log), np.bool_)
+        for rows in self.split.parts.values():
+            outside[rows] = False
+        if outside.any():
+            alone = (met > 0) & (np.bincount(log.user[~outside], minlength=len(met)) == 0)
+            whole = f", all of {int(alone.sum()):,} users among them," if alone.any() else ""
+            yield (
+                f"{int(outside.sum()):,} of {len(log):,} events{whole} are in no part: "
+                f"split.min_history = {split.min_history} asks for that many earlier ones of their user; they are history alone"
+            )
 
     def _cardinality(self, entry: Vocabulary) -> int:
         """Distinct raw values over the whole log, whatever the vocabulary was fitted on."""
@@ -477,15 +599,14 @@ def _own_names(vocabularies: Sequence[Vocabulary]) -> list[str]:
 def arrays_of(log: InteractionLog, split: Split, features: Features) -> dict[str, NDArray[Any]]:
     """The arrays of a prepared directory by the names of their files."""
     arrays: dict[str, NDArray[Any]] = {f"log.{part}": getattr(log, part) for part in _LOG_PARTS}
-    if log.weight is not None:
-        arrays["log.weight"] = log.weight
+    arrays |= {f"log.{part}": values for part in _LOG_EXTRAS if (values := getattr(log, part)) is not None}
     arrays |= {f"split.{name}": rows for name, rows in split.parts.items()}
     arrays |= {f"fields.{part}": getattr(features, part) for part in _FIELD_PARTS}
     return arrays | {f"fields.bag.{at}": bag.rows for at, bag in enumerate(features.bags)}
 
 
-def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str) -> pl.DataFrame:
-    """The table's rows, then ids that only the log knows, in ascending order."""
+def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str, core: bool) -> pl.DataFrame:
+    """The table's rows, then ids that only the log knows, in ascending order.  core: no rows that the log does not know."""
     import polars as pl
 
     met = interactions[key].alias("").unique().sort()  # without its name, since Polars reads some as patterns
@@ -497,6 +618,9 @@ def _catalogue(table: pl.DataFrame | None, interactions: pl.DataFrame, key: str)
         raise DataError(
             f"column '{key}': {twice[0]!r} stands in {(known == twice[0]).sum()} rows of its table; keep one row per id"
         )
+    if core:
+        table = table.filter(known.is_in(met.implode()))
+        known = table[key].alias("")
     return pl.concat([table, met.filter(~met.is_in(known.implode())).to_frame(key)], how="diagonal")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,12 @@ class Features:
     item_numbers: NDArray[np.float32]
     context_numbers: NDArray[np.float32]
     bags: tuple[Bag, ...]
+
+    def at(self, positions: NDArray[np.int64]) -> Features:
+        """Those of a log of the events at ``positions`` (n,) alone."""
+        bags = tuple(replace(bag, rows=bag.rows[positions]) if bag.owner == "context" else bag for bag in self.bags)
+        fields, numbers = self.context_fields[positions], self.context_numbers[positions]
+        return replace(self, context_fields=fields, context_numbers=numbers, bags=bags)
 
     @property
     def single(self) -> tuple[Vocabulary, ...]:

@@ -7,7 +7,7 @@ former   of the files' bytes, which stood alone before: of data sets prepared th
 Contents are the arrays of the log, the split and the fields (name, dtype, shape, bytes), the vocabulary, the catalogues column
 by column (name, type, values, in the order of their rows), schema, settings and the borders of signals.  The order of a
 catalogue's columns is none of it, since every column is read by its name; neither are the data set's name and where it lies.
-Settings that say what they say anyway are left out, so that a setting which is added later moves no fingerprint.
+Settings that say what was done before they could be chosen are left out, so that one which is added later moves no fingerprint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from braidrec.data.features import Features
 from braidrec.data.schema import Schema
-from braidrec.data.settings import PrepareSettings
+from braidrec.data.settings import FORMER, PrepareSettings
 from braidrec.errors import DataError
 from braidrec.strict import Strict
 
@@ -76,7 +76,7 @@ def of_contents(
     """
     digest = _Parts()
     digest.json("schema", _said(schema))
-    digest.json("settings", _said(settings))
+    digest.json("settings", _beyond(settings.model_dump(mode="json"), _FORMER))
     digest.json("vocabularies", [{**entry.to_json(), "field": _said(entry.field)} for entry in features.vocabularies])
     digest.json("scalings", [[each.name, each.owner, each.log, each.mean, each.spread] for each in features.scalings])
     digest.json("bags", [[bag.name, bag.owner] for bag in features.bags])
@@ -89,6 +89,18 @@ def of_contents(
         for column in sorted(frame.columns):
             digest.series(f"{name} {column}", frame[column])
     return f"{ALGORITHM}-{digest.hex()}"
+
+
+_FORMER = PrepareSettings(**FORMER).model_dump(mode="json")
+
+
+def _beyond(settings: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not as it was in former times, table by table."""
+    return {
+        key: _beyond(value, former[key]) if isinstance(value, dict) and isinstance(former[key], dict) else value
+        for key, value in settings.items()
+        if value != former[key]
+    }
 
 
 def _said(settings: Strict) -> dict[str, Any]:

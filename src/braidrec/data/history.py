@@ -35,7 +35,7 @@ class RecentHistory:
 
     def __init__(self, log: InteractionLog, length: int):
         self.length = length
-        self._user, self._rank = torch.from_numpy(log.user), torch.from_numpy(log.rank)
+        self._user, self._rank = torch.from_numpy(log.user), torch.from_numpy(log.past)
         self._start = torch.from_numpy(log.start)
         self._item, self._signal = torch.from_numpy(log.slot_item), torch.from_numpy(log.slot_signal)
         self._steps = torch.arange(length)
@@ -153,9 +153,10 @@ def build_semantic_slots(
             for begin in range(0, high - low, block):
                 end = min(begin + block, high - low)
                 columns = torch.arange(end)
+                past = torch.from_numpy(log.past[log.slot_event[low + begin : low + end]])
                 # one whole number per pair, all distinct: the rounded similarity above, the time below
                 keys = (own[begin:end] @ own[:end].T).mul_(_STEPS).round_().long().mul_(1 << 32).add_(columns)
-                keys.masked_fill_(columns >= torch.arange(begin, end)[:, None], _LATER)
+                keys.masked_fill_(columns >= past[:, None], _LATER)
                 best = keys.topk(min(length, end), dim=1)
                 chosen = torch.where(best.values == _LATER, 0, low + best.indices).to(torch.int32)
                 slots[log.slot_event[low + begin : low + end], : chosen.shape[1]] = chosen.numpy()

@@ -54,6 +54,26 @@ class UnmetItems:
         return left
 
 
+class OwnItems:
+    """One of the items that belong to a user, such as those they met and did not like.
+
+    user (n,) in 1..num_users, item (n,): whose is what
+    """
+
+    def __init__(self, user: NDArray[np.int32], item: NDArray[np.int32], num_users: int):
+        order = np.argsort(user, kind="stable")
+        self._item = np.concatenate([item[order], np.zeros(1, item.dtype)])
+        self._count = np.bincount(user, minlength=num_users + 1)
+        self._start = np.cumsum(self._count) - self._count
+
+    def draw(self, user: NDArray[np.int64], number: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int32]:
+        """(n,) one item for each of ``user`` (n,), 0 for whoever has none; ``number`` (n,) tells an epoch's draws apart."""
+        count = self._count[user]
+        turn = _hash(number.astype(np.uint64), seed, epoch, _ROUNDS + 1) % np.maximum(count, 1).astype(np.uint64)
+        items: NDArray[np.int32] = np.where(count > 0, self._item[self._start[user] + turn.astype(np.int64)], 0)
+        return items
+
+
 class NegativeSampler:
     """``per_positive`` items that the user meets nowhere in the whole log, beside each positive event."""
 

@@ -28,7 +28,9 @@ def training_counts(dataset: Dataset) -> NDArray[np.int64]:
 
     Where training is what came first (temporal, leave-last-two): `train_counts`, the first events of each user included.
     For a ratio or a given split: the events of the training part alone, as what is in no part has no place before the rest.
+    Of the events that sequences follow.
     """
+    dataset = dataset.followed
     if dataset.settings.split.in_order:
         return train_counts(dataset.log, training_ends(dataset), dataset.num_items)
     return dataset.item_counts("train")

@@ -2,6 +2,7 @@
 
 A user's training sequence is everything before the first held-out event; every item of it but the first is a target of
 the items before it (PAD, SIGIR 2025, section 4.1: leave-last-two-out).  Memory is O(N), whatever the window length.
+What sequences follow are a data set's `followed` events: its positives, unless it was prepared otherwise.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from braidrec.data.followed import followed_positions
 from braidrec.data.log import InteractionLog
-from braidrec.data.negatives import UnmetItems
+from braidrec.data.negatives import OwnItems, UnmetItems
+from braidrec.data.settings import LEAVE
 from braidrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ class SequenceBatch:
     """B windows of K positions, oldest first, padded on the left with item 0; K is the longest of the batch.
 
     user (B,) int32 catalogue rows    items (B, K) int32 inputs    targets (B, K) int32 the item after each input
-    negatives (B, K, M) int32 drawn items the user's training sequence lacks; 0 where the position is padding
+    negatives (B, K, M) int32 drawn items the user's training sequence lacks; 0 where the position has no target
+    A position without a target: padding, and with ties = "exclude" one whose next item is of the same second.
     """
 
     user: Tensor
@@ -52,6 +56,26 @@ class SequenceBatch:
         return SequenceBatch(**{part.name: getattr(self, part.name).to(device, non_blocking=True) for part in fields(self)})
 
 
+def disliked(dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """User and item (n,) of the events without a positive label that came before the user's first held-out one.
+
+    Without pairs that training follows as well; none where sequences follow every event.
+    """
+    log, own, positions = dataset.log, dataset.followed, followed_positions(dataset.log, dataset.settings)
+    if dataset.settings.sequences == "all":
+        return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    ends = training_ends(own)
+    border = len(log) if dataset.settings.split.kind in LEAVE else int(positions[own.split["valid"][0]])
+    first = np.full(log.num_users + 1, border)
+    held = own.log.rank >= ends[own.log.user]
+    np.minimum.at(first, own.log.user[held], positions[held])
+    rows = np.flatnonzero((log.label <= 0) & (np.arange(len(log)) < first[log.user]))
+    width = dataset.num_items + 1
+    user, item = training_events(own.log, ends)
+    liked = np.isin(log.user[rows].astype(np.int64) * width + log.item[rows], user.astype(np.int64) * width + item)
+    return log.user[rows[~liked]], log.item[rows[~liked]]
+
+
 def training_ends(dataset: Dataset) -> NDArray[np.int64]:
     """(U + 1,) how many of each user's first events belong to training: all before the first that is held out.
 
@@ -69,7 +93,7 @@ def training_ends(dataset: Dataset) -> NDArray[np.int64]:
         )
     ends = log.history_length.copy()
     ends[0] = 0
-    if cut.kind == "temporal":
+    if cut.kind in ("temporal", "date"):
         border = int(split["valid"][0])
         ends[:] = np.bincount(log.user[:border], minlength=len(ends))
         return ends
@@ -110,10 +134,26 @@ class SequenceBatches:
         length: int,
         windows: Windows = "last",
         negatives: int = 1,
+        own_negatives: bool = False,
         seed: int = 0,
     ):
+        """own_negatives: the first negative of a position is one of the user's `disliked` items, where there are any."""
+        own = OwnItems(*disliked(dataset), dataset.log.num_users) if own_negatives else None
+        if own_negatives and dataset.settings.sequences == "all":
+            raise DataError(
+                f'{dataset.name}: sequences follow every event (sequences = "all"), so none is left to be a negative; prepare '
+                'the data with sequences = "positives", or train without own_negatives'
+            )
+        dataset = dataset.followed
         log, ends = dataset.log, training_ends(dataset)
         self._users, self._ends = window_ends(ends, length, windows)
+        # slots whose event shares its second with the one before, which its history may not hold: no target of it
+        self._barred: NDArray[np.bool_] | None = None
+        if log.visible is not None:
+            self._barred = np.r_[False, (log.visible < log.rank)[log.slot_event[1:]]]
+            free = self._has_target(log.start[self._users], self._ends, length)
+            self._users, self._ends = self._users[free], self._ends[free]
+        self._own = own
         if not len(self._users):
             raise DataError(
                 f"{dataset.name}: no user has two events before the held-out ones, so there is no next item to learn; "
@@ -123,6 +163,14 @@ class SequenceBatches:
         self._length, self._batch_size, self._negatives = length, batch_size, negatives
         self._unmet = UnmetItems(*training_events(log, ends), dataset.num_items, seed) if negatives else None
         self._seed, self._epoch, self._position = seed, 0, 0
+
+    def _has_target(self, start: NDArray[np.int64], ends: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
+        """(W,) whether any slot of a window can be a target."""
+        assert self._barred is not None
+        free = np.r_[0, np.cumsum(~self._barred)]
+        last = start + ends
+        first = np.maximum(start + 1, last - length)
+        return free[last] > free[first]
 
     @property
     def num_windows(self) -> int:
@@ -154,12 +202,17 @@ class SequenceBatches:
         width = int(np.minimum(ends, self._length + 1).max())
         ids, slots = left_padded(self._start[users], ends, self._item, width)
         items, targets = ids[:, :-1], np.where(ids[:, :-1] > 0, ids[:, 1:], 0)
+        if self._barred is not None:
+            targets = np.where(self._barred[slots[:, 1:]], 0, targets)
         negatives = np.zeros((*targets.shape, self._negatives), np.int32)
         if self._unmet is not None:
             row, column = np.nonzero(targets)
             number = slots[row, column + 1][:, None] * self._negatives + np.arange(self._negatives)
             owner = np.repeat(users[row], self._negatives)
             negatives[row, column] = self._unmet.draw(owner, number.reshape(-1), self._epoch).reshape(number.shape)
+            if self._own is not None:
+                given = self._own.draw(users[row], number[:, 0], self._seed, self._epoch)
+                negatives[row, column, 0] = np.where(given > 0, given, negatives[row, column, 0])
         return SequenceBatch(
             torch.from_numpy(users.astype(np.int32)),
             torch.from_numpy(np.ascontiguousarray(items)),

@@ -1,44 +1,85 @@
-"""What preparing decides: how a log is cut into parts, which values have rows, what negatives are drawn."""
+"""What preparing decides: which rows count, how a log is cut into parts, which values have rows, what negatives are drawn."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any, Literal, Self
 
 from pydantic import Field as Setting
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from braidrec.strict import Strict
 
-PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}  # what a ready-made split may say
+LEAVE = ("leave_last_two", "leave_k_out")  # kinds that hold out each user's last events
+# what a ready-made split may say; "history": in no part, such an event only stands in the histories of others
+PART_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test", "val": "valid", "history": "history"}
 
 
 class SplitConfig(Strict):
-    """``temporal``: by time over the whole log.  ``leave_last_two``: per user.  ``ratio``: a seeded shuffle, of the whole log
-    or of each user's own events (``per_user``).  ``given``: ready-made, in the column that `Schema.part` names.
+    """``temporal``: by time over the whole log, by shares of it.  ``date``: at two moments.  ``leave_last_two``: each user's
+    last event is test, the one before it validation.  ``leave_k_out``: likewise with each user's last ``held_out`` and
+    as many before them.  ``ratio``: a seeded shuffle, of the whole log or of each user's own events (``per_user``).
+    ``given``: ready-made, in the column that `Schema.part` names.
 
     ``ratios``: of training, validation and test, for ``temporal`` and ``ratio``; three shares above 0 that add up to 1.
-    Where the log has neither time nor order, and for ``given``, ``min_history`` counts as 0.
+    ``valid_from``, ``test_from``: where validation and test begin, for ``date``: 2024-03-01, 2024-03-01T12:00:00Z, or seconds
+    since 1970; UTC where no zone is named.
+    ``min_history``: earlier events of its user that a row of a part needs; 5, and 0 where the last events of each user are
+    held out, so that every user with three events counts.  Where the log has neither time nor order, and for ``given``, it
+    counts as 0.
     """
 
-    kind: Literal["temporal", "leave_last_two", "ratio", "given"] = "temporal"
+    kind: Literal["temporal", "date", "leave_last_two", "leave_k_out", "ratio", "given"] = "temporal"
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
     per_user: bool = False
     min_history: int = Setting(default=5, ge=0)
     cold_items: float = Setting(default=0.0, ge=0.0, lt=1.0)
     tie: Literal["integer", "string"] = "integer"
     seed: int = 42
+    held_out: int = Setting(default=1, ge=1)
+    valid_from: str | None = None
+    test_from: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _history_of_its_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") in LEAVE:
+            return {"min_history": 0} | values
+        return values
+
+    @field_validator("valid_from", "test_from", mode="before")
+    @classmethod
+    def _moment(cls, value: Any) -> str | None:
+        """Any of the accepted forms as ISO text in UTC."""
+        return None if value is None else _moment(value).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
         if self.per_user and self.kind != "ratio":
             raise ValueError(f"per_user belongs to kind = 'ratio', not '{self.kind}'")
+        if self.held_out != 1 and self.kind != "leave_k_out":
+            raise ValueError(f"held_out belongs to kind = 'leave_k_out', not '{self.kind}'")
+        moments = (self.valid_from, self.test_from)
+        if self.kind != "date" and moments != (None, None):
+            raise ValueError(f"valid_from and test_from belong to kind = 'date', not '{self.kind}'")
+        if self.kind == "date" and None in moments:
+            raise ValueError("kind = 'date' needs valid_from and test_from, such as 2024-03-01")
+        if self.kind == "date" and not self.borders[0] < self.borders[1]:
+            raise ValueError(f"valid_from = {moments[0]} must come before test_from = {moments[1]}")
         return self
+
+    @property
+    def borders(self) -> tuple[int, int]:
+        """Seconds since 1970 at which validation and test begin, of ``date``."""
+        valid, test = (datetime.fromisoformat(str(moment)) for moment in (self.valid_from, self.test_from))
+        return int(valid.timestamp()), int(test.timestamp())
 
     @property
     def in_order(self) -> bool:
         """Whether training is what came first, of the whole log or of each user's own events."""
-        return self.kind in ("temporal", "leave_last_two")
+        return self.kind in ("temporal", "date", *LEAVE)
 
     @property
     def by_share(self) -> bool:
@@ -74,9 +115,53 @@ class SplitConfig(Strict):
 
 
 class PrepareSettings(Strict):
-    """What preparing decides; kept in the manifest and named in every table made from the data set."""
+    """What preparing decides; kept in the manifest and named in every table made from the data set.
+
+    ``duplicates``: rows that are equal in every column of the log are merged into one, kept, or an error
+    ``repeats``: of a user's events with one item all are kept, or the first or the last alone
+    ``k_core``: users and items with fewer events than that are left out, until none is left that has
+    ``ties``: events of one user in the same second follow one another (by item id), or none is in another's history
+    ``sequences``: what is followed and named by next-item and collaborative models: positives alone, or every event
+    """
 
     split: SplitConfig = SplitConfig()
     vocabulary: Literal["train", "all"] = "train"  # "all": every id of the log has its row, trained or not (the papers' way)
     # per positive, for logs that hold positives only; where events have weights, a positive's weighs its negatives, too
     negatives: int | None = Setting(default=None, ge=1)
+    duplicates: Literal["merge", "keep", "error"] = "merge"
+    repeats: Literal["keep", "first", "last"] = "keep"
+    k_core: int | None = Setting(default=None, ge=2)
+    ties: Literal["order", "exclude"] = "order"
+    sequences: Literal["positives", "all"] = "positives"
+
+    @classmethod
+    def of_record(cls, values: Mapping[str, Any]) -> Self:
+        """As a manifest or a run's record holds them, which may be from before some of them could be chosen."""
+        return cls.model_validate({**FORMER, **values})
+
+
+# How data were prepared before these could be chosen: what an older manifest leaves out, and what no fingerprint says.
+FORMER: dict[str, Any] = {"duplicates": "keep", "sequences": "all"}
+
+
+def _moment(value: Any) -> datetime:
+    """Raises ValueError naming the accepted forms."""
+    if isinstance(value, datetime):
+        found = value
+    elif isinstance(value, date):
+        found = datetime(value.year, value.month, value.day)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (OverflowError, ValueError, OSError):
+            raise ValueError(
+                f"{value} is no moment in seconds since 1970; accepted: a date, a date and time, seconds"
+            ) from None
+    else:
+        try:
+            found = datetime.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError(
+                f"{value!r} is no moment; accepted: 2024-03-01, 2024-03-01T12:00:00Z, or seconds since 1970"
+            ) from None
+    return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)

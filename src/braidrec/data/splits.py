@@ -53,10 +53,10 @@ def check_split(config: SplitConfig, schema: Schema) -> None:
             f"split.cold_items needs split.kind = 'temporal', not '{config.kind}': an item can only launch late "
             "where training ends at one moment"
         )
-    if config.kind == "temporal" and schema.timestamp is None:
+    if config.kind in ("temporal", "date") and schema.timestamp is None:
         raise DataError(
-            "split.kind = 'temporal' needs a timestamp column: this log only has each user's own order, which says nothing "
-            "about time between users; use split.kind = 'leave_last_two'"
+            f"split.kind = '{config.kind}' needs a timestamp column: this log only has each user's own order, which says "
+            "nothing about time between users; use split.kind = 'leave_last_two'"
         )
     if config.kind == "given" and schema.part is None:
         raise DataError(
@@ -71,16 +71,25 @@ def make_split(
     """Cut the log as ``config`` says; `check_split` has agreed to it.
 
     ``temporal``: by row position in time order, n_train = floor(r0 n), n_valid = floor(r1 n), the rest is test, so rows of
-    one second may straddle a border.  ``leave_last_two``: each user's last event is test, the one before it validation.
+    one second may straddle a border.  ``date``: at two moments.  ``leave_last_two``, ``leave_k_out``: each user's last
+    ``held_out`` events are test, as many before them validation; whoever has no more than both has all of them in training.
     ``ratio``: a seeded shuffle, cut likewise; per user, each one's own, with at least one event in training.
     ``given`` (N,): train, valid or test of each event.  ``ordered``: False for pairs alone, whose ranks mean nothing.
     Raises DataError when a part would be empty.
     """
     if not ordered or config.kind == "given":
         config = config.model_copy(update={"min_history": 0})
-    eligible = np.flatnonzero(log.rank >= config.min_history)
+    eligible = np.flatnonzero(log.past >= config.min_history)
     if config.kind == "temporal":
         parts = _by_share(eligible, config)
+    elif config.kind == "date":
+        valid, test = config.borders
+        moment = log.timestamp[eligible]
+        parts = {
+            "train": eligible[moment < valid],
+            "valid": eligible[(moment >= valid) & (moment < test)],
+            "test": eligible[moment >= test],
+        }
     elif config.kind == "given":
         assert given is not None
         parts = {name: np.flatnonzero(given == name) for name in ("train", "valid", "test")}
@@ -90,12 +99,12 @@ def make_split(
         shuffled = np.random.default_rng(config.seed).permutation(eligible)
         parts = {name: np.sort(rows) for name, rows in _by_share(shuffled, config).items()}
     else:
-        left = log.history_length[log.user[eligible]] - log.rank[eligible]
-        enough = log.history_length[log.user[eligible]] >= 3
+        left, out = log.history_length[log.user[eligible]] - log.rank[eligible], config.held_out
+        enough = log.history_length[log.user[eligible]] > 2 * out
         parts = {
-            "train": eligible[(left > 2) | ~enough],
-            "valid": eligible[(left == 2) & enough],
-            "test": eligible[(left == 1) & enough],
+            "train": eligible[(left > 2 * out) | ~enough],
+            "valid": eligible[(left > out) & (left <= 2 * out) & enough],
+            "test": eligible[(left <= out) & enough],
         }
     return named_parts(log, config, parts)
 
@@ -117,7 +126,7 @@ def named_parts(log: InteractionLog, config: SplitConfig, parts: Mapping[str, Po
             share = f", give '{name}' a larger share than split.ratios = {config.ratios}" if config.by_share else ""
             raise DataError(
                 f"the {config.kind} split leaves no row for '{name}': {len(log):,} events, "
-                f"{np.count_nonzero(log.rank >= config.min_history):,} of them with "
+                f"{np.count_nonzero(log.past >= config.min_history):,} of them with "
                 f"{config.min_history} or more earlier events of their user; lower split.min_history{share} or bring a longer "
                 "log"
             )

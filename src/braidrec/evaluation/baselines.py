@@ -27,6 +27,7 @@ class RankingLog:
     """All N events, oldest first, and the event positions of the three parts.
 
     user, item (N,) non-negative integers    label (N,) 0/1    train, valid, test (n,) positions, int64
+    visible (N,) how many of its user's first events may be an event's past (`InteractionLog.visible`); None: all earlier ones
     Raises DataError on columns of different length, a label other than 0/1, or a position that is not an event.
     """
 
@@ -36,6 +37,7 @@ class RankingLog:
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
+    visible: NDArray[np.integer[Any]] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.label)
@@ -89,7 +91,7 @@ def item_mean_user_residual(log: RankingLog) -> Baseline:
     Ranks rows; not a probability.  Raises DataError on a one-class validation part.
     """
     best, chosen = -1.0, None
-    past = _Past.of(log.user)
+    past = _Past.of(log.user, log.visible)
     for item_strength in STRENGTHS:
         mean = _item_means(log, item_strength)
         residual = past.sums(log.label - mean)
@@ -131,17 +133,17 @@ class _Past:
 
     order: Ints  # (N,) events by user, oldest first
     start: Ints  # (N,) where in ``order`` the user of each place begins
-    count: Ints  # (N,) earlier events of each event's user
+    count: Ints  # (N,) earlier events of each event's user that are its past
 
     @classmethod
-    def of(cls, user: NDArray[np.integer[Any]]) -> _Past:
+    def of(cls, user: NDArray[np.integer[Any]], visible: NDArray[np.integer[Any]] | None = None) -> _Past:
         order = np.argsort(user, kind="stable")
         places = np.arange(len(user))
         new_user = np.r_[True, user[order][1:] != user[order][:-1]]
         start = np.maximum.accumulate(np.where(new_user, places, 0))
         count = np.empty(len(user), np.int64)
         count[order] = places - start
-        return cls(order, start, count)
+        return cls(order, start, count if visible is None else visible.astype(np.int64))
 
     def sums(self, values: Floats) -> Floats:
         """(N,) sum of the values of earlier events of the same user.
@@ -151,5 +153,5 @@ class _Past:
         fixed = np.rint(values[self.order] * FIXED_POINT).astype(np.int64)
         before = np.cumsum(fixed) - fixed
         out = np.empty(len(values))
-        out[self.order] = (before - before[self.start]) / FIXED_POINT
+        out[self.order] = (before[self.start + self.count[self.order]] - before[self.start]) / FIXED_POINT
         return out

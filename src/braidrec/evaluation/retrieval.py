@@ -129,14 +129,15 @@ class RetrievalRows:
         *,
         seen_ends: NDArray[np.int64] | None = None,
     ) -> RetrievalRows:
-        """The events at ``positions`` (N,) of the log as targets; their past is every earlier event of the same user.
+        """The events at ``positions`` (N,) of the log as targets; their past is every earlier event of the same user
+        that its history may hold (`InteractionLog.past`).
 
         seen_ends (U + 1,): how many of each user's first events are barred, such as `training_ends` for those of training
         alone; None bars all of the past.
         """
         user = log.user[positions]
         first = log.start[user]
-        last = first + log.rank[positions]
+        last = first + log.past[positions]
         barred = None if seen_ends is None else np.minimum(last, first + seen_ends[user])
         return cls.single(user, log.item[positions], log.slot_item, first, last, num_items, barred)
 

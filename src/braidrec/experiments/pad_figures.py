@@ -217,7 +217,7 @@ def validation_pairs(run: Run) -> Pairs:
 
     Targets that training never met are left out: their id rows were learned nowhere, and stay what they were at the start.
     """
-    dataset = run.dataset
+    dataset = run.dataset.followed
     log, valid = dataset.log, dataset.split["valid"]
     target = np.zeros(dataset.num_users + 1, np.int32)
     target[log.user[valid]] = log.item[valid]

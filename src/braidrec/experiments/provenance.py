@@ -16,7 +16,7 @@ from typing import Any
 from braidrec.config import RunConfig, from_values
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.data.settings import PrepareSettings
+from braidrec.data.settings import FORMER, PrepareSettings
 from braidrec.errors import BraidError, ConfigError
 from braidrec.experiments.material import VARIANTS, settings_of, unequal
 from braidrec.experiments.rows import Row, Workshop, encoder_name
@@ -119,7 +119,7 @@ class Provenance:
         now, known = (Fingerprint.of_record(each) if each["fingerprint"] else None for each in (wanted, held))
         try:
             keys = PrepareSettings.model_fields
-            settings = parse(PrepareSettings, {key: value for key, value in held.items() if key in keys}, "data")
+            settings = parse(PrepareSettings, FORMER | {key: value for key, value in held.items() if key in keys}, "data")
         except ConfigError as cause:
             return [f"its data are prepared as no more: {cause}"]
         if now is None or known is None or known.matches(now):

@@ -355,6 +355,12 @@ class KnowledgeBase:
         index = self._view(kind).index
         return [id for id in ids if id not in index]
 
+    def changed(self, ids: Sequence[str], texts: Sequence[str | None], kind: Kind = "item") -> list[str]:
+        """Those of ``ids`` whose vector is of another text than theirs of ``texts``."""
+        stored = self._hashes(kind)
+        pairs = ((id, _hash(text if text and text.strip() else "")) for id, text in zip(ids, texts, strict=True))
+        return [id for id, digest in pairs if stored.get(id, digest) != digest]
+
     def matrix(self, ids: Sequence[str], kind: Kind = "item", *, missing: Literal["error", "mean"] = "error") -> Floats:
         """[len(ids), width] in the dtype of the table, row i for ids[i]; read from a checked memory map.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.popularity import frequency_buckets, train_counts
-from braidrec.data.sequences import training_ends
+from braidrec.data.sequences import disliked, training_ends
 from braidrec.errors import ConfigError
 from braidrec.layers.text import TextTable
 from braidrec.sequential.config import SequentialConfig
@@ -36,14 +36,15 @@ def make_parts(config: RunConfig, dataset: Dataset, text: Tensor | NDArray[np.fl
 
     Raises DataError for a split without sequences, ConfigError for a vector that is no number.
     """
-    counts = torch.from_numpy(train_counts(dataset.log, training_ends(dataset), dataset.num_items))
+    counts = torch.from_numpy(train_counts(dataset.followed.log, training_ends(dataset.followed), dataset.num_items))
     vectors = None if text is None else torch.as_tensor(text)
     row = None if vectors is None else _first_odd(vectors)
     if row is not None:
         raise ConfigError(
             f"the text vector of item '{dataset.item_ids[row - 1]}' holds NaN or infinity; build the knowledge base again"
         )
-    return parts_of(config, counts, text=TextTable.of(vectors))
+    below = None if dataset.followed is dataset else torch.from_numpy(np.unique(disliked(dataset)[1])).long()
+    return parts_of(config, counts, text=TextTable.of(vectors), below=below)
 
 
 def parts_of(
@@ -53,11 +54,12 @@ def parts_of(
     *,
     text: TextTable | None = None,
     semantic_width: int = 0,
+    below: Tensor | None = None,
 ) -> Parts:
     """Parts without a data set: of a saved model, or of a made-up catalogue.
 
     counts (I + 1,) int64 training events of each item    bucket (I + 1,) int64; None: cut from the counts
-    semantic_width: of the text that a saved model was trained on
+    semantic_width: of the text that a saved model was trained on    below: `Parts.disliked`
     """
     settings, backbone = settings_of(config), config.chosen.backbone
     std = xavier_std(len(counts) - 1, settings.dim) if settings.initial_std is None else settings.initial_std
@@ -75,6 +77,7 @@ def parts_of(
         initial_std=settings.initial_std,
         knowledge=text,
         semantic_width=semantic_width,
+        disliked=below,
     )
 
 

@@ -16,7 +16,9 @@ class SequentialConfig(ModelConfig):
     """One model: a backbone, perhaps a method, and how both are trained to name the next item.
 
     windows: "last" trains on each user's latest ``length`` targets (PAD), "all" on every target
-    trained_softmax: with full_ce, only items that training met are candidates; nothing pushes the others away
+    trained_softmax: with full_ce, only items that training met, liked or not, are candidates; nothing pushes the others
+        away
+    own_negatives: a position's first negative is an item that its user met without a positive label, where there is one
     start_from: stage -> run directory whose stage of that name is taken over instead of being trained again
     """
 
@@ -24,6 +26,7 @@ class SequentialConfig(ModelConfig):
     length: int = Setting(default=20, ge=1)
     windows: Windows = "last"
     negatives: int = Setting(default=1, ge=1)  # drawn per position
+    own_negatives: bool = False
     loss: Loss = "bce"
     trained_softmax: bool = False
     initial_std: float | None = Setting(default=None, gt=0)  # of fresh id rows; None: Xavier-normal
@@ -34,5 +37,5 @@ class SequentialConfig(ModelConfig):
     def givers(self) -> Mapping[str, str]:
         return self.start_from
 
-    def without_givers(self) -> Self:
-        return self.model_copy(update={"start_from": {}})
+    def with_givers(self, givers: Mapping[str, str]) -> Self:
+        return self.model_copy(update={"start_from": dict(givers)})

@@ -13,21 +13,30 @@ from torch import Tensor, nn
 
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
+from braidrec.data.log import InteractionLog
 from braidrec.data.sequences import left_padded
-from braidrec.errors import RunError
+from braidrec.errors import RunError, remedy
 from braidrec.layers.twins import twin
 from braidrec.sequential.build import build_model, make_parts, parts_of, settings_of
 from braidrec.sequential.contracts import Catalogue, NextItemModel
 from braidrec.sequential.scoring import score_histories
-from braidrec.task import Added, Floats, Rows, Saved
+from braidrec.task import Added, Described, Floats, Rows, Saved
 from braidrec.training.devices import place_of
 
 COUNTS, BUCKET, ADDED = "data.counts", "data.bucket", "added.vectors"  # among the saved tensors, beside the module's
 
 
+@dataclass(frozen=True)
+class Past:
+    """items (n,) catalogue rows that somebody followed, oldest first    seen (m,) all they met, in any order"""
+
+    items: Rows
+    seen: Rows
+
+
 @dataclass(frozen=True, eq=False)
 class SequentialModel:
-    """A `braidrec.task.Model`: scores without a unit; a past is what somebody met, (n,) catalogue rows, oldest first.
+    """A `braidrec.task.Model`: scores without a unit.
 
     module: a NextItemModel in evaluation mode, its text reduced
     counts (I + 1,) int64 training events of each item, which somebody without a past is answered from
@@ -78,25 +87,28 @@ class SequentialModel:
 
     # -- who gets what ------------------------------------------------------------------------------------------------
 
-    def past(self, user: int | None, items: Rows | None = None) -> Rows:
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Past:
+        if fields is not None:
+            raise RunError(f"{self.config.title} knows people by what they met alone, so it reads no fields; leave them out")
+        more = np.asarray([] if items is None else items, np.int32)
         if user is None:
-            return np.asarray([] if items is None else items, np.int32)
+            return Past(more, more)
         if self.data is None:
             raise RunError(
                 f"{self.config.title}: what a known user met stands in the log, which this model was loaded without; "
-                "give the data (--data), or the items they liked"
+                f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
-        log = self.data.log
-        return log.slot_item[int(log.start[user]) : int(log.start[user + 1])]
+        own, every = (_of_user(log, user) for log in (self.data.followed.log, self.data.log))
+        return Past(np.concatenate([own, more]), np.concatenate([every, more]))
 
-    def seen(self, past: Rows) -> Rows:
-        return past
+    def seen(self, past: Past) -> Rows:
+        return past.seen
 
-    def scores(self, pasts: Sequence[Rows], rows: Rows) -> Floats:
+    def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
         """(b, n); a past without items gets the training counts, so that the best known items come first."""
-        ends = np.array([len(past) for past in pasts], np.int64)
+        ends = np.array([len(past.items) for past in pasts], np.int64)
         start = np.concatenate([[0], np.cumsum(ends)[:-1]]) + 1  # place 0 is padding
-        slots = np.concatenate([np.zeros(1, np.int32), *pasts])
+        slots = np.concatenate([np.zeros(1, np.int32), *(past.items for past in pasts)])
         items, _ = left_padded(start, ends, slots, settings_of(self.config).length)
         device = place_of(self.module)
         wanted = torch.from_numpy(rows.astype(np.int64)).to(device)
@@ -151,3 +163,7 @@ class SequentialModel:
     def _catalogue(self) -> Catalogue:
         with torch.no_grad():
             return self._net.catalogue()
+
+
+def _of_user(log: InteractionLog, user: int) -> Rows:
+    return log.slot_item[int(log.start[user]) : int(log.start[user + 1])]

@@ -24,6 +24,7 @@ class Parts:
     trained_softmax: only items met in training are candidates of the full cross-entropy
     knowledge: text vectors of I + 1 rows, one table for all; None where the model reads no text or is loaded with its text
     reduced, of vectors that were ``semantic_width`` wide
+    disliked (n,) int64 catalogue rows that training met without a positive label: never a target, but to be ranked below
     """
 
     dim: int
@@ -36,6 +37,7 @@ class Parts:
     initial_std: float | None = None
     knowledge: TextTable | None = None
     semantic_width: int = 0
+    disliked: Tensor | None = None
 
     @property
     def num_items(self) -> int:
@@ -59,7 +61,10 @@ class Parts:
     @property
     def candidates(self) -> Tensor | None:
         """(c,) catalogue rows that the full cross-entropy knows; None for all items."""
-        return (self.counts > 0).nonzero().squeeze(1) if self.trained_softmax else None
+        met = self.counts > 0
+        if self.disliked is not None:
+            met[self.disliked] = True
+        return met.nonzero().squeeze(1) if self.trained_softmax else None
 
     def id_expert(self) -> Expert[IdMap]:
         return Expert(IdMap(self.num_items, self.dim, std=self.initial_std, rare=self.rare), self.make_encoder())

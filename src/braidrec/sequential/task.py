@@ -27,7 +27,7 @@ from braidrec.sequential.build import build_stages, kept_module, make_parts, set
 from braidrec.sequential.config import SequentialConfig
 from braidrec.sequential.contracts import NextItemModel, StageModule
 from braidrec.sequential.model import SequentialModel
-from braidrec.sequential.scoring import HistoryScorer, part_rows, validation
+from braidrec.sequential.scoring import HistoryScorer, part_rows, validation, yardsticks
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
@@ -52,6 +52,11 @@ class SequentialTask:
     def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
         """Raises ConfigError for settings that do not go together, DataError for data without sequences."""
         settings = settings_of(config)
+        if settings.own_negatives and settings.loss != "bce":
+            raise ConfigError(
+                f"model.own_negatives goes with loss = 'bce', whose negatives are drawn; '{settings.loss}' weighs "
+                "every item: drop it"
+            )
         if config.training.tables == "lazy":
             raise ConfigError("training.tables = 'lazy' is for ranking models; sequence models train dense tables: drop it")
         seed_everything(config.seed)
@@ -72,6 +77,7 @@ class SequentialTask:
                 length=settings.length,
                 windows=settings.windows,
                 negatives=settings.negatives,
+                own_negatives=settings.own_negatives,
                 seed=spawn(config.seed, "batches", stage.name) % 2**31,
             )
 
@@ -98,7 +104,9 @@ class SequentialTask:
             keep=keep,
             names=names,
             taken=settings.start_from,
+            reading=[stage.name for stage in stages if stage.reads_text],
             choices={"start_from": dict(settings.start_from)},
+            yardsticks=lambda: yardsticks(self.spec.baselines, data),
         )
 
     def load(
@@ -116,7 +124,7 @@ class SequentialTask:
     def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome:
         """By the training sequences; raises DataError for a split without them."""
         spec, rows = self.spec.baselines[name], part_rows(data, part)
-        user, item = training_events(data.log, training_ends(data))
+        user, item = training_events(data.followed.log, training_ends(data.followed))
         return _outcome(spec.build(spec.config(), rows, user, item), rows, show_progress=False)
 
     def report(

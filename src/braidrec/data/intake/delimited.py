@@ -8,6 +8,7 @@ its line, and what the parser then reads is known to be well formed.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +25,8 @@ OnBadRows = Literal["error", "skip"]
 SEPARATORS = (",", "\t", ";")
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _SMALL_BLOCK, _LARGE_BLOCK = 1 << 16, 1 << 24  # bytes checked at once: small behind damage, doubling while all is well
-_ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML)'
+ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML)'
+_NAMED_SEPARATOR = re.compile(rb"sep=([^\r\n])(?=\r?\n)")  # a first line that spreadsheets write; what is left of it is blank
 _SHOWN = 60  # characters of a bad row that a message quotes
 
 
@@ -45,9 +47,10 @@ class Delimited:
     """Text columns (null where a cell is empty), the line of each row, and what was wrong with the rows left out."""
 
     frame: pl.DataFrame
-    lines: LineMap
+    lines: LineMap | None  # None where rows have no lines of their own
     problems: tuple[str, ...]
     blank: int  # empty lines passed over
+    notes: tuple[str, ...] = ()
 
 
 def parse_delimited(
@@ -68,6 +71,8 @@ def parse_delimited(
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\n" not in data:
         data = data.replace(b"\r", b"\n")
+    if named := _NAMED_SEPARATOR.match(data):
+        separator, data = separator or named[1].decode("latin-1"), data[named.end(1) :]
     if not data.strip():
         raise DataError(f"{what}: the file is empty; it needs a line of column names and rows below it")
     if not data.endswith(b"\n"):
@@ -245,7 +250,7 @@ class _Scan:
         value = parts[index].decode("latin-1").strip('"')
         return (
             f"column '{self.names[index]}': byte 0x{cells[at]:02x} is not UTF-8 "
-            f"(read as latin-1 the value is {_short(value)}); {_ENCODING_REMEDY}"
+            f"(read as latin-1 the value is {_short(value)}); {ENCODING_REMEDY}"
         )
 
     def _ragged(self, count: int, text: str) -> str:
@@ -310,7 +315,7 @@ def _header(head: bytes, separator: str, quoting: bool, what: str) -> list[str]:
         text = head.decode("utf-8").strip("\r\n")
     except UnicodeDecodeError as cause:
         raise DataError(
-            f"{what}, line {line}: byte 0x{head[cause.start]:02x} of the column names is not UTF-8; {_ENCODING_REMEDY}"
+            f"{what}, line {line}: byte 0x{head[cause.start]:02x} of the column names is not UTF-8; {ENCODING_REMEDY}"
         ) from None
     if "\x00" in text:
         raise DataError(

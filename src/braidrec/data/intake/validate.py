@@ -9,25 +9,26 @@ part        train, valid or test
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from braidrec.arguments import BLANKS
+from braidrec.data.intake.checked import CheckedTable, last_place, shown, wordless
 from braidrec.data.intake.delimited import OnBadRows
+from braidrec.data.intake.markup import cleaned
+from braidrec.data.intake.numbers import listing, of_words, stripped
 from braidrec.data.intake.readers import RawTable
+from braidrec.data.intake.strangers import cause_of_strangers
+from braidrec.data.intake.times import seconds_of
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import PART_NAMES
 from braidrec.data.tables import ReadReport, SourceFile, Tables
-from braidrec.errors import DataError, suggest
+from braidrec.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
-_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
-_BORDERS = (10**11, 10**14, 10**17)  # 10^11 s is the year 5138; 10^11 ms is March 1973
-_EXACT_FLOAT = 2**53
-_LARGEST_FLOAT32 = 3.4e38
-_SHOWN = 60
-_NAMED_PROBLEMS = 5
+_SHOWN_VALUES = 8
+_WORDS = ("True", "False", "TRUE", "FALSE", "true", "false")  # as other programs write them
 
 
 def validate(
@@ -39,16 +40,21 @@ def validate(
     *,
     on_bad_rows: OnBadRows = "error",
     notes: Iterable[str] = (),
+    clean: bool = False,
 ) -> Tables:
     """Check the tables against ``schema``.  What had to be decided stands in the report of the result, after ``notes``.
+
+    ``clean`` takes HTML out of the items' texts, and makes lists that were written as text the words in them.
 
     ``on_bad_rows="skip"`` leaves out rows with an empty id or an unusable value, counted; columns that are missing, units
     that are mixed and ids that stand twice in a catalogue are always errors.
     Raises DataError naming file, line, column, value and remedy.
     """
-    log = _Table(interactions, on_bad_rows)
+    log = CheckedTable(interactions, on_bad_rows)
     catalogues = {
-        key: _Table(table, on_bad_rows) for key, table in ((schema.item, items), (schema.user, users)) if table is not None
+        key: CheckedTable(table, on_bad_rows)
+        for key, table in ((schema.item, items), (schema.user, users))
+        if table is not None
     }
     _interactions(log, schema)
     _refuse_orphans(schema, items, users)
@@ -59,14 +65,17 @@ def validate(
         _refuse_repeats(table, key)
         _fields(table, schema.item_fields if is_item else schema.user_fields)
         if is_item:
-            _texts(table, schema)
+            _texts(table, schema, clean)
+        _plain_types(table, schema, key)
     for key in (schema.user, schema.item):
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
+        if key in catalogues:
+            _meet(log, catalogues[key], key)
     frames = {key: table.finish() for key, table in catalogues.items()}
     events = log.finish()
-    _count_repeats(log, events, schema)
     for key, frame in frames.items():
-        _count_strangers(log, events, frame, key)
+        _count_strangers(log, events, catalogues[key], frame, key, "item" if key == schema.item else "user")
+    _say_positives(log, events, schema)
     tables = [log, *catalogues.values()]
     return Tables(
         name,
@@ -82,132 +91,7 @@ def validate(
     )
 
 
-@dataclass
-class _Table:
-    """One table on its way: the frame so far, rows found bad, and what is to be said about it."""
-
-    raw: RawTable
-    on_bad_rows: OnBadRows
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    num_bad: int = 0
-
-    def __post_init__(self) -> None:
-        import polars as pl
-
-        self.frame = self.raw.frame
-        self.bad = pl.repeat(False, len(self.frame), eager=True)
-
-    def column(self, name: str) -> pl.Series:
-        """Its values, without the name: Polars reads some as patterns."""
-        return self.frame[name].alias("")
-
-    def note(self, text: str) -> None:
-        self.notes.append(f"{self.raw.where}: {text}")
-
-    def require(self, column: str, role: str) -> None:
-        if column not in self.frame.columns:
-            raise DataError(f"{self.raw.where}: no column '{column}' (named as {role}){suggest(column, self.frame.columns)}")
-
-    def refuse(self, column: str, bad: pl.Series, problem: str) -> None:
-        """Rows marked in ``bad`` cannot be used: an error for the first of them, or one more row left out."""
-        if not bad.any():
-            return
-        row = bad.arg_max()
-        assert row is not None
-        message = f"{self.raw.place(row)}, column '{column}': {_shown(self.raw.frame[column][row])} {problem}"
-        if self.on_bad_rows == "error":
-            raise DataError(f'{message}; or leave such rows out with on_bad_rows = "skip"')
-        self.problems.append(f"{int(bad.sum()):,} such as {message}")
-        self.bad = self.bad | bad
-
-    def fail(self, column: str, row: int, problem: str) -> DataError:
-        return DataError(f"{self.raw.place(row)}, column '{column}': {_shown(self.raw.frame[column][row])} {problem}")
-
-    def put(self, column: str, values: pl.Series) -> None:
-        self.frame = self.frame.with_columns(values.alias(column))
-
-    def ids(self, column: str) -> None:
-        import polars as pl
-
-        values = self.column(column)
-        if values.dtype.is_float():
-            values = self._whole_ids(column, values)
-        elif values.dtype in (pl.Categorical, pl.Enum):
-            values = values.cast(pl.String)
-        if not (values.dtype.is_integer() or values.dtype == pl.String):
-            raise DataError(f"{self.raw.where}, column '{column}': ids of type {values.dtype}; integers or text are accepted")
-        empty = values.is_null()
-        if values.dtype == pl.String:
-            empty = empty | (values.str.strip_chars() == "").fill_null(False)
-        self.refuse(column, empty, "is an empty id; every row needs one: fill it in or delete the row")
-        self.put(column, values)
-
-    def _whole_ids(self, column: str, values: pl.Series) -> pl.Series:
-        import polars as pl
-
-        inexact = ~((values == values.floor()) & (values.abs() < _EXACT_FLOAT)).fill_null(False)
-        self.refuse(column, inexact, "is no id: decimal numbers cannot name things exactly; keep ids as integers or text")
-        self.note(f"column '{column}': ids came as decimal numbers, all whole; read as integers")
-        return values.set(inexact, None).cast(pl.Int64)
-
-    def numbers(self, column: str, role: str, *, may_be_empty: bool = False) -> pl.Series:
-        """A column as numbers: integers stay integers, text is read as numbers; NaN and infinity are refused."""
-        import polars as pl
-
-        values = self.column(column)
-        if values.dtype == pl.String:
-            text = values.str.strip_chars()
-            text = text.set((text == "").fill_null(False), None)
-            values = text.cast(pl.Float64, strict=False)
-            self.refuse(
-                column,
-                values.is_null() & text.is_not_null(),
-                f"is not a number ({role}); correct it" + _empty_hint(may_be_empty),
-            )
-        elif values.dtype == pl.Boolean:
-            values = values.cast(pl.Int8)
-        elif values.dtype.is_decimal():
-            values = values.cast(pl.Float64)
-        elif not values.dtype.is_numeric():
-            raise DataError(f"{self.raw.where}, column '{column}': type {values.dtype} where numbers are needed ({role})")
-        if values.dtype.is_float():
-            if may_be_empty:
-                values = values.fill_nan(None)
-            wild = ~values.is_finite() | (values.abs() > _LARGEST_FLOAT32)
-            self.refuse(
-                column, wild.fill_null(False), f"is not a finite number ({role}); correct it" + _empty_hint(may_be_empty)
-            )
-        if not may_be_empty:
-            self.refuse(column, values.is_null(), f"is empty or no number ({role}); fill it in or delete the row")
-        return values
-
-    def whole(self, column: str, role: str) -> pl.Series:
-        import polars as pl
-
-        values = self.numbers(column, role)
-        if values.dtype.is_float():
-            partial = (values != values.floor()).fill_null(False)
-            self.refuse(column, partial, f"has a fraction ({role}); round it to a whole number")
-        whole = values.cast(pl.Int64, strict=False)
-        self.refuse(column, (values.is_not_null() & whole.is_null()), f"does not fit 64 bits ({role})")
-        self.refuse(column, (whole < 0).fill_null(False), f"is negative ({role}); numbers from 0 on are accepted")
-        return whole.set((whole < 0).fill_null(False), None)
-
-    def finish(self) -> pl.DataFrame:
-        """The frame without the rows found bad."""
-        self.num_bad = int(self.bad.sum())
-        if not self.num_bad:
-            return self.frame
-        more = len(self.problems) - _NAMED_PROBLEMS
-        named = "; ".join(self.problems[:_NAMED_PROBLEMS]) + (f"; and {more} more kinds" if more > 0 else "")
-        self.note(f"left out {self.num_bad:,} of {len(self.frame):,} rows with unusable values: {named}")
-        if self.num_bad == len(self.frame):
-            raise DataError(f"{self.raw.where}: no usable row; {named}")
-        return self.frame.filter(~self.bad)
-
-
-def _interactions(log: _Table, schema: Schema) -> None:
+def _interactions(log: CheckedTable, schema: Schema) -> None:
     roles = {
         "user": schema.user,
         "item": schema.item,
@@ -231,7 +115,7 @@ def _interactions(log: _Table, schema: Schema) -> None:
     log.ids(schema.user)
     log.ids(schema.item)
     if schema.timestamp is not None:
-        log.put(schema.timestamp, _seconds(log, schema.timestamp))
+        log.put(schema.timestamp, seconds_of(log, schema.timestamp))
     if schema.order is not None:
         log.put(schema.order, log.whole(schema.order, "the order of a user's interactions"))
     if schema.rating is not None:
@@ -247,105 +131,60 @@ def _interactions(log: _Table, schema: Schema) -> None:
     _fields(log, schema.context_fields)
 
 
-def _parts(log: _Table, column: str) -> pl.Series:
+def _parts(log: CheckedTable, column: str) -> pl.Series:
     """A ready-made split: train, valid or test."""
     import polars as pl
 
     values = log.column(column)
-    if _nested(values.dtype):
+    if wordless(values.dtype):
         raise DataError(
             f"{log.raw.where}, column '{column}': type {values.dtype} where a part is named: {', '.join(PART_NAMES)}"
         )
-    parts = values.cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
+    parts = values.cast(pl.String).str.strip_chars(BLANKS).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
     log.refuse(column, parts.is_null(), f"is no part of a split; accepted: {', '.join(PART_NAMES)}")
     return parts
 
 
-def _labels(log: _Table, column: str) -> pl.Series:
-    import polars as pl
-
-    values = log.numbers(column, "the label")
-    other = ((values != 0) & (values != 1)).fill_null(False)
-    remedy = "is no label: 0 and 1 are accepted; for graded feedback name the column as the rating and set positive_above"
-    log.refuse(column, other, remedy)
-    return values.set(other, None).cast(pl.Int8)
-
-
-def _seconds(log: _Table, column: str) -> pl.Series:
-    """Whole seconds since 1970 from numbers in any unit, dates, or text of either."""
+def _labels(log: CheckedTable, column: str) -> pl.Series:
+    """Labels as 0 and 1, from 0 and 1, -1 and 1, or words that say yes and no."""
     import polars as pl
 
     values = log.column(column)
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
     if values.dtype == pl.String:
-        values = _clock_of_text(log, column, values)
-    if values.dtype == pl.Date:
-        values = values.cast(pl.Datetime("us"))
-    if isinstance(values.dtype, pl.Datetime):
-        return _seconds_of_clock(log, column, values)
-    if values.dtype.is_temporal():
-        raise DataError(
-            f"{log.raw.where}, column '{column}': type {values.dtype} is no point in time; use dates or seconds since 1970"
-        )
-    log.put(column, values)
-    numbers = log.whole(column, "seconds since 1970")
-    low, high = numbers.arg_min(), numbers.arg_max()
-    if low is None or high is None:
-        return numbers
-    units = [sum(int(numbers[row]) >= border for border in _BORDERS) for row in (low, high)]
-    if units[0] != units[1]:
-        parts = [
-            f"{numbers[row]} ({_last(log, row)}) looks like {_UNITS[unit]}"
-            for row, unit in zip((low, high), units, strict=True)
-        ]
-        raise DataError(
-            f"{log.raw.where}, column '{column}': mixed units, {' and '.join(parts)}; write all of them in seconds since 1970"
-        )
-    if units[0]:
-        log.note(f"column '{column}': timestamps in {_UNITS[units[0]]} (told by their size), made whole seconds")
-    return numbers // 1000 ** units[0]
-
-
-def _clock_of_text(log: _Table, column: str, text: pl.Series) -> pl.Series:
-    """Text as numbers when all of it is, else as dates."""
-    import polars as pl
-
-    numbers = text.str.strip_chars().cast(pl.Float64, strict=False)
-    given = text.is_not_null() & (text.str.strip_chars() != "")
-    if not (given & numbers.is_null()).any():
-        return text
-    readable = numbers.is_not_null().sum()
-    expected = "is not a time; seconds since 1970 or ISO 8601 dates such as 2024-05-31T18:00:00+02:00 are accepted"
-    if 2 * readable >= given.sum():
-        return text  # mostly numbers: the others are named as such
-    try:
-        clock = text.str.to_datetime(strict=False, time_zone="UTC", time_unit="us")
-    except pl.exceptions.PolarsError:
-        clock = pl.repeat(None, len(text), dtype=pl.Datetime("us", "UTC"), eager=True)
-    if not clock.is_not_null().any():
-        row = given.arg_max()
+        words = of_words(values)
+        count = int((words != stripped(values)).fill_null(False).sum())
+        if count:
+            said = listing(values.filter((words != stripped(values)).fill_null(False)).unique().sort().to_list())
+            log.note(f"column '{column}': {count:,} labels in words ({said}) read as 0 and 1")
+        log.put(column, words)
+    elif values.dtype.is_float():
+        log.put(column, values.fill_nan(None))
+    numbers = log.numbers(column, "the label")
+    met = numbers.drop_nulls().unique().to_list()
+    if -1 in met and 0 in met:
+        row = (numbers == 0).fill_null(False).arg_max()
         assert row is not None
-        raise log.fail(column, row, expected)
-    log.refuse(column, clock.is_null() & given, expected)
-    return clock
-
-
-def _seconds_of_clock(log: _Table, column: str, clock: pl.Series) -> pl.Series:
-    import polars as pl
-
-    log.refuse(column, clock.is_null(), "is empty (the timestamp); fill it in or delete the row")
-    fine = clock.cast(pl.Datetime("us", clock.dtype.time_zone)).dt.epoch("us")  # type: ignore[attr-defined]
-    seconds = fine // 1_000_000
-    log.refuse(column, (seconds < 0).fill_null(False), "lies before 1970; later times are accepted")
-    zone = "as UTC" if clock.dtype.time_zone in (None, "UTC") else f"from {clock.dtype.time_zone}"  # type: ignore[attr-defined]
-    cut = int((fine % 1_000_000 != 0).sum())
-    log.note(
-        f"column '{column}': dates read {zone} to seconds since 1970"
-        + (f", fractions of a second cut in {cut:,} rows" if cut else "")
+        raise log.fail(
+            column,
+            row,
+            "can be read two ways beside -1 (the label): as a negative, or as one that says nothing; write 0 and 1, or name "
+            "the column as the rating and set positive_above",
+        )
+    if -1 in met:
+        log.note(f"column '{column}': {int((numbers == -1).sum()):,} labels of -1 read as 0, negative")
+        numbers = numbers.replace(-1, 0)
+    other = ((numbers != 0) & (numbers != 1)).fill_null(False)
+    remedy = (
+        "is no label: 0 and 1, -1 and 1, or words such as true and false are accepted; for graded feedback name the column as "
+        "the rating and set positive_above"
     )
-    return seconds
+    log.refuse(column, other, remedy)
+    return numbers.set(other, None).cast(pl.Int8)
 
 
-def _fields(table: _Table, fields: Iterable[Field]) -> None:
+def _fields(table: CheckedTable, fields: Iterable[Field]) -> None:
     import polars as pl
 
     for entry in fields:
@@ -355,7 +194,7 @@ def _fields(table: _Table, fields: Iterable[Field]) -> None:
             table.put(entry.name, table.numbers(entry.name, "a numeric field", may_be_empty=True))
         elif kind == pl.List and entry.kind == "single":
             raise DataError(f"{table.raw.where}, column '{entry.name}': lists of values need kind = 'multi', not 'single'")
-        elif kind in (pl.Binary, pl.Object) or _nested(kind.inner if isinstance(kind, pl.List) else kind):
+        elif wordless(kind.inner if isinstance(kind, pl.List) else kind):
             raise DataError(
                 f"{table.raw.where}, column '{entry.name}': values of type {kind} cannot be a field; make them text"
             )
@@ -363,8 +202,11 @@ def _fields(table: _Table, fields: Iterable[Field]) -> None:
             table.put(entry.name, table.column(entry.name).cast(pl.String))
 
 
-def _texts(table: _Table, schema: Schema) -> None:
-    """Columns that a person would read become text; lists are joined, unless the column is a field as well."""
+def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
+    """Columns that a person would read become text; lists are joined, unless the column is a field as well.
+
+    What is no text in them is taken out with ``clean``, otherwise counted.
+    """
     import polars as pl
 
     fields = {entry.name for entry in schema.item_fields}
@@ -376,16 +218,52 @@ def _texts(table: _Table, schema: Schema) -> None:
         values = table.column(name)
         if name in fields or name == schema.item or values.dtype == pl.String:
             continue
-        if isinstance(values.dtype, pl.List) and not _nested(values.dtype.inner):
+        if isinstance(values.dtype, pl.List) and not wordless(values.dtype.inner):
             table.put(name, values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True))
-        elif _nested(values.dtype) or values.dtype in (pl.Binary, pl.Object):
+        elif wordless(values.dtype):
             raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
         else:
             table.put(name, values.cast(pl.String))
+    several = {entry.name for entry in schema.item_fields if entry.kind == "multi"}
+    for name in schema.text:
+        values = table.column(name)
+        if name == schema.item or values.dtype != pl.String:
+            continue
+        found = cleaned(values, lists=name not in several)
+        said = [f"HTML in {found.html:,}"] if found.html else []
+        said += [f"lists written as text in {found.lists:,}"] if found.lists else []
+        if not said:
+            continue
+        if clean:
+            table.put(name, found.texts)
+        how = "taken out (clean = true)" if clean else "read as it is; clean = true ([items] in TOML) takes it out"
+        table.note(f"column '{name}': {' and '.join(said)} of {len(values):,} texts, {how}")
 
 
-def _nested(kind: Any) -> bool:
-    return bool(kind.is_nested())
+def _plain_types(table: CheckedTable, schema: Schema, key: str) -> None:
+    """Values as any file can hold them, so that a catalogue is the same whatever it came in: whole numbers in 64 bits (or
+    as they are, where they do not fit), other numbers as Float64, words as text, true and false in small letters.
+    """
+    import polars as pl
+
+    for name in table.frame.columns:
+        values = table.column(name)
+        if name == key:
+            continue
+        if values.dtype == pl.Object:
+            if name == schema.category:
+                raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be a category")
+            table.frame = table.frame.drop(name)
+            table.note(f"column '{name}': values of type {values.dtype}, which no file can hold, are left out")
+        elif values.dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+            table.put(name, values.cast(pl.String))
+        elif values.dtype.is_integer() and values.dtype != pl.Int64:
+            whole = values.cast(pl.Int64, strict=False)
+            table.put(name, whole if whole.null_count() == values.null_count() else values.cast(pl.UInt64, strict=False))
+        elif values.dtype.is_decimal() or values.dtype == pl.Float32:
+            table.put(name, values.cast(pl.Float64))
+        elif not table.raw.typed and values.dtype == pl.String and values.unique().drop_nulls().is_in(_WORDS).all():
+            table.put(name, values.str.to_lowercase())
 
 
 def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | None) -> None:
@@ -400,7 +278,7 @@ def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | No
             )
 
 
-def _refuse_repeats(table: _Table, key: str) -> None:
+def _refuse_repeats(table: CheckedTable, key: str) -> None:
     ids = table.column(key)
     repeated = ids.is_duplicated() & ids.is_not_null() & ~table.bad
     if not repeated.any():
@@ -409,16 +287,12 @@ def _refuse_repeats(table: _Table, key: str) -> None:
     assert first is not None
     second = int(((ids == ids[first]) & repeated).arg_true()[1])
     raise DataError(
-        f"{table.raw.where}, column '{key}': the id {_shown(ids[first])} stands twice, at {_last(table, first)} and "
-        f"{_last(table, second)} ({int(repeated.sum()):,} rows share an id); keep one row for each id"
+        f"{table.raw.where}, column '{key}': the id {shown(ids[first])} stands twice, at {last_place(table, first)} and "
+        f"{last_place(table, second)} ({int(repeated.sum()):,} rows share an id); keep one row for each id"
     )
 
 
-def _last(table: _Table, row: int) -> str:
-    return table.raw.place(row).rpartition(", ")[2]
-
-
-def _one_type(key: str, tables: list[_Table]) -> None:
+def _one_type(key: str, tables: list[CheckedTable]) -> None:
     """Ids of one kind get the same type in every table: Int64, else UInt64, else text."""
     import polars as pl
 
@@ -436,38 +310,83 @@ def _one_type(key: str, tables: list[_Table]) -> None:
             table.put(key, column.cast(target))
 
 
-def _count_repeats(log: _Table, events: pl.DataFrame, schema: Schema) -> None:
-    keys = [schema.user, schema.item, *([schema.clock] if schema.clock else [])]
-    rows = events[keys]
-    if rows.hash_rows().n_unique() == len(rows):  # no two hashes alike, so no two rows; quicker than comparing rows
+def _meet(log: CheckedTable, catalogue: CheckedTable, key: str) -> None:
+    """Text ids that differ by the ".0" of a whole decimal number alone are one id, in the catalogue's spelling."""
+    import polars as pl
+
+    ids, known = log.column(key), catalogue.column(key)
+    if ids.dtype != pl.String:
         return
-    repeats = len(rows) - rows.n_unique()
-    if repeats:
-        log.note(f"{repeats:,} rows repeat an earlier ({', '.join(keys)}); kept")
+    strange = ids.filter(~ids.is_in(known.implode())).unique(maintain_order=True)
+    whole = r"^(-?(?:0|[1-9]\d*))\.0+$"
+    if not (strange.str.contains(whole).any() or known.str.contains(whole).any()):
+        return
+    plain, own = (each.str.replace(whole, "$1") for each in (strange, known))
+    by_plain = dict(pl.DataFrame([own.alias("0"), known.alias("1")]).filter(~own.is_duplicated()).rows())
+    spelling = {raw: by_plain[each] for raw, each in zip(strange, plain, strict=True) if each in by_plain}
+    if spelling:
+        rows, [first, *_] = ids.is_in(list(spelling)), spelling
+        log.note(
+            f"column '{key}': in {int(rows.sum()):,} rows {len(spelling):,} ids differ from those of their table by a decimal "
+            f"point alone (such as {first!r} and {spelling[first]!r}); taken as the same"
+        )
+        log.put(key, ids.replace(spelling))
 
 
-def _count_strangers(log: _Table, events: pl.DataFrame, catalogue: pl.DataFrame, key: str) -> None:
+def _count_strangers(
+    log: CheckedTable, events: pl.DataFrame, table: CheckedTable, catalogue: pl.DataFrame, key: str, kind: str
+) -> None:
+    """Raises DataError, with the likely cause, where too few interactions find their id in the table."""
     met = events[key].alias("")
     strange = met.filter(~met.is_in(catalogue[key].alias("").implode()))
-    if len(strange):
-        log.note(
-            f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
-            f"does not list (such as {_shown(strange[0])}); kept, with empty fields"
+    if not len(strange):
+        return
+    share, least = 1 - len(strange) / len(met), log.raw.read.least_met
+    if share < least:
+        cause = cause_of_strangers(strange.unique(maintain_order=True), catalogue, key, kind)
+        found = f"{len(met) - len(strange):,} of {len(met):,} interactions" if share else f"none of {len(met):,} interactions"
+        raise DataError(
+            f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
+            f"{cause}; accepted: {least:.0%} or more. Bring ids that meet, leave the table of {kind}s out, or say what share "
+            "is enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
         )
+    log.note(
+        f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
+        f"does not list (such as {shown(strange[0])}); kept, with empty fields"
+    )
 
 
-def _sources(tables: Iterable[_Table]) -> Iterable[SourceFile]:
+def _say_positives(log: CheckedTable, events: pl.DataFrame, schema: Schema) -> None:
+    """Which rows count as positive, where that was decided here or leaves one class alone."""
+    import polars as pl
+
+    column = schema.label or schema.rating
+    if column is None:
+        return
+    values = events[column].alias("").cast(pl.Float64)
+    above = 0.5 if schema.label else schema.positive_above
+    positive = int((values > above).sum())
+    one_class = "no row is positive" if not positive else "every row is positive" if positive == len(values) else ""
+    decided = schema.label is None and "positive_above" not in schema.model_fields_set
+    if not (one_class or decided):
+        return
+    met = values.unique().sort().to_list()
+    raw = log.raw.frame[column].alias("").unique().drop_nulls().to_list()
+    written = sorted(map(str, raw))[:_SHOWN_VALUES] if schema.label else []
+    shown = listing(met) if not written else ", ".join(written)
+    rule = "1 is positive" if schema.label else f"positive is what lies above {above:g}" + (" (the default)" if decided else "")
+    said = one_class or f"{positive:,} of {len(values):,} rows are positive ({positive / len(values):.1%})"
+    remedy = "" if schema.label else "; positive_above says otherwise"
+    if schema.label is None and set(met) <= {0, 1}:
+        remedy = f'; label = "{column}" takes 1 as positive'
+    what = "label" if schema.label else "rating"
+    log.note(f"column '{column}', the {what}: {said}; values met: {shown}; {rule}{remedy}")
+
+
+def _sources(tables: Iterable[CheckedTable]) -> Iterable[SourceFile]:
     seen = set()
     for table in tables:
-        if table.raw.source not in seen or not table.raw.source.sha256:
-            seen.add(table.raw.source)
-            yield table.raw.source
-
-
-def _empty_hint(may_be_empty: bool) -> str:
-    return ", or leave the cell empty" if may_be_empty else ""
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        for source in table.raw.sources:
+            if source not in seen or not source.sha256:
+                seen.add(source)
+                yield source

@@ -53,6 +53,20 @@ class FittedEncoder(Protocol):
     def with_state(self, state: Mapping[str, Tensor]) -> Self: ...
 
 
+@runtime_checkable
+class LimitedEncoder(Protocol):
+    """An encoder that reads the beginning of a long text alone."""
+
+    @property
+    def limit(self) -> int:
+        """How many tokens of a text are read."""
+        ...
+
+    def longer(self, texts: Sequence[str]) -> int:
+        """How many texts have more tokens than are read."""
+        ...
+
+
 @dataclass(frozen=True)
 class Cost:
     """What encoding some texts at an endpoint will take; tokens are estimated as characters / 4."""

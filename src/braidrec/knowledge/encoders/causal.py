@@ -5,6 +5,7 @@ Plain text, no chat template, nothing generated: final-norm hidden states, avera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from braidrec.knowledge.encoders.weights import (
     Precision,
     choose_device,
     choose_precision,
+    count_longer,
     fingerprint,
     loading,
     resolve,
@@ -66,6 +68,13 @@ class CausalLMEncoder:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.revision}, {self.pooling}, width {self.width})"
+
+    @property
+    def limit(self) -> int:
+        return self.config.max_tokens
+
+    def longer(self, texts: Sequence[str]) -> int:
+        return count_longer(self.tokenizer, texts, self.limit)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 [len(texts), width]; the bytes of a vector do not depend on the other texts."""

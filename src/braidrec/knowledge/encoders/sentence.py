@@ -6,6 +6,7 @@ instead of by texts, next to no padding.  Pooling and normalisation stay in floa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from braidrec.knowledge.encoders.weights import (
     Precision,
     choose_device,
     choose_precision,
+    count_longer,
     fingerprint,
     loading,
     resolve,
@@ -68,6 +70,15 @@ class SentenceTransformerEncoder:
 
     def __repr__(self) -> str:
         return f"SentenceTransformerEncoder({self.name}, {self.revision}, {self.pooling}, width {self.width})"
+
+    @property
+    def limit(self) -> int:
+        return _limit(self.model)
+
+    def longer(self, texts: Sequence[str]) -> int:
+        if not hasattr(self.model[0], "auto_model"):  # static word vectors read all of it
+            return 0
+        return count_longer(self.model.tokenizer, [self._prompt + text for text in texts], self.limit)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """float32 [len(texts), width]; the bytes of a vector do not depend on the other texts."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,6 +167,18 @@ def token_ids(tokenizer: Any, texts: list[str], limit: int, model: str) -> list[
             "%s: %d of %d texts reach the limit of %d tokens; what is beyond it is not read", model, cut, len(ids), limit
         )
     return ids
+
+
+def count_longer(tokenizer: Any, texts: Sequence[str], limit: int) -> int:
+    """How many texts have more than ``limit`` tokens; short ones, which have no more bytes than that, are not looked at."""
+    special = tokenizer.num_special_tokens_to_add()
+    long = [text for text in texts if len(text.encode()) + special > limit]
+    count = 0
+    for start in range(0, len(long), 1024):
+        part = long[start : start + 1024]
+        ids = tokenizer(part, truncation=False, padding=False, return_attention_mask=False, verbose=False)["input_ids"]
+        count += sum(len(sequence) > limit for sequence in ids)
+    return count
 
 
 def _first_line(cause: BaseException) -> str:

@@ -78,4 +78,6 @@ DATASET = PublicDataset(
     homepage=HOMEPAGE,
     urls={"ml-1m.zip": "https://files.grouplens.org/datasets/movielens/ml-1m.zip"},
     notes="6,040 users, 3,883 movies (3,706 rated), 1,000,209 ratings; temporal 8:1:1 after each user's first 5 (DisCo)",
+    sequences="all",  # as in the papers: every rating is an event
+    duplicates="keep",
 )

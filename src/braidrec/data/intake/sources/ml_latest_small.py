@@ -49,4 +49,6 @@ DATASET = PublicDataset(
     homepage=HOMEPAGE,
     urls={"ml-latest-small.zip": "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"},
     notes="610 users, 9,742 movies (9,724 rated), 100,836 ratings from 0.5 to 5; no user fields",
+    sequences="all",  # as in the papers: every rating is an event
+    duplicates="keep",
 )

@@ -80,4 +80,6 @@ DATASET = PublicDataset(
     notes="12,871 users, 8,347 items, 115,004 positives, 5 to 23 per user; each user's own order only, no clock",
     split=SplitConfig(kind="leave_last_two", min_history=1),
     negatives=1,
+    sequences="all",
+    duplicates="keep",
 )

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.data.tables import SourceFile
@@ -38,11 +38,13 @@ class PublicDataset:
     notes: str = ""
     split: SplitConfig = field(default_factory=SplitConfig)
     negatives: int | None = None  # per positive, for positives-only logs
+    sequences: Literal["positives", "all"] = "positives"
+    duplicates: Literal["merge", "keep", "error"] = "merge"
 
     @property
     def settings(self) -> PrepareSettings:
         """The cut this data set is usually prepared with."""
-        return PrepareSettings(split=self.split, negatives=self.negatives)
+        return PrepareSettings(split=self.split, negatives=self.negatives, sequences=self.sequences, duplicates=self.duplicates)
 
 
 def locate_files(dataset: PublicDataset, source: Path | str | None = None, *, download: bool = True) -> Path:

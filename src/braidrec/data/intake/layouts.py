@@ -1,0 +1,241 @@
+"""Tables of other forms made a log of one event a row: several items in a cell, ready-made samples, rows in their order.
+
+Nothing is dropped without a count, and every event keeps its place in the file, for messages about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidrec.arguments import BLANKS
+from braidrec.data.intake.checked import wordless
+from braidrec.data.intake.readers import RawTable, as_numbers
+from braidrec.data.schema import Field
+from braidrec.data.tables import ReadReport
+from braidrec.data.values import listed
+from braidrec.errors import DataError, suggest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROW = "row"  # order = "row": the order of the file, where no column is called so
+HISTORY = "history"  # the part of events that only stand in histories
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Ready-made samples as a log: each is a user of its own, whose history comes before the one event that is asked for."""
+
+    log: RawTable
+    users: RawTable | None
+    roles: Mapping[str, Any]  # of the log's columns, and the user fields
+
+
+def in_file_order(log: RawTable) -> RawTable:
+    """With the place of each row in a column of its own, `ROW`."""
+    import polars as pl
+
+    frame = log.frame.with_columns(pl.Series(ROW, np.arange(len(log.frame))))
+    return _noted(replace(log, frame=frame), 'order = "row": rows of a user follow one another as they stand in the file')
+
+
+def one_event_a_row(
+    log: RawTable, item: str, separator: str | None, order: str | None, user: str | None = None
+) -> tuple[RawTable, str | None]:
+    """A log whose cells in column ``item`` hold several items, one event each; any other is given back as it is.
+
+    Several are lists, text of nothing but lists, or text cut at ``separator``.  Columns with as many values in every cell go
+    along; not ``user``, and at blanks numbers alone, since names and dates have blanks of their own.  ``order`` is the column
+    that says which rows came first, if any.  Returns the log and the name of a new column with the place of each event, None
+    where nothing was cut.
+    Raises DataError where ``order`` orders rows, and so not the items of a cell.
+    """
+    import polars as pl
+
+    lists = _lists(log.frame[item].alias(""), separator, log.typed)
+    if lists is None:
+        return log, None
+    lengths = lists.list.len().fill_null(0)
+    along = {item: lists}
+    for name in log.frame.columns:
+        if name not in (item, user):
+            other = _lists(log.frame[name].alias(""), separator, log.typed)
+            if other is not None and separator == " " and not _numeric(other):
+                continue
+            if other is not None and bool((other.list.len().fill_null(0) == lengths).all()):
+                along[name] = other
+    if order is not None and order not in along:
+        raise DataError(
+            f"{log.where}, column '{order}': says the order of rows, each of which holds several items in '{item}'; bring one "
+            f'event a row, or, where the rows stand in their order, leave the column out: ignore = ["{order}"]'
+        )
+    origin = np.repeat(np.arange(len(lengths)), lengths.to_numpy())
+    columns = [
+        (_flat(along[name], log.typed) if name in along else log.frame[name].alias("").gather(origin)).alias(name)
+        for name in log.frame.columns
+    ]
+    place = _free("order", log.frame.columns)
+    frame = pl.DataFrame([*columns, pl.Series(place, np.arange(len(origin)))])
+    empty = int((lengths == 0).sum())
+    said = f"{len(lengths):,} rows hold several items in '{item}', so they are {len(frame):,} events, in the order they stand"
+    said += f"; {empty:,} rows hold none and are left out" if empty else ""
+    others = [name for name in along if name != item]
+    said += f"; cut likewise: {', '.join(others)}" if others else ""
+    if not len(frame):
+        raise DataError(f"{log.where}, column '{item}': no row holds an item")
+    return _noted(replace(log, frame=frame, origin=origin), said), place
+
+
+def log_of_samples(
+    log: RawTable,
+    users: RawTable | None,
+    *,
+    history: str,
+    separator: str | None,
+    roles: Mapping[str, str],
+) -> Samples:
+    """A table of samples, each a history and the item asked for, as a log.
+
+    roles: user (if known), item, label (if any) and part -> their columns.  Raises DataError for a column that is missing and
+    for histories that are no lists.
+    """
+    import polars as pl
+
+    for role, name in (("history", history), *roles.items()):
+        if name not in log.frame.columns:
+            raise DataError(f"{log.where}: no column '{name}' (named as the {role}){suggest(name, log.frame.columns)}")
+        if name != history and wordless(log.frame.schema[name]):
+            raise DataError(
+                f"{log.where}, column '{name}': type {log.frame.schema[name]} where one value a row is needed (the {role})"
+            )
+    past = _lists(log.frame[history].alias(""), separator, log.typed, always=True)
+    if past is None:
+        raise DataError(
+            f"{log.where}, column '{history}': {str(log.frame[history][0])!r} is no list of items; say what stands "
+            'between them: item_separator = " " (under [interactions])'
+        )
+    inner = getattr(past.dtype, "inner", None)
+    if wordless(inner):
+        raise DataError(f"{log.where}, column '{history}': lists of type {inner} where ids are needed")
+    lengths = past.list.len().fill_null(0).to_numpy().astype(np.int64)
+    ends = np.cumsum(lengths + 1) - 1  # the place of each sample's own event, behind its history
+    count = int(ends[-1]) + 1
+    origin = np.repeat(np.arange(len(lengths)), lengths + 1)
+    asked = np.zeros(count, np.bool_)
+    asked[ends] = True
+    sample, place = (_free(name, log.frame.columns) for name in ("sample", "order"))
+    item, own = roles["item"], log.frame
+    beside = [name for name in own.columns if name not in (history, item, roles.get("user"))]
+    columns = {name: _where(asked, own[name].alias(""), None) for name in beside}
+    columns[item] = _joined(asked, own[item].alias(""), _flat(past, log.typed))
+    columns[roles["part"]] = _where(asked, own[roles["part"]].alias("").cast(pl.String), HISTORY)
+    if "label" in roles:
+        columns[roles["label"]] = _where(asked, own[roles["label"]].alias("").cast(pl.String), "1")
+    columns[sample] = pl.Series(origin + 1)
+    columns[place] = pl.Series(np.arange(count))
+    frame = pl.DataFrame([column.alias(name) for name, column in columns.items()])
+    said = (
+        f"{len(own):,} ready-made samples: each is a user of its own (column '{sample}'), with {int(lengths.sum()):,} earlier "
+        f"items from '{history}' that count as positive and are in no part"
+    )
+    made: dict[str, Any] = {"user": sample, "order": place, **{role: name for role, name in roles.items() if role != "user"}}
+    people = None
+    if "user" in roles:
+        people = _people(log, users, roles["user"], sample)
+        made["user_fields"] = (Field(name=roles["user"]),)
+    elif users is not None:
+        raise DataError(f"{users.where}: the samples name no user, so a table of users says nothing; name it: user = ...")
+    return Samples(_noted(replace(log, frame=frame, origin=origin), said), people, made)
+
+
+def _people(log: RawTable, users: RawTable | None, user: str, sample: str) -> RawTable:
+    """One row per sample: whose it is, and what is known of them."""
+    import polars as pl
+
+    numbers = pl.Series(sample, np.arange(1, len(log.frame) + 1))
+    frame = pl.DataFrame([numbers, log.frame[user]])
+    if users is not None:
+        if user not in users.frame.columns:
+            raise DataError(f"{users.where}: no column '{user}', as the samples call their users")
+        key = pl.col(user).cast(pl.String).str.strip_chars(BLANKS)
+        known = users.frame.with_columns(key).unique(user, keep="first", maintain_order=True)
+        frame = frame.with_columns(key).join(known, on=user, how="left", maintain_order="left")
+    sources = log if users is None else users
+    return RawTable(frame, sources.source, ReadReport(), log.where, log.lines, log.read, pieces=log.pieces)
+
+
+def _lists(values: pl.Series, separator: str | None, typed: bool, always: bool = False) -> pl.Series | None:
+    """Cells as lists, null where there is none; None where they are single values.  always: also where none holds several."""
+    import polars as pl
+
+    if isinstance(values.dtype, pl.Array):
+        return values.arr.to_list()
+    if isinstance(values.dtype, pl.List):
+        return values
+    if separator is not None and (values.dtype == pl.String or (always and values.dtype.is_integer())):
+        cut = _bare(values.cast(pl.String).str.replace_all(r"\s+", " ") if separator == " " else values.cast(pl.String))
+        lists = cut.str.split(separator).list.eval(pl.element().str.strip_chars(BLANKS))
+        return lists if always or bool((lists.list.len() > 1).any()) else None
+    if values.dtype != pl.String:
+        return None
+    text = _bare(values)
+    written = listed(text.drop_nulls())
+    if not written or not text.drop_nulls().is_in(list(written)).all():
+        return None
+    return pl.Series([None if cell is None else written[cell] for cell in text.to_list()], dtype=pl.List(pl.String))
+
+
+def _numeric(lists: pl.Series) -> bool:
+    import polars as pl
+
+    flat = lists.explode(empty_as_null=False, keep_nulls=False)
+    return flat.dtype != pl.String or not bool(flat.cast(pl.Float64, strict=False).is_null().any())
+
+
+def _bare(text: pl.Series) -> pl.Series:
+    bare = text.str.strip_chars(BLANKS)
+    return bare.set((bare == "").fill_null(False), None)
+
+
+def _flat(lists: pl.Series, typed: bool) -> pl.Series:
+    """The elements of all cells; those of text are numbers where that loses nothing, as single cells are."""
+    import polars as pl
+
+    flat = lists.explode(empty_as_null=False, keep_nulls=False)
+    return as_numbers(flat) if flat.dtype == pl.String and not typed else flat
+
+
+def _where(asked: NDArray[np.bool_], own: pl.Series, other: str | None) -> pl.Series:
+    """(n,) ``own`` at the places that are asked for, ``other`` elsewhere."""
+    import polars as pl
+
+    at = np.where(asked, np.cumsum(asked) - 1, -1)
+    found = own.gather(pl.Series(at).set(pl.Series(at < 0), None))
+    return found if other is None else found.zip_with(pl.Series(asked), pl.Series([other]).new_from_index(0, len(asked)))
+
+
+def _joined(asked: NDArray[np.bool_], own: pl.Series, past: pl.Series) -> pl.Series:
+    """(n,) ``own`` at the places that are asked for, ``past`` in turn elsewhere; of one type."""
+    import polars as pl
+
+    if own.dtype != past.dtype:
+        own, past = own.cast(pl.String), past.cast(pl.String)
+    order = np.argsort(np.concatenate([np.flatnonzero(asked), np.flatnonzero(~asked)]), kind="stable")
+    return pl.concat([own, past]).gather(order)
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """A name that no column has."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _noted(table: RawTable, said: str) -> RawTable:
+    notes = (*table.report.notes, f"{table.where}: {said}")
+    return replace(table, report=replace(table.report, notes=notes))
