@@ -65,7 +65,6 @@ def test_what_is_named_stays_and_labels_mean_ranking() -> None:
         assert with_default(request, positives()) is request
     assert with_default(RunRequest(data="-"), ranking_data()).task is None
     assert with_default(RunRequest(data="-"), positives()).task == "collaborative"
-    assert with_default(RunRequest(data="/no/such/folder")).task is None
 
 
 def test_recommendations_say_which_items_and_how_much_text_is_behind_them() -> None:
