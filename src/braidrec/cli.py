@@ -211,6 +211,21 @@ def knowledge_verify(path: KnowledgePath) -> None:
     _print(verify(path))
 
 
+@knowledge.command("trust")
+def knowledge_trust(
+    path: KnowledgePath,
+    key_variable: Annotated[str | None, typer.Option(help="The environment variable with your key for this address.")] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="The address may be on this machine or in a private network.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Let a knowledge base that you did not build send text to the address that it names; asked once, then remembered."""
+    from braidrec.runs.knowledge import trust
+
+    _print(trust(path, key_variable, allow_private=allow_private, confirm=None if yes else typer.confirm))
+
+
 # -- runs -----------------------------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from braidrec.shown import redact
+
 
 class BraidError(Exception):
-    """Root of every error that braidrec raises on purpose; the command line prints it without a traceback."""
+    """Root of every error that braidrec raises on purpose; the command line prints it without a traceback.
+
+    Its words hold no key: they are redacted here, so no place that raises or prints one has to think of it.
+    """
+
+    def __init__(self, *words: object):
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in words))
 
 
 class ConfigError(BraidError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, suggest
+
+_UNSHOWN: LiteralString = "unshown"
 
 
 class Strict(BaseModel):
@@ -33,6 +36,11 @@ def parse(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: {cause}") from None
 
 
+def unshown(problem: str) -> PydanticCustomError:
+    """For a validator to raise about a value that may hold a key: the message has ``problem`` alone, not the value."""
+    return PydanticCustomError(_UNSHOWN, "{problem}", {"problem": problem})
+
+
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes`` laid over them, table by table."""
     merged = dict(values)
@@ -49,6 +57,8 @@ def _explain(kind: type[Strict], detail: Any) -> str:
         return f"unknown key '{key}'{suggest(path[-1], {name for model in owners for name in model.model_fields})}"
     if detail["type"] == "missing":
         return f"required key '{key}' is missing"
+    if detail["type"] == _UNSHOWN:
+        return f"'{key}': {detail['msg']}"
     return f"'{key}' = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
