@@ -38,6 +38,10 @@ class RunError(BraidError):
     """A run directory is missing, incomplete, damaged or of another version."""
 
 
+class WriteError(BraidError, OSError):
+    """The disk is full or broken.  What stood in the place of the file that was being written is as it was."""
+
+
 def suggest(name: str, accepted: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the nearest accepted name, or the list of accepted names when none is near."""
     options = sorted(accepted)

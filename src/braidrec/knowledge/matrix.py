@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.errors import BraidError, KnowledgeError
-from braidrec.files import new_directory, read_json, sha256, write_json
+from braidrec.files import mapped, new_directory, read_json, sha256, write_json
 
 _BLOCK = 16384  # rows at a time where float32 copies are made
 _log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _best_first(pair: tuple[str, float]) -> tuple[float, str]:
 def _write(folder: Path, rows: Rows, shape: tuple[int, int], dtype: str, version: int) -> None:
     import pyarrow as pa
 
-    vectors: Any = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.dtype(dtype), shape=shape)
+    vectors = mapped(folder / "vectors.npy", shape, dtype)
     ids = _fill(vectors, rows)
     vectors.flush()
     del vectors

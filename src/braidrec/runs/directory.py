@@ -40,6 +40,7 @@ from braidrec.files import (
     write_atomic,
     write_json,
     write_text,
+    writing,
 )
 from braidrec.locks import LockHeld, writer_lock
 from braidrec.task import Saved
@@ -88,8 +89,9 @@ def claim(
     Everything is checked while the folder is held, since others may have written there until then; yields True where one of
     them has finished this very run, which leaves nothing to train.  The lock lies beside ``training``, which ends before it.
     """
-    path.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(writing(path))
+        path.mkdir(parents=True, exist_ok=True)
         try:
             stack.enter_context(writer_lock(path / LOCK, wait=0))
         except LockHeld as held:

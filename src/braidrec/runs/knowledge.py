@@ -6,6 +6,7 @@ and questions in words use the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
 from braidrec.data.values import values_of
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError
-from braidrec.files import read_json, write_json
+from braidrec.files import read_json, write_json, writing
 from braidrec.knowledge.base import KnowledgeBase, SyncReport
 from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
 from braidrec.knowledge.encoders.base import LimitedEncoder, PricedEncoder
@@ -298,8 +299,9 @@ def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: 
         cost = base.encoder.estimate([text for text in rendered.texts if text])
         if cost.price and not confirm(f"{base.encoder!r}: {cost}. Start?"):
             raise KnowledgeError("not started: the cost was not accepted")
-    folder.mkdir(parents=True, exist_ok=True)
-    with writer_lock(folder / f"{SETTINGS}.lock"):
+    with writing(folder), contextlib.ExitStack() as held:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(writer_lock(folder / f"{SETTINGS}.lock"))
         _refuse_other(folder, settings)  # once more, since another process may have begun to fill the folder meanwhile
         write_json(folder / SETTINGS, _shared(settings, base.identity.table).model_dump())
     report = base.sync(rendered.ids, rendered.texts)
