@@ -112,6 +112,33 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]", "no module of a task, of data or of runs is needed for names"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--backbone", "dinn"],
+        ["--preset", "our"],
+        ["--enhance", "disko"],
+        ["--task", "rank"],
+        ["--set", "lr=1"],
+        ["--set", "dim=1"],
+        ["--set", "training.learning_rate=1"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_name_preset_or_key_is_told_before_anything_heavy_is_imported(arguments: list[str]) -> None:
+    """So it comes at once, on any machine."""
+    code = (
+        "import sys\nfrom braidrec.cli import main\n"
+        f"sys.argv = ['braidrec', 'fit', '--data', 'x', *{arguments}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr.startswith("error: fit: ")
+    assert "(did you mean '" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
 def words(text: str) -> str:
     """A help text without its boxes and line breaks."""
     return " ".join(text.replace("│", " ").split())
@@ -215,9 +242,8 @@ def test_fit_says_what_it_took_where_no_backbone_is_named(braidrec: Screen, tmp_
     assert "no backbone is named" not in text
     error = braidrec.error("fit", "--data", data, "--task", "sequential", "--backbone", "din")
     assert "the task 'sequential' has no backbone 'din'" in error
-    braidrec("fit", "--data", tmp_path / "no", "--out", tmp_path / "x", code=2)  # said before anything is opened
-    assert braidrec.out.startswith("no backbone is named: din")
-    assert (len(braidrec.out.splitlines()), len(braidrec.err.splitlines())) == (1, 1)
+    braidrec("fit", "--data", tmp_path / "no", "--out", tmp_path / "x", code=2)  # which it is, the data say
+    assert (braidrec.out, len(braidrec.err.splitlines())) == ("", 1)
 
 
 def test_a_task_settles_a_name_that_two_have(braidrec: Screen, tmp_path: Path) -> None:
@@ -289,7 +315,8 @@ def test_every_registered_name_stands_in_the_list(braidrec: Screen) -> None:
         *(
             (f"{task.name} {kind}", getattr(task, kind))
             for task in TASKS.values()
-            for kind in ("backbones", "methods", "baselines")
+            for kind in ("backbones", "methods", "models", "baselines")
+            if getattr(task, kind)
         ),
         ("text encoders", ENCODERS),
         ("data sets", DATA_SETS),
@@ -300,7 +327,7 @@ def test_every_registered_name_stands_in_the_list(braidrec: Screen) -> None:
     with toy_run.held():
         text = braidrec("list")
         assert "toying models" in text
-        assert "ranking, sequential, toying" in text
+        assert "ranking, sequential, collaborative, toying" in text
 
 
 def test_every_name_of_the_list_has_its_settings(braidrec: Screen) -> None:
@@ -480,3 +507,113 @@ def test_a_copy_of_a_run_works_from_the_command_line(braidrec: Screen, tmp_path:
     run = copy_of(disco(), tmp_path / "copy")
     assert knowledge().exists()
     assert "DIN + DisCo (ours)" in braidrec("evaluate", run.path)
+
+
+def test_the_version_is_said(braidrec: Screen) -> None:
+    import braidrec as package
+
+    assert braidrec("--version") == f"braidrec {package.__version__}\n"
+
+
+def test_the_desk(braidrec: Screen, tmp_path: Path) -> None:
+    run, out = copy_of(disco(), tmp_path / "run").path, tmp_path / "scores.parquet"
+    text = braidrec("recommend", run, "--user", "10001", "--items", "B00001,B00002", "-k", "2", "--device", "cpu")
+    assert "for user 10001 who has since met B00001,B00002" in text
+    pl.DataFrame({"user_id": [10001, 10002], "item_id": ["B00001", "B00002"]}).write_csv(tmp_path / "pairs.csv")
+    assert f"2 pairs scored: {out}" in braidrec("score", run, tmp_path / "pairs.csv", "--out", out)
+    assert pl.read_parquet(out).columns == ["user_id", "item_id", "probability"]
+    assert pl.read_parquet(out)["probability"][0] == pytest.approx(load(run).score_items(10001, ["B00001"])[0])
+    pl.DataFrame({"user_id": [10001, 7], "item_id": ["B00001", "B00002"]}).write_csv(tmp_path / "pairs.csv")
+    assert "user '7' is not in planted" in braidrec.error("score", run, tmp_path / "pairs.csv", "--out", out)
+    text = braidrec("score", run, tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", "--unknown", "null")
+    assert "2 pairs scored, 1 of them without a score" in text
+    assert (tmp_path / "scores.csv").read_text().splitlines()[2] == "7,B00002,"
+    text = braidrec("vectors", run, "--out", tmp_path / "vectors.parquet")
+    assert "120 item vectors of width 8, space 'id'" in text
+    frame = pl.read_parquet(tmp_path / "vectors.parquet")
+    assert (frame.columns, frame["vector"].dtype) == (["item", "vector"], pl.Array(pl.Float32, 8))
+    assert "has no item vectors 'texd' (did you mean 'text'?)" in braidrec.error(
+        "vectors", run, "--out", out, "--space", "texd"
+    )
+    assert "sees no such device here" in braidrec.error("recommend", run, "--user", "10001", "--device", "cuda")
+
+
+def test_somebody_new_is_described_on_the_command_line(braidrec: Screen, tmp_path: Path) -> None:
+    run = small_runs.train(tmp_path / "run", small_runs.rich(), seed=1)
+    text = braidrec("recommend", run.path, "--field", "age=30", "--field", "hobbies=chess|golf", "-k", "2")
+    assert "for somebody new with age=30, hobbies=chess|golf" in text
+    assert "field 'hobbies': 'golf' was not met in training, so it counts as unknown" in text
+    assert "for somebody new who liked 100 with age=30" in braidrec(
+        "recommend", run.path, "--items", "100", "--field", "age=30", "-k", "2"
+    )
+    assert "--field 'age': expected name=value" in braidrec.error("recommend", run.path, "--field", "age")
+
+
+def test_a_moved_project_and_its_remedies(braidrec: Screen, tmp_path: Path) -> None:
+    """What an error says is typed next, and helps."""
+    home, data, base = tmp_path / "a", "prepared/mine", "knowledge/mine"
+    home.mkdir()
+    small_runs.description(home)
+    braidrec("data", "prepare", home / "mine.toml", "--out", home / data)
+    braidrec("knowledge", "build", home / data, "--out", home / base, "--encoder", "tfidf")
+    changes = ("--enhance", "disco", "--knowledge", home / base, *SMALL)
+    braidrec("fit", "--data", home / data, *changes, "--out", home / "runs" / "x")
+    wanted = braidrec("recommend", home / "runs" / "x", "--user", "10001", "-k", "1")
+    moved = home.rename(tmp_path / "b")
+    run = moved / "runs" / "x"
+    assert braidrec("recommend", run, "--user", "10001", "-k", "1") == wanted
+    shutil.move(moved / "prepared", tmp_path / "far")
+    shutil.move(moved / "knowledge", tmp_path / "near")
+    pl.DataFrame({"item_id": ["late"], "title": ["ghosts"], "description": ["demons"]}).write_csv(tmp_path / "new.csv")
+    assert "say where it is: --data FOLDER" in braidrec.error("recommend", run, "--user", "10001")
+    assert "say where it is: --data FOLDER" in braidrec.error("evaluate", run)
+    assert "say where it is: --knowledge FOLDER" in braidrec.error("add-items", run, tmp_path / "new.csv")
+    given = ("--data", tmp_path / "far" / "mine", "--knowledge", tmp_path / "near" / "mine")
+    assert braidrec("recommend", run, "--user", "10001", "-k", "1", *given) == wanted
+    assert "popularity" in braidrec("evaluate", run, *given)
+    assert "1 item added" in braidrec("add-items", run, tmp_path / "new.csv", *given)
+
+
+def test_data_that_runs_were_trained_on_are_not_replaced_unawares(
+    braidrec: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_runs.description(tmp_path)
+    braidrec("data", "prepare", "mine.toml")
+    braidrec("fit", "--data", "prepared/mine", *SMALL, "--out", "runs/x")
+    again = ("data", "prepare", "mine.toml", "--overwrite")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    error = braidrec.error(*again)
+    assert "prepared/mine: 1 run was trained on these data (runs/x)" in error
+    assert "say --yes to replace them, or choose another folder (--out)" in error
+    braidrec(*again, "--yes")
+    assert "note: prepared/mine: 1 run was trained on these data (runs/x)" in braidrec.err
+    for answer, code in (("n", 2), ("y", 0)):
+        terminal = io.StringIO(f"{answer}\n")
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", terminal)
+        braidrec(*again, code=code)
+        assert "Replace them?" in braidrec.err
+
+
+def test_a_log_that_grew_is_prepared_again_and_asked(braidrec: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_runs.description(tmp_path)
+    braidrec("data", "prepare", "mine.toml", "--out", "former")
+    braidrec("fit", "--data", "former", *SMALL, "--out", "runs/x")
+    with Path("log.csv").open("a") as log:
+        names = Path("log.csv").read_text().splitlines()[0].split(",")
+        for user, item in (("5", "B00001"), ("10001", "B00002")):
+            row = {"user_id": user, "item_id": item, "timestamp": "4000000000", "click": "1"}
+            log.write(",".join(row.get(name, "") for name in names) + "\n")
+    braidrec("data", "prepare", "mine.toml", "--out", "longer")
+    assert "user '5' is not in mine" in braidrec.error("recommend", "runs/x", "--user", "5")
+    text = braidrec("recommend", "runs/x", "--user", "5", "-k", "2", "--data", "longer")
+    assert "its log has grown since training: 12,000 events then, 12,002 now; histories are of today" in text
+    assert "new users, answered like anybody new by their history: 1" in text
+    error = braidrec.error("evaluate", "runs/x", "--data", "longer")
+    assert "its log has grown since training" in error
+    assert "say where they are: --data FOLDER" in error
+    assert "302 recommendations for" not in braidrec("recommend", "runs/x", "--all-users", "--out", "all.parquet", "-k", "2")
+    text = braidrec("recommend", "runs/x", "--all-users", "--out", "all.parquet", "-k", "2", "--data", "longer")
+    assert "302 recommendations for 151 users: all.parquet" in text

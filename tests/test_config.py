@@ -357,3 +357,33 @@ def test_unreadable_run_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes('data = "caf\xe9"'.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.toml: not valid TOML"):
         read_request(tmp_path / "latin.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr", "training.lr"),
+        ("learning_rate", "training.lr"),
+        ("patince", "training.patience"),
+        ("dim", "model.dim"),
+        ("dmi", "model.dim"),
+        ("prest", "preset"),
+        ("learn_ing", None),
+    ],
+)
+def test_a_key_that_stands_one_table_too_high_is_offered_where_it_belongs(key: str, meant: str | None) -> None:
+    offered = rf"\(did you mean '{meant}'\?\)" if meant else r"\(accepted: backbone, data, .*"
+    with pytest.raises(ConfigError, match=rf"fit: unknown key '{key}' {offered}"):
+        read_request(None, {"data": "x", key: 1})
+
+
+@pytest.mark.parametrize(("key", "meant"), [("variant", "backbone.variant"), ("kind", "history.kind")])
+def test_a_key_of_a_table_of_the_model_likewise(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown key '{key}' \(did you mean '{meant}'\?\)"):
+        resolve(request(model={key: 1}), "mine.toml")
+
+
+def test_an_enhancer_that_is_not_there_names_the_file() -> None:
+    values = resolve(request(enhance="disco"), "x").model_dump()
+    with pytest.raises(ConfigError, match=r"^runs/x/config\.toml: unknown enhancer 'disko' \(did you mean 'disco'\?\)"):
+        from_values({**values, "enhance": ["disko"]}, "runs/x/config.toml")

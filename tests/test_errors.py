@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from braidrec import errors
-from braidrec.errors import BraidError, suggest
+from braidrec.errors import BraidError, at_command_line, remedy, suggest
 
 
 def test_every_error_is_of_the_family() -> None:
@@ -24,8 +24,18 @@ def test_every_error_is_of_the_family() -> None:
         ("qq", {"b": 1, "a": 2}, " (accepted: a, b)"),
         ("qq", [], ""),
         ("lr", ["lr", "lr2"], " (did you mean 'lr'?)"),
+        ("learning_rate", ["batch_size", "lr"], " (did you mean 'lr'?)"),
+        ("learning-rate", ["batch_size", "lr"], " (did you mean 'lr'?)"),
+        ("wd", ["batch_size", "weight_decay", "width"], " (did you mean 'weight_decay'?)"),
     ],
 )
 def test_suggest(name: str, accepted: list[str], words: str) -> None:
     assert suggest(name, accepted) == words
     assert suggest(name, iter(accepted)) == words
+
+
+def test_a_remedy_is_in_the_words_of_whoever_asks() -> None:
+    assert remedy("path=...", "--out") == "path=..."
+    with at_command_line():
+        assert remedy("path=...", "--out") == "--out"
+    assert remedy("path=...", "--out") == "path=..."

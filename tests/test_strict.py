@@ -62,6 +62,12 @@ def problem(values: dict[str, Any]) -> str:
             "unknown key 'side.deeper.name_of_itt' (did you mean 'name_of_it'?)",
         ),
         ({"required": 1, "inner": {"qqq": 3}}, "unknown key 'inner.qqq' (accepted: name_of_it, width)"),
+        ({"required": 1, "name_of_it": "y"}, "unknown key 'name_of_it' (did you mean 'inner.name_of_it'?)"),
+        ({"required": 1, "naem_of_it": "y"}, "unknown key 'naem_of_it' (did you mean 'inner.name_of_it'?)"),
+        (
+            {"required": 1, "side": {"kind": "right", "width": 3}},
+            "unknown key 'side.width' (did you mean 'side.deeper.width'?)",
+        ),
         ({"required": "one"}, "'required' = 'one': input should be a valid integer, unable to parse string as an integer"),
         ({"required": 1, "side": {"kind": "right", "height": "x"}}, "'side.height' = 'x': input should be a valid number"),
     ],
@@ -118,3 +124,17 @@ def test_merge_leaves_its_inputs_alone() -> None:
     assert merge(values, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
     assert merge(values, {"a": 0, "d": {"f": 1}}) == {"a": 0, "d": {"f": 1}}
     assert values == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+def test_a_table_that_is_checked_elsewhere_offers_its_keys() -> None:
+    tables = {"training": ["lr", "max_epochs"], "model": ["dim"]}
+    for key, meant in (
+        ("lr", "training.lr"),
+        ("learning_rate", "training.lr"),
+        ("max_epoch", "training.max_epochs"),
+        ("dim", "model.dim"),
+    ):
+        with pytest.raises(ConfigError, match=rf"unknown key '{key}' \(did you mean '{meant}'\?\)"):
+            parse(Whole, {"required": 1, key: 1}, "x", tables=tables)
+    with pytest.raises(ConfigError, match=r"unknown key 'inner.lr' \(accepted: name_of_it, width\)"):
+        parse(Whole, {"required": 1, "inner": {"lr": 1}}, "x", tables=tables)

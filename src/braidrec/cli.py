@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from braidrec.registry import TASKS
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from braidrec.runs.run import Run
 
 INTERRUPTED = 130
 
@@ -45,16 +48,43 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; made f
 RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
 DataPath = Annotated[Path, typer.Argument(help="A prepared data set.")]
 KnowledgePath = Annotated[Path, typer.Argument(help="A knowledge base folder.")]
+RunData = Annotated[
+    Path | None,
+    typer.Option("--data", help="The run's prepared data set, where it is no longer where it was, or the log has grown since."),
+]
+RunKnowledge = Annotated[
+    list[Path] | None,
+    typer.Option("--knowledge", help="The run's knowledge base, where it is no longer where it was; repeated, in its order."),
+]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import braidrec
+
+        typer.echo(f"braidrec {braidrec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is, and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
     """Entry point: a braidrec error is one line on stderr and exit code 2, never a traceback."""
-    from braidrec.errors import BraidError
+    from braidrec.errors import BraidError, at_command_line
     from braidrec.memory import keep_freed_pages
 
     keep_freed_pages()
     try:
-        app(prog_name="braidrec")
+        with at_command_line():
+            app(prog_name="braidrec")
     except (BraidError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
@@ -114,7 +144,14 @@ def data_prepare(
     sequences: Annotated[
         str | None, typer.Option(help="What next-item models follow and name: positives (default), or all events.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the folder if it is there.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            help="Replace the folder if it is there.  Where runs were trained on it (in ./runs or beside it), a terminal asks "
+            "first; a script has to say --yes as well."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Replace data that runs were trained on without asking.")] = False,
 ) -> None:
     """Number, order and split a log into a folder that opens instantly."""
     from braidrec.runs.preparing import prepare
@@ -133,9 +170,24 @@ def data_prepare(
         ties=ties,
         sequences=sequences,
         overwrite=overwrite,
+        confirm=_replace(yes),
     )
     _show_dataset(dataset)
     _print(f"next: braidrec knowledge build {dataset.path}")
+
+
+def _replace(yes: bool) -> Callable[[str], bool]:
+    """How it is settled whether data that runs need are replaced."""
+    from braidrec.errors import DataError
+
+    def settle(said: str) -> bool:
+        if yes:
+            print(f"note: {said}", file=sys.stderr)
+        elif not sys.stdin.isatty():
+            raise DataError(f"{said}; say --yes to replace them, or choose another folder (--out)")
+        return yes or typer.confirm(f"{said}. Replace them?", err=True)
+
+    return settle
 
 
 @data.command("show")
@@ -248,6 +300,7 @@ def fit(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as model.dim=64; may be repeated.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="auto | cpu | cuda | mps; short for training.accelerator.")] = None,
     out: Out = None,
 ) -> None:
     """Train one model into a run directory; the same command again resumes or loads it."""
@@ -264,19 +317,21 @@ def fit(
         "preset": preset,
         "seed": seed,
         "negatives": negatives,
+        "training": {"accelerator": device} if device is not None else None,
     }
     given = merge({name: value for name, value in options.items() if value is not None}, parse_changes(changes or ()))
     where = str(file) if file else "fit"
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
-    config = resolve(request, where)
+    resolve(request, where)  # names and keys, before anything heavy is imported
+    from braidrec.runs.fit import fit_config, prepare_fit
+
+    config, data_set = prepare_fit(request, where)
     if request.backbone is None:
         _print(f"no backbone is named: {config.backbone}, of the task '{config.task}' ({config.chosen.task.title})")
-    from braidrec.runs.fit import fit_config
-
     name = "-".join((config.backbone, *config.enhance, config.preset, f"s{config.seed}"))
-    run = fit_config(config, out or Path("runs") / Path(request.data).name / name)
+    run = fit_config(config, out or Path("runs") / Path(request.data).name / name, dataset=data_set)
     if config.knowledge and not run.task.reads_text(config):
         _print(f"note: {', '.join(config.knowledge)}: not read, for {run.title} reads no text")
     best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
@@ -285,6 +340,33 @@ def fit(
         f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
         f"{run.path}\nnext: braidrec evaluate {run.path}"
     )
+    if run.sized:
+        _print(f"note: {run.sized}")
+    for warning in run.warnings:
+        _print(f"warning: {warning}")
+
+
+@app.command()
+def choose(
+    path: DataPath,
+    encoders: Annotated[
+        str | None,
+        typer.Option(help="Text encoders to try, by commas, each as in 'knowledge build'; tfidf and offline when left out."),
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also train the default of each task.")] = False,
+    minutes: Annotated[float, typer.Option(help="Begin nothing after so many.")] = 5.0,
+    base: Annotated[Path, typer.Option("--knowledge", help="Folder for the knowledge bases.")] = Path("knowledge"),
+    runs: Annotated[Path, typer.Option(help="Folder for what --deep trains.")] = Path("runs/choose"),
+) -> None:
+    """Which model and which text encoder suits a log, by validation, in minutes; prints the command of the winner."""
+    from braidrec.runs.choose import choose as chosen
+
+    names = None if encoders is None else [part.strip() for part in encoders.split(",") if part.strip()]
+    found = chosen(path, encoders=names, deep=deep, minutes=minutes, knowledge=base, runs=runs, confirm=typer.confirm)
+    _print(found.table())
+    for note in found.notes:
+        _print(note)
+    _print(f"next: {found.command}")
 
 
 @app.command("list")
@@ -303,11 +385,20 @@ def evaluate(
     path: RunPath,
     part: Annotated[str, typer.Option(help="test | valid")] = "test",
     baselines: Annotated[bool, typer.Option(help="Show the rankings without learning beside it.")] = True,
+    min_rows: Annotated[
+        int | None, typer.Option(min=0, help="Slices of fewer rows are marked as few; 1,000 when left out.")
+    ] = None,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
 ) -> None:
-    """A held-out part by slice, beside simple baselines: AUC and log loss of rankings, hits and nDCG of next items."""
+    """A held-out part by slice, beside simple baselines: AUC, log loss and lists by user, or hits and nDCG of next items."""
     from braidrec.runs.tables import evaluation_table
 
-    _print(evaluation_table([path], part, baselines=baselines))
+    def opened(each: Path) -> Run:
+        return _load(each, dataset, base, device)
+
+    _print(evaluation_table([path], part, baselines=baselines, min_rows=min_rows, opened=opened))
 
 
 @app.command()
@@ -315,11 +406,16 @@ def compare(
     paths: Annotated[
         list[Path], typer.Argument(help="Runs; those that differ by seed alone count as one model, the first is the reference.")
     ],
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Test every model against each ranking without learning, too; one run will do.")
+    ] = False,
+    dataset: RunData = None,
+    device: Device = "auto",
 ) -> None:
     """Several models on the same test rows, with a paired test against the first."""
     from braidrec.runs.tables import comparison_tables
 
-    for table in comparison_tables(paths):
+    for table in comparison_tables(paths, lambda path: _load(path, dataset, None, device), baselines=baselines):
         _print(table)
 
 
@@ -327,51 +423,135 @@ def compare(
 def recommend(
     path: RunPath,
     user: Annotated[str | None, typer.Option(help="A user of the data set.")] = None,
-    items: Annotated[str | None, typer.Option(help="For somebody new: ids they liked, oldest first, by commas.")] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            help="For somebody new: ids they liked, oldest first, by commas; of a --user, what they met since the log ended."
+        ),
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="For somebody new: what is known of them, such as age=30; may be repeated."),
+    ] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    explain: Annotated[bool, typer.Option("--explain", help="Which items, and how much their text, are behind each.")] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
-    dataset: Annotated[
-        Path | None, typer.Option("--data", help="The run's prepared data set, where it is no longer where it was.")
-    ] = None,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
 ) -> None:
     """The best items for a user, for a list of liked items, or for everybody."""
-    from braidrec.data.dataset import Dataset
     from braidrec.errors import ConfigError
-    from braidrec.runs.run import load
     from braidrec.runs.tables import read_ids
 
-    run = load(path, dataset=Dataset.open(dataset) if dataset else None)
+    run = _load(path, dataset, base, device)
     allowed, denied = read_ids(allow) if allow else None, read_ids(deny) if deny else ()
     if all_users:
-        if out is None or user is not None or items is not None:
-            raise ConfigError("recommend --all-users writes a file: give --out recs.parquet, and neither --user nor --items")
+        if out is None or user is not None or items is not None or fields:
+            raise ConfigError(
+                "recommend --all-users writes a file: give --out recs.parquet, and neither --user nor --items nor --field"
+            )
         rows = run.recommend_all(out, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
-        _print(f"{rows:,} recommendations for {run.dataset.num_users:,} users: {out}")
+        _print(f"{rows:,} recommendations for {run.num_users:,} users: {out}")
         return
     liked = [part.strip() for part in items.split(",") if part.strip()] if items is not None else None
-    found = run.recommend(user, items=liked, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied)
-    title = f"for user {user}" if user is not None else f"for somebody new who liked {items}"
+    described = _pairs(fields) if fields else None
+    found = run.recommend(
+        user, items=liked, fields=described, k=k, exclude_seen=exclude_seen, allow=allowed, deny=denied, explain=explain
+    )
+    if user is not None:
+        title = f"for user {user}" + (f" who has since met {items}" if liked else "")
+    else:
+        parts = [f"who liked {items}"] if items is not None else []
+        title = " ".join(["for somebody new", *parts, *(["with", ", ".join(fields)] if fields else [])])
     scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
-    _print(_table(title, ("#", "item", "title", scale), listed))
-    for note in run.notes(new_user=user is None):
+    if explain:
+        from braidrec.runs.tables import reasons
+
+        told: list[tuple[Any, ...]] = [(*row, reasons(each.because)) for row, each in zip(listed, found, strict=True)]
+        _print(_table(title, ("#", "item", "title", scale, "because of"), told))
+    else:
+        _print(_table(title, ("#", "item", "title", scale), listed))
+    for note in run.notes(new_user=user is None, fields=described):
         _print(note)
+
+
+@app.command()
+def score(
+    path: RunPath,
+    pairs: Annotated[Path, typer.Argument(help="A table with a column of users and one of items, by the names of the log.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file (or .csv) to write: the table and one more column.")],
+    unknown: Annotated[
+        str, typer.Option(help="error, or null: a pair whose user or item nobody knows stops, or has no score.")
+    ] = "error",
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
+) -> None:
+    """The score of each pair of a user and an item in a file, as of now."""
+    from braidrec.runs.pairs import write_table
+
+    run = _load(path, dataset, base, device)
+    found = run.score(pairs, unknown=unknown)  # type: ignore[arg-type]  # checked there
+    write_table(found, out)
+    empty = found.to_series(len(found.columns) - 1).null_count()
+    _print(f"{len(found):,} pairs scored{f', {empty:,} of them without a score' if empty else ''}: {out}")
+    for note in run.notes(new_user=False):
+        _print(note)
+
+
+@app.command()
+def vectors(
+    path: RunPath,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write: item, vector.")],
+    space: Annotated[str | None, typer.Option(help="Which of the model's spaces; left out, it is chosen and said.")] = None,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
+) -> None:
+    """The vectors of all items of a run, those added after training last."""
+    from braidrec.runs.pairs import vector_table, write_table
+
+    found = _load(path, dataset, base, device).item_vectors(space)
+    write_table(vector_table(found.ids, found.vectors), out)
+    _print(f"{len(found.ids):,} item vectors of width {found.vectors.shape[1]}, space '{found.space}': {out}")
+
+
+@app.command()
+def similar(
+    path: RunPath,
+    item: Annotated[str, typer.Option(help="An item id.")],
+    by: Annotated[
+        str, typer.Option(help="meaning (texts) | behaviour (who has both) | model (what the model made of them).")
+    ] = "model",
+    k: Annotated[int, typer.Option("-k")] = 10,
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
+) -> None:
+    """Items like an item, in meaning, in behaviour or to the model."""
+    found = _load(path, dataset, base, device).similar(item, by, k=k)  # type: ignore[arg-type]  # an odd word is refused there
+    listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
+    _print(_table(f"like {item} by {by}", ("#", "item", "title", "alike"), listed))
 
 
 @app.command("add-items")
 def add_items(
     path: RunPath,
     items: Annotated[Path, typer.Argument(help="A table with the catalogue's id and text columns, and any of its fields.")],
+    dataset: RunData = None,
+    base: RunKnowledge = None,
+    device: Device = "auto",
 ) -> None:
     """Make items recommendable that came after training, by their text; they stay with the run."""
     from braidrec.data.intake.readers import ReadConfig, read_table
-    from braidrec.runs.run import load
 
-    run = load(path)
+    run = _load(path, dataset, base, device)
     count = run.add_items(read_table(items, what="items", read=ReadConfig()).frame)
     _print(f"{count:,} item{'s' * (count != 1)} added; {run.path} can now recommend {run.num_items:,}")
 
@@ -441,6 +621,26 @@ def bench(
     from braidrec.bench.marks import report
 
     _print(report([part.strip() for part in parts.split(",")] if parts else None, prepared, seconds))
+
+
+def _load(path: Path, dataset: Path | None, base: list[Path] | None, device: str) -> Run:
+    from braidrec.data.dataset import Dataset
+    from braidrec.runs.run import load
+
+    return load(path, dataset=Dataset.open(dataset) if dataset else None, knowledge=base or None, accelerator=device)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    """NAME=VALUE texts by name."""
+    from braidrec.errors import ConfigError
+
+    found = {}
+    for text in given:
+        name, said, value = text.partition("=")
+        if not said or not name.strip():
+            raise ConfigError(f"--field {text!r}: expected name=value, such as age=30")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def _show_dataset(dataset: Any) -> None:

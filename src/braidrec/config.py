@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import Field as Setting
 from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, suggest
-from braidrec.registry import TASKS, Spec, TaskSpec, Values, task_of
+from braidrec.registry import TASKS, LogSize, Spec, TaskSpec, Values, task_of
 from braidrec.strict import Strict, merge, parse
 from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
 
@@ -44,9 +45,13 @@ class ModelConfig(Strict):
         """Stage -> run directory that it is taken over from, in tasks that have such a setting."""
         return {}
 
+    def with_givers(self, givers: Mapping[str, str]) -> Self:
+        """The same settings, with ``givers`` in their place."""
+        return self
+
     def without_givers(self) -> Self:
         """The same settings, without the runs that stages are taken over from."""
-        return self
+        return self.with_givers({})
 
 
 class RunRequest(Strict):
@@ -117,6 +122,17 @@ class RunConfig(Strict):
         """Backbone and enhancers, as tables name them."""
         return self.chosen.title(self.model)
 
+    def with_places(self, place: Callable[[str], str]) -> RunConfig:
+        """The same, with ``place`` of each folder that it names: data, knowledge bases, runs whose stages are taken over."""
+        givers = {stage: place(run) for stage, run in self.model.givers().items()}
+        return self.model_copy(
+            update={
+                "data": place(self.data),
+                "knowledge": tuple(map(place, self.knowledge)),
+                "model": self.model.with_givers(givers),
+            }
+        )
+
     @property
     def reads_text(self) -> bool:
         """Whether the backbone or an enhancer needs item text vectors; a task may need them besides (`Task.reads_text`)."""
@@ -167,9 +183,14 @@ def _model_config(task: str, backbone: Spec, enhancers: tuple[Spec, ...]) -> typ
 
 def read_request(path: Path | None, changes: Mapping[str, Any]) -> RunRequest:
     """A run file, or nothing, with ``changes`` on top.  Raises ConfigError naming the file and the key."""
-    if path is None:
-        return parse(RunRequest, changes, "fit")
-    return parse(RunRequest, merge(_read_toml(path, "the run file"), changes), str(path))
+    values = changes if path is None else merge(_read_toml(path, "the run file"), changes)
+    return parse(RunRequest, values, "fit" if path is None else str(path), tables=_tables_below())
+
+
+def _tables_below() -> dict[str, set[str]]:
+    """Keys of [training] and, as far as presets name them, of [model], whose classes would have to be imported."""
+    presets = [values for task in TASKS.usable().values() for values in task.model.values()]
+    return {"training": set(TrainingConfig.model_fields), "model": {key for values in presets for key in values}}
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
@@ -189,9 +210,10 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
-def resolve(request: RunRequest, where: str) -> RunConfig:
+def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> RunConfig:
     """Lay the request over its preset: the task's values, the backbone's, each enhancer's in order, the request's own.
 
+    size: of the log, by which some presets choose what the request leaves open; None for a large one
     Names, the preset and the keys of [training] are checked before any model is imported.  Raises ConfigError for unknown
     keys at any depth, and for what another task takes.
     """
@@ -206,7 +228,7 @@ def resolve(request: RunRequest, where: str) -> RunConfig:
             f"{where}: negatives = {request.negatives} is drawn per positive of a ranking log; for '{backbone}' "
             "set model.negatives, the items drawn per position"
         )
-    parse(TrainingConfig, request.training, f"{where}: training")
+    given = parse(TrainingConfig, request.training, f"{where}: training")
     found = chosen(task.name, backbone, request.enhance)
     specs = (found.backbone, *found.enhancers)
     if found.backbone.fitted and (learning := [key for key in request.training if key not in MACHINE]):
@@ -216,7 +238,10 @@ def resolve(request: RunRequest, where: str) -> RunConfig:
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
-    model = merge(task.model.get(request.preset, {}), _settings(found, request.preset))
+    training = merge(
+        training, _sized(found, request.preset, size, training, {key: getattr(given, key) for key in request.training})
+    )
+    model = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
     return RunConfig(
         data=request.data,
         knowledge=request.knowledge,
@@ -238,19 +263,55 @@ def _training(found: Chosen, preset: str) -> Values:
     return training
 
 
-def own_phases(config: RunConfig) -> dict[str, list[str]]:
-    """Stage -> keys of ``training.phases`` that are set otherwise than the preset has them, so by the request itself."""
-    preset = parse(TrainingConfig, _training(config.chosen, config.preset), "preset").phases
+def _sized(found: Chosen, preset: str, size: LogSize | None, training: Values, own: Values) -> Values:
+    rule = None if found.backbone.fitted else found.task.sized.get(preset)
+    return {} if rule is None or size is None else rule(size, training, own)
+
+
+def _preset_training(config: RunConfig, size: LogSize | None = None) -> TrainingConfig:
+    """What holds where a request says nothing."""
+    usual = _training(config.chosen, config.preset)
+    return parse(TrainingConfig, merge(usual, _sized(config.chosen, config.preset, size, usual, {})), "preset")
+
+
+def by_size(config: RunConfig, size: LogSize) -> str | None:
+    """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
+    before, sized, now = _flat(_preset_training(config)), _flat(_preset_training(config, size)), _flat(config.training)
+    changed = [
+        f"{key} = {value} instead of {before.get(key)}"
+        for key, value in sized.items()
+        if value != before.get(key) and value == now.get(key)
+    ]
+    if not changed:
+        return None
+    return f"by the size of the log ({size.samples:,} training rows, {size.users:,} users): {', '.join(changed)}"
+
+
+def _flat(training: TrainingConfig) -> dict[str, Any]:
+    """By key as it is written, those of single phases too."""
+    found = {f"training.{key}": value for key, value in training if key != "phases"}
+    for name, phase in training.phases.items():
+        found |= {f"training.phases.{name}.{key}": value for key, value in phase if value is not None}
+    return found
+
+
+def own_phases(config: RunConfig, size: LogSize | None = None) -> dict[str, list[str]]:
+    """Stage -> keys of ``training.phases`` that are set otherwise than the preset has them, so by the request itself.
+
+    size: of the log; what the preset has for it is the preset's, too
+    """
+    presets = [_preset_training(config, each).phases for each in (None, size)]
     found: dict[str, list[str]] = {}
     for name, phase in config.training.phases.items():
-        usual = preset.get(name, PhaseTraining())
-        if keys := [key for key, value in phase if value not in (None, getattr(usual, key))]:
+        usual = [preset.get(name, PhaseTraining()) for preset in presets]
+        if keys := [key for key, value in phase if value not in (None, *(getattr(each, key) for each in usual))]:
             found[name] = keys
     return found
 
 
-def _settings(found: Chosen, preset: str) -> dict[str, Any]:
-    values: dict[str, Any] = {"backbone": found.backbone.settings(preset, joined=bool(found.enhancers))}
+def _settings(found: Chosen, preset: str, *, informed: bool) -> dict[str, Any]:
+    own = found.backbone.settings(preset, joined=bool(found.enhancers), informed=informed)
+    values: dict[str, Any] = {"backbone": own}
     return values | {spec.name: spec.settings(preset) for spec in found.enhancers}
 
 
@@ -260,7 +321,7 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
     Raises ConfigError where a table's ``name`` is not what was chosen, where settings have no enhancer to go to, and where
     they could go to several.
     """
-    own, enhancers = dict(values), [spec.name for spec in found.enhancers]
+    own, enhancers = _of_whole_model(found, values), [spec.name for spec in found.enhancers]
     if (alias := own.pop("enhance", None)) is not None:
         if not enhancers:
             accepted = ", ".join(found.task.methods)
@@ -282,6 +343,17 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
     return own
 
 
+def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
+    """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``."""
+    keys: set[str] = set()
+    if found.backbone.name in found.task.models:
+        keys = set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields)
+    own = {key: value for key, value in values.items() if key not in keys}
+    moved = {key: value for key, value in values.items() if key in keys}
+    below = own.get("backbone", {})
+    return own | {"backbone": merge(moved, below)} if moved and isinstance(below, Mapping) else dict(values)
+
+
 def _check_preset(task: TaskSpec, request: RunRequest, where: str) -> None:
     if request.preset not in task.presets:
         raise ConfigError(f"{where}: 'preset' = {request.preset!r}{suggest(request.preset, task.presets)}")
@@ -293,16 +365,45 @@ def _check_preset(task: TaskSpec, request: RunRequest, where: str) -> None:
         )
 
 
-def to_toml(config: RunConfig) -> str:
-    """TOML text; keys that are None are left out, as TOML has no null."""
+_PATHS, _FROM_HERE = "paths", "from this folder"  # of earlier versions: whole, or from where the run was started
+
+
+def to_toml(config: RunConfig, folder: Path | None = None) -> str:
+    """TOML text; keys that are None are left out, as TOML has no null.
+
+    folder: the one that the text will lie in, from which its paths then are, so that both can be moved together
+    """
     import tomli_w
 
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+    if folder is None:
+        return tomli_w.dumps(config.model_dump(exclude_none=True))
+    start = os.path.realpath(folder)
+    values = config.with_places(lambda place: _from(start, place)).model_dump(exclude_none=True)
+    return tomli_w.dumps({_PATHS: _FROM_HERE, **values})
 
 
 def from_toml(path: Path) -> RunConfig:
-    """A resolved config as saved in a run directory, of this version or the one before."""
-    return from_values(_read_toml(path, "the run's config"), str(path))
+    """A resolved config as saved in a run directory, of this version or an earlier one; paths are as they are from here."""
+    values = _read_toml(path, "the run's config")
+    paths = values.pop(_PATHS, None)
+    if paths not in (None, _FROM_HERE):
+        raise ConfigError(f"{path}: '{_PATHS}' = {paths!r}: only {_FROM_HERE!r} is known here")
+    config = from_values(values, str(path))
+    return config if paths is None else config.with_places(lambda place: _here(path.parent, place))
+
+
+def _from(start: str, place: str) -> str:
+    try:
+        return os.path.relpath(os.path.realpath(place), start)
+    except ValueError:  # on another drive
+        return os.path.realpath(place)
+
+
+def _here(folder: Path, place: str) -> str:
+    """``place``, which is from ``folder``, in as few words as lead there: without ".." where that meets no link."""
+    joined = os.path.join(folder, place)
+    short = os.path.normpath(joined)
+    return short if os.path.realpath(short) == os.path.realpath(joined) else os.path.realpath(joined)
 
 
 def from_values(values: Mapping[str, Any], where: str) -> RunConfig:
@@ -319,7 +420,10 @@ def from_values(values: Mapping[str, Any], where: str) -> RunConfig:
     names = _listed(enhance)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{where}: 'enhance' = {enhance!r}: expected a list of names")
-    found = chosen(task, backbone, names)
+    try:
+        found = chosen(task, backbone, names)
+    except ConfigError as cause:
+        raise ConfigError(f"{where}: {cause}") from None
     model = _table(values.get("model", {}), "model", where)
     return parse(RunConfig, {**values, "model": parse(found.config, model, f"{where}: model")}, where)
 

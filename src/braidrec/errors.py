@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from braidrec.shown import redact
+
+_COMMAND_LINE = ContextVar("asked at the command line", default=False)
 
 
 class BraidError(Exception):
@@ -42,10 +47,42 @@ class WriteError(BraidError, OSError):
     """The disk is full or broken.  What stood in the place of the file that was being written is as it was."""
 
 
+@contextmanager
+def at_command_line() -> Iterator[None]:
+    """For as long as the block lasts, remedies are options of the command line."""
+    before = _COMMAND_LINE.set(True)
+    try:
+        yield
+    finally:
+        _COMMAND_LINE.reset(before)
+
+
+def remedy(python: str, command: str) -> str:
+    """What to write, in the words of whoever asks: an argument of a Python call, or an option of a command."""
+    return command if _COMMAND_LINE.get() else python
+
+
 def suggest(name: str, accepted: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the nearest accepted name, or the list of accepted names when none is near."""
     options = sorted(accepted)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean '{near[0]}'?)"
+    near = nearest(name, options)
+    if near is not None:
+        return f" (did you mean '{near}'?)"
     return f" (accepted: {', '.join(options)})" if options else ""
+
+
+def nearest(name: str, accepted: Collection[str]) -> str | None:
+    """The accepted name that was perhaps meant: its own initials or those of ``name`` (``lr``, ``learning_rate``), else one
+    that is written alike.
+    """
+    for option in accepted:
+        if name in (option, _initials(option)) or option == _initials(name):
+            return option
+    near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def _initials(name: str) -> str | None:
+    """Of a name of several words."""
+    words = [word for word in re.split(r"[_\W]+", name) if word]
+    return "".join(word[0] for word in words) if len(words) > 1 else None

@@ -18,7 +18,7 @@ PUBLIC_NAME = "ml-latest-small"
 _MODEL = {"unknown_rate": 0.05}
 _TRAINING = {"batch_size": 512, "lr": 1e-3, "average_epochs": 1.0, "max_epochs": 10, "patience": 5}
 _SEQUENCE = {"dim": 64, "windows": "all"}  # few users with long histories: every target counts, not just the latest
-_SEQUENCE_TRAINING = {"max_epochs": 8, "patience": 2}
+_SEQUENCE_TRAINING = {"batch_size": 128, "max_epochs": 8, "patience": 2}
 # The same books, read by many: what is shown to a reader is drawn at random there, so likes alone make sequences.
 _CROWD = EXAMPLE.model_copy(update={"users": 4_000, "interactions": 100_000})
 

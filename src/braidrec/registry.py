@@ -10,7 +10,7 @@ Entry point groups: ``braidrec.tasks``, ``braidrec.<task>.backbones``, ``.method
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypedDict, TypeVar, cast
 
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, remedy, suggest
 from braidrec.strict import Strict, merge, parse
 
 Item = TypeVar("Item")
@@ -37,6 +37,8 @@ class Spec:
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
+    informed: what it sets, besides, in every preset where the run has a knowledge base
+    tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
 
     A preset that is not in ``presets`` (or ``training``) means ``authors``, and without that the defaults.
     Raises ConfigError where a preset names a key that the config does not have.
@@ -52,16 +54,21 @@ class Spec:
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
     fitted: bool = False
+    informed: Values = field(default_factory=dict)
+    tried: Sequence[Values] = ()
 
     def __post_init__(self) -> None:
+        for values in (*filter(None, (self.informed,)), *self.tried):
+            parse(self.config, values, f"'{self.name}'")
         named = {*self.presets, *self.joined} or ({"ours"} if self.values else set())
         for preset in named and {"ours", *named}:
             for joined in (False, True):
                 parse(self.config, self.settings(preset, joined=joined), f"'{self.name}', preset '{preset}'")
 
-    def settings(self, preset: str, *, joined: bool = False) -> dict[str, Any]:
+    def settings(self, preset: str, *, joined: bool = False, informed: bool = False) -> dict[str, Any]:
         """What ``preset`` sets, as plain nested values."""
         found = merge(self.values, _of(self.presets, preset))
+        found = merge(found, self.informed) if informed else found
         return merge(found, self.joined.get(preset, {})) if joined else found
 
     def training_of(self, preset: str) -> Values:
@@ -211,6 +218,23 @@ class Metric:
     shown: bool = True
 
 
+@dataclass(frozen=True)
+class LogSize:
+    """What there is to train on.  samples: rows to rank, drawn negatives among them    users: those with such rows"""
+
+    samples: int
+    users: int
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], negatives: int | None = None) -> LogSize:
+        """By a prepared data set's manifest; negatives: per positive, as the run says."""
+        per_positive = negatives or manifest["settings"]["negatives"] or 0
+        return cls(manifest["counts"]["samples"]["train"] * (1 + per_positive), manifest["counts"]["train_users"])
+
+
+Sized = Callable[[LogSize, Values, Values], Values]
+
+
 @dataclass(frozen=True, eq=False)
 class TaskSpec:
     """A task: what can be chosen in it and what its presets set.  Its room is imported with `room`.
@@ -219,8 +243,11 @@ class TaskSpec:
     where: "module:ATTRIBUTE" of its `braidrec.task.Task`    config: likewise of its `braidrec.config.ModelConfig`
     metrics: of its reports, the headline first    default: the backbone that is meant when none is named
     model, training: preset -> what it sets, before the chosen models set theirs
+    sized: preset -> what the size of the log changes in ``training``: (size, values of the preset and the chosen models, the
+    request's own values, which win) -> values
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
+    of_positives: whether its default is meant where nothing is named and the log holds positives alone
     """
 
     name: str
@@ -235,9 +262,11 @@ class TaskSpec:
     default: str
     model: Mapping[str, Values]
     training: Mapping[str, Values]
+    sized: Mapping[str, Sized] = field(default_factory=dict)
     presets: tuple[str, ...] = ("ours", "paper", "authors", "textbook")
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False
+    of_positives: bool = False
 
     def __contains__(self, name: str) -> bool:
         """Whether ``name`` is one of its backbones or whole models."""
@@ -264,7 +293,11 @@ TASKS: Registry[TaskSpec] = Registry(
     "task",
     "braidrec.tasks",
     TaskSpec,
-    {"ranking": "braidrec.ranking:TASK", "sequential": "braidrec.sequential:TASK"},
+    {
+        "ranking": "braidrec.ranking:TASK",
+        "sequential": "braidrec.sequential:TASK",
+        "collaborative": "braidrec.collaborative:TASK",
+    },
 )
 
 
@@ -323,6 +356,7 @@ def task_of(backbone: str | None, task: str | None) -> TaskSpec:
         raise ConfigError("; ".join([f"unknown backbone '{backbone}'{suggest(backbone, known)}", *broken]))
     if len(having) > 1:
         raise ConfigError(
-            f"backbone '{backbone}' is of {' and of '.join(having)}; say which with task = \"{having[0]}\" (or --task)"
+            f"backbone '{backbone}' is of {' and of '.join(having)}; say which with "
+            + remedy(f'task="{having[0]}"', f'task = "{having[0]}" (or --task)')
         )
     return TASKS[having[0]]

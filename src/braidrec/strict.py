@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, LiteralString, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, nearest, suggest
 
 _UNSHOWN: LiteralString = "unshown"
 
@@ -22,15 +22,19 @@ class Strict(BaseModel):
 Config = TypeVar("Config", bound=Strict)
 
 
-def parse(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+Tables = Mapping[str, Collection[str]]
+
+
+def parse(kind: type[Config], values: Mapping[str, Any], where: str, *, tables: Tables | None = None) -> Config:
     """Build ``kind`` from plain ``values``; ``where`` (a file, a flag) opens every error message.
 
+    tables: keys of those of its fields that are checked elsewhere, to be offered for a key that stands one level too high
     Raises ConfigError listing each bad key with the received value, what is accepted and the nearest known name.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(kind, detail) for detail in error.errors(include_url=False)]
+        problems = [_explain(kind, detail, tables or {}) for detail in error.errors(include_url=False)]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
     except ConfigError as cause:  # of a validator that looks a name up in a registry
         raise ConfigError(f"{where}: {cause}") from None
@@ -50,11 +54,15 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _explain(kind: type[Strict], detail: Any) -> str:
+def _explain(kind: type[Strict], detail: Any, tables: Tables) -> str:
     path, owners = _place(kind, [str(part) for part in detail["loc"]])
     key = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{suggest(path[-1], {name for model in owners for name in model.model_fields})}"
+        own = {name for model in owners for name in model.model_fields}
+        below = dict(_below(owners)) | (dict(tables) if len(path) == 1 else {})
+        meant = None if nearest(path[-1], sorted(own)) else _one_below(path[-1], below)
+        hint = suggest(path[-1], own) if meant is None else f" (did you mean '{'.'.join([*path[:-1], meant])}'?)"
+        return f"unknown key '{key}'{hint}"
     if detail["type"] == "missing":
         return f"required key '{key}' is missing"
     if detail["type"] == _UNSHOWN:
@@ -79,6 +87,22 @@ def _place(kind: type[BaseModel], location: list[str]) -> tuple[list[str], list[
         owners = [model for model in models if part in model.model_fields]
         models = [below for model in owners for below in _models_in(model.model_fields[part].annotation)] or models
     return path, models
+
+
+def _below(owners: list[type[BaseModel]]) -> Iterator[tuple[str, Collection[str]]]:
+    """Tables of ``owners`` with their keys."""
+    for owner in owners:
+        for name, field in owner.model_fields.items():
+            if models := _models_in(field.annotation):
+                yield name, {key for model in models for key in model.model_fields}
+
+
+def _one_below(name: str, tables: Tables) -> str | None:
+    """ "table.key" of the key that was perhaps meant, an exact one first."""
+    for table, keys in tables.items():
+        if name in keys:
+            return f"{table}.{name}"
+    return next((f"{table}.{near}" for table, keys in tables.items() if (near := nearest(name, sorted(keys)))), None)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,38 @@ class Added:
         return len(self.vectors)
 
 
+@dataclass(frozen=True)
+class Described:
+    """Somebody new by what is known of them: ``fields`` (F_U,) int32 rows, ``numbers`` (N_U,) float32, ``bags`` (M,) int32 for
+    each multi-valued user field; unknown rows where nothing is.
+    """
+
+    fields: Tensor
+    numbers: Tensor
+    bags: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What one item that somebody has brings to the score of another: its share, below 0 where it speaks against it.
+
+    text: how much of the score comes that way by text; None where the model reads none
+    """
+
+    item: int
+    share: float
+    text: float | None = None
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A model that says what is behind a score."""
+
+    def explain(self, past: Any, row: int) -> list[Reason]:
+        """Of a past, for a catalogue row, most first."""
+        ...
+
+
 class Model(Protocol):
     """A trained model as a run holds it.  Users and items are catalogue rows; items added later follow the catalogue's.
 
@@ -72,10 +104,13 @@ class Model(Protocol):
         """
         ...
 
-    def past(self, user: int | None, items: Rows | None = None) -> Any:
-        """What the model knows of a known user (all of their log), or of somebody new who liked ``items``, oldest first.
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Any:
+        """What the model knows of a known user (all of their log, then ``items``), or of somebody new who liked ``items``,
+        oldest first, and is described by ``fields``.
 
-        It passes through the run unopened.  Raises RunError for a known user of a model that was loaded without its data.
+        It passes through the run unopened.  Users of a log that has grown stand behind those of training: a model that keeps
+        something of each user answers them as somebody new, by their events.  Raises RunError for a known user of a model
+        that was loaded without its data, and for ``fields`` where it reads none.
         """
         ...
 
@@ -107,7 +142,9 @@ class Plan:
     stages: in order, those of ``taken`` left out    batches, validate: of a stage    monitor: what is watched by default
     keep: the trained model, on the CPU and reduced to what it needs to answer, called after the last stage
     names: of all stages, taken ones included    taken: stage -> run directory whose stage of that name is taken over
+    reading: those of ``names`` whose weights go with the item text vectors that they were trained on
     choices: what was settled on the way, for the record    average_epochs: where it is not as the settings say
+    yardsticks: what rankings without learning that take no more than seconds reach on validation: title -> metric -> value
     """
 
     stages: Sequence[AnyStage]
@@ -117,8 +154,10 @@ class Plan:
     keep: Callable[[], Model]
     names: Sequence[str]
     taken: Mapping[str, str] = field(default_factory=dict)
+    reading: Sequence[str] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
     average_epochs: float | None = None
+    yardsticks: Callable[[], Mapping[str, Mapping[str, float]]] = dict
 
 
 @dataclass(frozen=True)
@@ -155,7 +194,11 @@ class Task(Protocol):
         ...
 
     def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:
-        """The model of a saved run; without ``data`` it answers for somebody new alone."""
+        """The model of a saved run; without ``data`` it answers for somebody new alone.
+
+        data: those that were trained on, or what they have grown to, which have no parts: users that training knew and items
+        have their rows of then, others stand behind them, items last that are added right after
+        """
         ...
 
     def outcome(self, model: Model, config: RunConfig, data: Dataset, part: str, *, show_progress: bool = True) -> Outcome:
@@ -169,7 +212,10 @@ class Task(Protocol):
     def report(
         self, outcome: Outcome, config: RunConfig | None, data: Dataset, part: str, *, min_rows: int | None = None
     ) -> Report:
-        """An outcome by slice.  config: of the run whose slices are meant; None for the task's defaults."""
+        """An outcome by slice.  config: of the run whose slices are meant; None for the task's defaults.
+
+        min_rows: slices of fewer rows are marked as few; None for 1,000
+        """
         ...
 
     def tests(

@@ -37,7 +37,7 @@ from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import own_randomness, seed_everything
 from braidrec.training.stages import Fitted, Stage
 
-__all__ = ["check_backbone", "check_method", "check_task"]
+__all__ = ["check_backbone", "check_method", "check_model", "check_task"]
 
 _WORLD = PlantedConfig(users=120, items=80, interactions=6_000, cold_fraction=0.1)
 _DIM = 8
@@ -47,6 +47,12 @@ _TRAINING = {"max_epochs": 1, "checks_per_epoch": 1, "batch_size": 512}
 def check_backbone(spec: Spec, task: str, *, model: Mapping[str, Any] | None = None) -> None:
     """A backbone alone, in ``task``.  model: settings that make it small; by default ``dim`` where the task has it."""
     with TASKS[task].backbones.holding(spec):
+        _check(task, spec.name, (), model)
+
+
+def check_model(spec: Spec, task: str, *, model: Mapping[str, Any] | None = None) -> None:
+    """A whole model of ``task``, likewise; it takes no enhancer."""
+    with TASKS[task].models.holding(spec):
         _check(task, spec.name, (), model)
 
 
@@ -211,6 +217,9 @@ def _check_answers(run: Run, what: str) -> None:
             assert each.item not in seen, f"{what}: recommends '{each.item}', which user '{known}' has met"
     pasts = [model.past(row) for row in range(1, 6)] + [model.past(None, np.array([2, 3], np.int32)), model.past(None)]
     rows = np.arange(1, dataset.num_items + 1, dtype=np.int32)
+    unseen = rows[~np.isin(rows, model.seen(model.past(user)))][:2]
+    news = set(model.seen(model.past(user, unseen)).tolist())
+    assert news == {*model.seen(model.past(user)).tolist(), *unseen.tolist()}, f"{what}: newer events are not behind the log's"
     whole = model.scores(pasts, rows)
     assert whole.shape == (len(pasts), len(rows)), f"{what}: scores are {whole.shape}"
     assert whole.dtype == np.float32, f"{what}: scores are {whole.dtype}"

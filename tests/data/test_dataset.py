@@ -426,7 +426,9 @@ def test_an_edited_manifest_is_refused(prepared: Dataset, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_a_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no prepared data set here; make one with 'braidrec data prepare'"):
+    with pytest.raises(
+        DataError, match=r"nowhere: no prepared data set here; make one with Dataset\.from_frames\(\.\.\., path="
+    ):
         Dataset.open(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"manifest.json: the file does not exist"):
         Dataset.open(tmp_path)

@@ -190,10 +190,17 @@ def test_slices() -> None:
         gained = {"hr": 1, "ndcg": 0.5, "mrr": 1 / 3}
         expected |= {f"{metric}@{k}": value for k in (5, 10, 20) for metric, value in gained.items()}
         assert part.values == pytest.approx({key: value * hits for key, value in expected.items()}, abs=1e-12)
-    assert (set(report["cold"].values.values()), report["cold"].reason) == ({None}, "too few: 999 rows, 1,000 wanted")
+    cold = report["cold"]
+    assert (cold.rows, cold.few, cold.reason, list(cold.intervals)) == (999, True, None, ["hr@10", "ndcg@10"])
+    assert cold["hr@10"] == (ranking.rank[slices.masks["cold"]] <= 10).mean()
+    assert cold.intervals["hr@10"].low < cold["hr@10"] < cold.intervals["hr@10"].high
+    assert (cold.intervals["hr@10"].users, report["warm"].few, report["warm"].intervals) == (500, False, {})
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("few: fewer than 1,000 rows;")
     unseen = report["unseen"]
     assert (unseen.rows, unseen.counts, set(unseen.values.values())) == (0, {"users": 0}, {None})
     assert unseen.values.keys() == report["all"].values.keys()
+    assert (unseen.few, unseen.reason, unseen.intervals) == (True, "no rows", {})
     assert report.lists == {"coverage": 40 / 50, "novelty": novelty(ranking.top, counts), "masked": 0.025}
     assert report.shown == shown_at(10, 10)
 
@@ -246,7 +253,8 @@ def test_report_of_several_targets() -> None:
     assert list(report["all"].values) == [f"{metric}@{k}" for metric in ("recall", "ndcg", "hr", "mrr") for k in (10, 20)]
     for metric in MANY_TARGETS:
         assert report["warm"][f"{metric}@10"] == row_gains(ranking, metric, 10)[:1_500].mean()
-    assert report["few"]["recall@10"] is None
+    assert report["few"]["recall@10"] == row_gains(ranking, "recall", 10)[:9].mean()
+    assert (report["few"].few, list(report["few"].intervals)) == (True, ["recall@20", "ndcg@20"])
     assert report.lists["masked"] == ranking.masked.mean()  # of the targets
     assert list(report.intervals) == ["recall@20", "ndcg@20"]
     assert report.intervals["recall@20"].users == N
@@ -264,9 +272,11 @@ def test_report_of_several_targets() -> None:
 def test_few_rows() -> None:
     few = Ranking.single(np.array([1, 2]), np.ones((2, 10), np.int32), np.zeros(2, bool))
     report = evaluate_retrieval(few, [1, 2], Slices({"all": np.ones(2, bool)}), np.ones(4, int))
-    assert (set(report["all"].values.values()), report.intervals) == ({None}, {})
+    assert (report["all"]["mrr@10"], report["all"].few, list(report.intervals)) == (0.75, True, ["hr@10", "ndcg@10"])
     report = evaluate_retrieval(few, [1, 2], Slices({"all": np.ones(2, bool)}), np.ones(4, int), min_rows=1)
-    assert report["all"]["mrr@10"] == 0.75
+    assert (report["all"]["mrr@10"], report["all"].few, report.notes) == (0.75, False, ())
+    alone = evaluate_retrieval(few, [1, 1], Slices({"all": np.ones(2, bool)}), np.ones(4, int))
+    assert (alone["all"]["mrr@10"], alone.intervals) == (0.75, {})  # resamples of one user are all alike
 
 
 def test_json_round_trip() -> None:
@@ -300,7 +310,8 @@ def test_table() -> None:
         f"{hit:.4f} / {hit / 2:.4f}",
         f"nDCG [{100 * interval.low:.2f}, {100 * interval.high:.2f}]",
         f"{hit / 3:.4f}",
-        "too few",
+        f"{100 * good['cold']['hr@10']:.4f} / {100 * good['cold']['ndcg@10']:.4f} few",
+        "no rows",
         "80.0000",
         f"{good.lists['novelty']:.2f}",
         "2.5000",
@@ -308,8 +319,8 @@ def test_table() -> None:
         assert part in text, part
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     assert ["coverage@10, %", "", "", "80.0000", "-"] in cells
-    assert ["cold", "999", "500", "too few", "too few"] in cells
-    assert text.index("too few") < text.index("MRR@10")
+    assert any(row[:3] == ["cold", "999", "500"] and all(cell.endswith("few") for cell in row[3:]) for row in cells)
+    assert text.index(" few ") < text.index("MRR@10")
     other = printed({"PAD": good}, shown_at(1, 10))
     assert "HR@1 / nDCG@1 in %" in other
     assert "0.0000 / 0.0000" in other

@@ -35,7 +35,7 @@ def test_cells_are_made_once_and_summed_up_with_what_is_missing(shop: Workshop, 
     for row, seed in ((PLAIN, 1), (PLAIN, 2), (DISCO, 1)):
         assert make_cell(row, seed, shop)
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "fit", None)  # calling it would fail
+        patch.setattr(cells, "fit_config", None)  # calling it would fail
         assert not make_cell(PLAIN, 1, shop)
     cell = read_json(shop.cell_path(DISCO, 1), RunError)
     assert cell["knowledge"] == "tfidf"

@@ -80,8 +80,8 @@ def test_a_table_is_made_in_pieces_and_every_cell_once(tmp_path: Path, monkeypat
     assert table["not_run"] == ["sasrec-smem s1", "sasrec-pad s1", "sasrec-pad-no-text s1"]
 
     lines.clear()
-    real, trained = cells.fit, list[str]()
-    monkeypatch.setattr(cells, "fit", lambda *given, **named: (trained.append(named["path"].name), real(*given, **named))[1])
+    real, trained = cells.fit_config, list[str]()
+    monkeypatch.setattr(cells, "fit_config", lambda *given, **named: (trained.append(given[1].name), real(*given, **named))[1])
     reproduce.reproduce(TINY, "toy", 1, **folders, only="sasrec-smem", tell=lines.append)
     assert trained == ["sasrec-pad-s1", "sasrec-pad-s1", "sasrec-smem-s1"]  # the giver first; then only loaded
     assert [line.split(",")[0] for line in lines if "begun" in line] == ["[1/2] sasrec-pad s1", "[2/2] sasrec-smem s1"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.batches import RankingBatch
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import principal_directions
+from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.evaluation.baselines import RankingLog, ranking_baselines
 from braidrec.evaluation.metrics import auc
@@ -160,9 +162,38 @@ def test_outcomes_are_reported_as_they_were_validated(kind: str, data: Any) -> N
     rows = data().split["valid"]
     assert np.array_equal(outcome.user, data().log.user[rows])
     assert np.array_equal(outcome.item, data().log.item[rows])
-    assert TASK.report(outcome, config, data(), "valid")["all"].reason == (
-        None if len(rows) >= 1_000 else f"too few: {len(rows)} rows, 1,000 wanted"
+    few = TASK.report(outcome, config, data(), "valid")["all"]
+    assert (few.few, few.reason, few["auc"]) == (len(rows) < 1_000, None, report["all"]["auc"])
+
+
+@pytest.mark.parametrize("monitor", ["log_loss", "ndcg@5"])
+def test_another_number_of_validation_may_choose(monitor: str, tmp_path: Path) -> None:
+    data = small_runs.dataset()
+    config = configured(
+        model={"monitor": monitor}, training={"max_epochs": 2, "checks_per_epoch": 4, "batch_size": 256, "lr": 0.02}
     )
+    model, phases = trained(config, data, tmp_path)
+    lines = [json.loads(line)["validation"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = [line[monitor] for line in lines]
+    assert phases[-1].best_metric == phases[-1].metrics[monitor] == (min if monitor == "log_loss" else max)(values)
+    assert len(set(values)) > 1
+    report = TASK.report(TASK.outcome(model, config, data, "valid"), config, data, "valid", min_rows=1)
+    assert report["all"][monitor] == pytest.approx(phases[-1].best_metric, abs=1e-9)
+    assert lines[0].keys() == {"auc", "log_loss", monitor}
+
+
+def test_a_number_of_validation_that_is_none_is_refused(tmp_path: Path) -> None:
+    accepted = "'auc', 'log_loss', 'recall@5', 'hr@5', 'ndcg@5', 'recall@10', 'hr@10' or 'ndcg@10'"
+    with pytest.raises(ConfigError, match=f"'monitor' = 'mrr': input should be {accepted}"):
+        configured(model={"monitor": "mrr"})
+    events = pl.DataFrame(
+        {"user": [1, 1, 1, 1, 2, 2, 2, 2], "item": [1, 2, 3, 4] * 2, "timestamp": range(8), "label": [0, 1, 1, 0, 1, 0, 0, 1]}
+    )
+    cut = PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1))
+    one_row_each = Dataset.from_frames(events, path=tmp_path / "one-row-each", settings=cut)
+    plan = planned(configured(model={"monitor": "hr@5"}), one_row_each)
+    with pytest.raises(DataError, match=r"no user has 'valid' rows of both labels, so no hr@5 can choose .*monitor = 'auc'"):
+        plan.validate(plan.stages[-1])
 
 
 def test_models_are_tested_against_one_another() -> None:
@@ -210,7 +241,7 @@ def test_drawn_negatives_are_the_same_for_every_seed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_planned() -> None:
     data, positives = small_runs.dataset(), small_runs.positives()
-    with pytest.raises(ConfigError, match=r"every training row is positive.*negatives = 4"):
+    with pytest.raises(ConfigError, match=r"every training row is positive.*negatives=4$"):
         planned(configured(), positives)
     with pytest.raises(ConfigError, match="negatives = 2, but this log has negative rows of its own"):
         planned(configured(negatives=2), data)

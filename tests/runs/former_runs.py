@@ -53,7 +53,10 @@ def rewrite(path: Path, *, data: Path | None = None) -> None:
     (path / "catalogue.parquet").unlink()
     record = read_json(path / "run.json", RunError)
     record["format"], record["knowledge"] = 2, next(iter(record["knowledge"]), None)
-    del record["data"]["schema"], record["digest"]
+    (path / "users.parquet").unlink()
+    for key in ("schema", "ids", "events"):
+        del record["data"][key]
+    del record["reads_text"], record["digest"]
     if data is not None:
         record["data"]["path"] = str(data)
     if record["task"] == "ranking":

@@ -60,7 +60,7 @@ def started(path: Path, data: Dataset, run: Run) -> Run:
 def forget(run: Run) -> Path:
     """The run as an earlier version recorded it."""
     record = read_json(run.path / "run.json", RunError)
-    del record["data"]["former_fingerprint"], record["digest"]
+    del record["data"]["former_fingerprint"], record["data"]["events"], record["digest"]
     record["data"]["fingerprint"] = run.dataset.former_fingerprint
     write_json(run.path / "run.json", record | {"digest": digest_of_json(record)})
     return run.path

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import small_runs
+from braidrec.data.dataset import Dataset
 from braidrec.errors import BraidError, ConfigError, DataError, KnowledgeError
+from braidrec.runs.depending import runs_on, warning
 from braidrec.runs.knowledge import (
     Floats,
     Folders,
@@ -113,3 +116,46 @@ def test_damaged_settings_of_a_knowledge_base_are_refused(tmp_path: Path) -> Non
     (tmp_path / "knowledge.json").write_text("{")
     with pytest.raises(KnowledgeError, match="not valid JSON"):
         read_settings(tmp_path)
+
+
+# -- data that runs were trained on ---------------------------------------------------------------------------------------
+
+
+def test_runs_on_a_folder_are_found_in_runs_and_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "shop"
+    data = Path(shutil.copytree(dataset().path, home / "prepared" / "planted"))
+    other = Path(shutil.copytree(dataset().path, home / "prepared" / "other"))
+    assert runs_on(data) == []
+    small_runs.train(home / "runs" / "planted" / "x", Dataset.open(data), seed=1)
+    for place in ("prepared/beside", "prepared/runs/y"):
+        shutil.copytree(home / "runs" / "planted" / "x", home / place)
+    (home / "runs" / "broken").mkdir()
+    (home / "runs" / "broken" / "config.toml").write_text("data = [")
+    wanted = [home / place for place in ("prepared/beside", "prepared/runs/y", "runs/planted/x")]
+    assert runs_on(data) == wanted, "copies find the data by their whole path"
+    monkeypatch.chdir(home)
+    assert [each.resolve() for each in runs_on(Path("prepared/planted"))] == wanted
+    assert runs_on(other) == []
+    moved = home.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert runs_on(moved / "prepared" / "planted") == [moved / "prepared/runs/y", moved / "runs/planted/x"]
+    said = warning(data, [Path(f"runs/{at}") for at in range(7)])
+    assert "7 runs were trained on these data (runs/0, runs/1, runs/2, runs/3, runs/4 and 2 more). Over a log" in said
+
+
+def test_data_that_runs_need_are_replaced_when_somebody_says_so(tmp_path: Path) -> None:
+    file, out, asked = str(small_runs.description(tmp_path)), tmp_path / "prepared" / "mine", []
+
+    def answer(said: str) -> bool:
+        asked.append(said)
+        return len(asked) > 1
+
+    first = prepare(file, None, out, overwrite=True, confirm=answer)
+    assert prepare(file, None, out, overwrite=True, confirm=answer).fingerprint == first.fingerprint
+    assert not asked, "nobody needs them yet"
+    run = small_runs.train(tmp_path / "runs" / "x", first, seed=1)
+    with pytest.raises(DataError, match=r"mine: not replaced; nothing was changed"):
+        prepare(file, None, out, vocabulary="all", overwrite=True, confirm=answer)
+    assert Dataset.open(out).fingerprint == first.fingerprint
+    assert f"1 run was trained on these data ({run.path})" in asked[0]
+    assert prepare(file, None, out, vocabulary="all", overwrite=True, confirm=answer).settings.vocabulary == "all"

@@ -83,9 +83,12 @@ def test_unknown_users_and_items_are_refused_with_a_short_hint() -> None:
 
 
 def test_either_a_user_or_items() -> None:
-    for arguments in ({}, {"user": USER, "items": ["B00001"]}):
-        with pytest.raises(DataError, match="either a user or a list of items"):
-            plain().recommend(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="either a user or a list of items"):
+        plain().recommend()
+    with pytest.raises(
+        DataError, match=r"fields describe somebody new, and user '10001' is known by what the data have of them"
+    ):
+        plain().recommend(USER, fields={"age": 30})
 
 
 def test_somebody_new_is_known_by_what_they_liked(run: Run) -> None:

@@ -25,7 +25,7 @@ from braidrec.errors import BraidError, ConfigError, DataError, RunError
 from braidrec.evaluation.retrieval import rank_targets
 from braidrec.files import load_tensors, read_json
 from braidrec.runs import fit
-from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.knowledge import KnowledgeBases, build
 from braidrec.runs.run import Run, load
 from braidrec.sequential import task
 from braidrec.sequential.scoring import HistoryScorer, part_rows
@@ -76,7 +76,7 @@ def test_a_run_keeps_the_weights_of_every_stage_and_nothing_of_training() -> Non
     names = {each.name for each in pad().path.iterdir() if not each.name.startswith(("outcome", "evaluation"))}
     assert names == {
         *("config.toml", "run.json", "model.safetensors", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json"),
-        *("catalogue.parquet", "weights"),
+        *("catalogue.parquet", "users.parquet", "weights"),
     }
     stages = {sasrec: ["pretrain"], pad: ["pretrain", "align", "experts"], smem: ["pretrain", "experts"]}
     for made, expected in stages.items():
@@ -270,6 +270,22 @@ def test_a_stage_that_cannot_be_taken_over_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stage_goes_with_the_text_that_it_was_trained_on_where_it_read_any(tmp_path: Path) -> None:
+    build(small.dataset().path, tmp_path / "words", "tfidf")
+    (tmp_path / "words.toml").write_text('[encoder]\nkind = "tfidf"\nseed = 7\n')
+    build(small.dataset().path, tmp_path / "other", str(tmp_path / "words.toml"))
+    said = r"start_from\.align = .*: trained on a knowledge base with .* which now has .*; name the knowledge base that it was"
+    for start in (("align",), ("pretrain", "align")):
+        with pytest.raises(ConfigError, match=said):
+            train(tmp_path / "run", enhance="pad", knowledge=tmp_path / "other", model=starting_from(pad(), *start))
+    assert not (tmp_path / "run").exists()
+    start = starting_from(pad(), "pretrain")  # by ids alone
+    assert train(tmp_path / "run", enhance="pad", knowledge=tmp_path / "other", model=start).record["phases"]
+    start = starting_from(pad(), "align")  # filled alike
+    settings: dict[str, Any] = {"model": start, "training": {"phases": {"align": {"lr": None}}}}
+    assert train(tmp_path / "alike", enhance="pad", knowledge=tmp_path / "words", **settings).record["phases"]
+
+
 def test_settings_of_a_stage_that_is_taken_over_are_refused_if_the_request_has_them(tmp_path: Path) -> None:
     """PAD's preset has some for the stage, which `test_a_stage_of_another_run_is_taken_over` goes by."""
     training = {"phases": {"pretrain": {"lr": 0.5}}}
@@ -297,8 +313,8 @@ def test_a_stage_of_other_data_is_refused_though_its_shapes_fit(tmp_path: Path) 
         ({"training": {"phases": {"algin": {"lr": 1e-3}}}, "enhance": "pad"}, r"SASRec \+ PAD has no phase 'algin'.*'align'"),
         ({"training": {"phases": {"align": {"lr": 0.5}}}}, "SASRec has no phase 'align'"),
         ({"training": {"tables": "lazy"}}, "sequence models train dense tables: drop it"),
-        ({"enhance": "morec", "knowledge": None}, r'give the run a knowledge base \(knowledge = "FOLDER", or --knowledge\)'),
-        ({"enhance": "pad", "knowledge": "nowhere"}, "no knowledge base here; make one with 'braidrec knowledge build"),
+        ({"enhance": "morec", "knowledge": None}, r"give the run a knowledge base \(knowledge=FOLDER\)"),
+        ({"enhance": "pad", "knowledge": "nowhere"}, r"no knowledge base here; make one with build_knowledge\(data, "),
     ],
     ids=["misspelt phase", "phase of another model", "lazy tables", "no knowledge base", "missing knowledge base"],
 )
@@ -724,7 +740,7 @@ def test_from_fit_to_recommendations(braidrec: Screen, tmp_path: Path, monkeypat
     assert not Path("x").exists()
 
     text = braidrec("evaluate", path)
-    for word in ("popularity", "item-kNN", "Markov", "SASRec + PAD (ours)", "unseen", "novelty@10", "too few"):
+    for word in ("popularity", "item-kNN", "Markov", "SASRec + PAD (ours)", "unseen", "novelty@10", " few "):
         assert word in text, word
     assert "popularity" not in braidrec("evaluate", path, "--no-baselines")
     assert "valid part" in braidrec("evaluate", path, "--part", "valid")

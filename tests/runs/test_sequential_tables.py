@@ -76,7 +76,7 @@ def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -
     assert f"{100 * values['hr@10']:.4f} / {100 * values['ndcg@10']:.4f}" in text
     markov = simple_rankings("test")["Markov"].values["rank"]
     assert f"{100 * gains(markov, 'hr', 10).mean():.4f} / {100 * gains(markov, 'ndcg', 10).mean():.4f}" in text
-    for word in ("warm", "median", "cold", "unseen", "bucket 1", "bucket 4", "too few", "HR [", "MRR@10", "out of reach"):
+    for word in ("warm", "median", "cold", "unseen", "bucket 1", "bucket 4", " few ", "HR [", "MRR@10", "out of reach"):
         assert word in text, word
     assert printed(evaluation_table([run.path], "test", baselines=True)) == text
     alone = printed(evaluation_table([run.path], "valid", baselines=False))

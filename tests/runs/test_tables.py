@@ -57,7 +57,8 @@ def test_evaluation_shows_slices_and_baselines_and_scores_the_test_part_once(
     ):
         assert word in text, word
     assert "DIN + DisCo (ours)" in text
-    assert "too few" in text
+    assert " few " in text
+    assert "few: fewer than 1,000 rows" in text
     assert printed(evaluation_table([run.path], "test", baselines=True)) == text
     assert calls == ["scoring test"]
     assert "popularity" not in printed(evaluation_table([run.path], "valid", baselines=True))

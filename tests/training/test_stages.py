@@ -34,6 +34,7 @@ from braidrec.training.stages import (
     main_group,
     make_phase,
     put_fitted,
+    put_trained,
 )
 
 COUNTS = torch.arange(40.0)
@@ -105,6 +106,22 @@ def trained(name: str = "weigh", *, max_epochs: int = 1) -> Phase:
 
 def run(phases: list[AnyPhase], directory: Path, **changes: Any) -> TrainingResult:
     return train(phases, directory, **{"seed": 5, "show_progress": False, **changes})
+
+
+def test_the_weights_of_a_stage_go_into_a_fresh_module_with_what_an_earlier_one_had_fitted() -> None:
+    kept = Head()
+    kept.register_buffer("counts", COUNTS)
+    tensors = {name: tensor.detach().clone() + 1 for name, tensor in kept.state_dict().items()}
+    fresh = Head()
+    stage = Stage("weigh", fresh, {"prediction": 1.0}, [main_group(fresh)])
+    put_trained(stage, tensors)
+    assert fresh.state_dict().keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in fresh.state_dict().items())
+    with pytest.raises(RunError, match=r"the weights of stage 'weigh' lack 'weight'; they are of another model"):
+        put_trained(stage, {name: tensor for name, tensor in tensors.items() if name != "weight"})
+    module = Counter()
+    put_trained(Fitted("count", module, Fit()), {"scores": COUNTS})
+    assert torch.equal(module.get_buffer("scores"), COUNTS)
 
 
 # -- fitted at once -------------------------------------------------------------------------------------------------------

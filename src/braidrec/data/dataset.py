@@ -22,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.data import splits, vocabulary
+from braidrec.data import describe, splits, vocabulary
 from braidrec.data.cleaning import clean
 from braidrec.data.features import Bag, Features, Scaling, encode_fields, number_column
 from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
 from braidrec.data.followed import followed, followed_positions
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Field, Schema
-from braidrec.data.settings import FORMER, LEAVE, PART_NAMES
+from braidrec.data.settings import LEAVE, PART_NAMES
 from braidrec.data.settings import PrepareSettings as PrepareSettings
 from braidrec.data.splits import Split
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.vocabulary import Owner, Rows, Vocabulary
-from braidrec.errors import DataError
+from braidrec.errors import DataError, remedy
 from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
 
 if TYPE_CHECKING:
@@ -80,6 +80,27 @@ class Dataset:
     manifest: Mapping[str, Any]
     statistics: CausalStatistics | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name}, {len(self.log):,} events, {self.num_users:,} users, {self.num_items:,} items, {self.path})"
+        )
+
+    def __str__(self) -> str:
+        return describe.as_text(*self._described)
+
+    def _repr_html_(self) -> str:
+        return describe.as_html(*self._described)
+
+    @property
+    def _described(self) -> tuple[str, describe.Lines]:
+        lines = describe.lines_of(self.schema, self.settings, self.log, self.split, self.manifest, self.path)
+        return f"data set {self.name} at {self.path}", lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What was guessed and decided when it was prepared."""
+        return list(self.manifest["notes"])
+
     @classmethod
     def prepare(
         cls, tables: Tables, path: Path | str, settings: PrepareSettings | None = None, *, overwrite: bool = False
@@ -91,7 +112,9 @@ class Dataset:
         instance_of(tables, Tables, "tables", "Dataset.from_frames takes frames and files")
         instance_of(settings, PrepareSettings, "settings", "write PrepareSettings(...)")
         if path.exists() and not overwrite:
-            raise DataError(f"{path} already exists; choose another folder or pass overwrite (--overwrite)")
+            raise DataError(
+                f"{path} already exists; choose another folder or pass overwrite{remedy('=True', ' (--overwrite)')}"
+            )
         if path.exists() and not (path / "manifest.json").is_file():
             raise DataError(
                 f"{path} is not a prepared data set, so it is not overwritten; choose another folder or remove it yourself"
@@ -146,7 +169,8 @@ class Dataset:
         """Map a prepared directory.  Raises DataError when it is missing, of another version, or a file's digest differs."""
         path = path_of(path, "path")
         if not path.is_dir():
-            raise DataError(f"{path}: no prepared data set here; make one with 'braidrec data prepare'")
+            how = remedy(f"Dataset.from_frames(..., path={str(path)!r})", "'braidrec data prepare'")
+            raise DataError(f"{path}: no prepared data set here; make one with {how}")
         manifest = read_json(path / "manifest.json", DataError)
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:
@@ -181,7 +205,7 @@ class Dataset:
             path,
             manifest["name"],
             Schema.model_validate(manifest["schema"]),
-            PrepareSettings.model_validate(FORMER | manifest["settings"]),
+            PrepareSettings.of_record(manifest["settings"]),
             log,
             Split({name: arrays[f"split.{name}"] for name in manifest["parts"]}),
             features,
@@ -474,6 +498,7 @@ class _Preparation:
             "sources": [source.__dict__ for source in self.tables.sources],
             "fingerprint": fingerprint,
             "files": dict(files),
+            **({"ids": dict(self.tables.ids)} if self.tables.ids else {}),
         }
 
     def _notes(self) -> Iterator[str]:

@@ -26,6 +26,8 @@ def followed(log: InteractionLog, split: Split, settings: PrepareSettings, posit
     Raises DataError, naming the data set and the remedy, where a part is left without a row.
     """
     cut = settings.split
+    if not split.parts:  # of a log that is served, not evaluated
+        return split
     if cut.kind in LEAVE and len(log):
         return make_split(log, cut)
     where = np.full(1 + max(int(rows[-1]) for rows in split.parts.values()), -1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
@@ -132,6 +133,11 @@ class PrepareSettings(Strict):
     k_core: int | None = Setting(default=None, ge=2)
     ties: Literal["order", "exclude"] = "order"
     sequences: Literal["positives", "all"] = "positives"
+
+    @classmethod
+    def of_record(cls, values: Mapping[str, Any]) -> Self:
+        """As a manifest or a run's record holds them, which may be from before some of them could be chosen."""
+        return cls.model_validate({**FORMER, **values})
 
 
 # How data were prepared before these could be chosen: what an older manifest leaves out, and what no fingerprint says.

@@ -6,7 +6,8 @@ past residual against each, log counts of both, and the spread of the user's rat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -30,18 +31,38 @@ _USER_PRIOR = 5.0
 Floats = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class StatisticsScale:
+    """What training fixed: prior (2,) rating and label of anybody, mean (7,) and spread (7,) of the columns as computed."""
+
+    prior: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Sequence[float]]) -> StatisticsScale:
+        return cls(**{name: np.array(values[name]) for name in ("prior", "mean", "spread")})
+
+
 class CausalStatistics:
     """Numbers (n, 7) float32, standardised by the mean and spread of the rows at ``train``.
 
     ``before(positions)``: as of each event, its copies and (with ties = "exclude") all events of its second left out.
     ``now(user, items)``: as of the end of the log, joined from `items_now` and `user_now`, which stand without the log.
+
+    train: positions of the training rows, or what a model was trained with, for a log that has grown since
     """
 
-    def __init__(self, log: InteractionLog, num_items: int, train: NDArray[np.int64]):
+    def __init__(self, log: InteractionLog, num_items: int, train: NDArray[np.int64] | StatisticsScale):
         count = len(log)
         rating, label = log.rating.astype(np.float64), log.label.astype(np.float64)
         self._log, self._count, self.num_items = log, count, num_items
-        self._prior = np.array([rating[train].mean(), label[train].mean()])
+        known = train if isinstance(train, StatisticsScale) else None
+        rows = np.arange(0) if isinstance(train, StatisticsScale) else train
+        self._prior = np.array([rating[rows].mean(), label[rows].mean()]) if known is None else known.prior
         # Slots of one item stand together, oldest first; sums carry one entry more so that differences give any range.
         by_item = np.argsort(log.item, kind="stable")
         self._item_keys = log.item[by_item].astype(np.int64) * count + by_item
@@ -52,8 +73,13 @@ class CausalStatistics:
         by_user = log.slot_event[1:]
         self._user_sums = _sums(np.column_stack([residual, rating, rating**2])[by_user])
         raw = joined(own, self._user_part(log.user, log.past))
-        self._mean, self._spread = raw[train].mean(axis=0), np.maximum(raw[train].std(axis=0), 1e-6)
+        self._mean = raw[rows].mean(axis=0) if known is None else known.mean
+        self._spread = np.maximum(raw[rows].std(axis=0), 1e-6) if known is None else known.spread
         self._rows = self._scale(raw)
+
+    @property
+    def scale(self) -> StatisticsScale:
+        return StatisticsScale(self._prior, self._mean, self._spread)
 
     def before(self, positions: NDArray[np.int64], items: NDArray[np.int32] | None = None) -> Floats:
         """As of the events at ``positions`` (n,), for their own items or for others ``items`` (n,) in their place."""

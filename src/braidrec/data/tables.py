@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ class Tables:
 
     Id columns keep their type (integers stay 64-bit integers, text stays text), so every id round-trips exactly.
     ``items`` and ``users`` have one row per id; they may be None, then only ids are known.
+    ids: "items" or "users" -> what that table calls its ids, where the interactions, and now all three, call them otherwise
     """
 
     name: str
@@ -42,3 +44,4 @@ class Tables:
     users: pl.DataFrame | None = None
     sources: tuple[SourceFile, ...] = ()
     report: ReadReport = field(default_factory=ReadReport)
+    ids: Mapping[str, str] = field(default_factory=dict)

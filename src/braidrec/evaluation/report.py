@@ -6,7 +6,7 @@ A report of any task: it brings its numbers by name and says itself how a table 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from braidrec.evaluation.bootstrap import Clusters
 
-MIN_ROWS = 1_000
+MIN_ROWS = 1_000  # fewer carry no claim
+NO_ROWS = "no rows"  # why a slice has no numbers
+FEW = "few"  # the mark of their numbers in a table
 
 Place = Literal["count", "cell", "below"]
 Unit = Literal["", "%", "bits"]
@@ -31,6 +33,7 @@ class SliceResult:
     """One slice.  counts: besides its rows, such as "positives" or "users"
 
     values: by name, such as "auc" or "ndcg@10"; None where ``reason`` says why, or where the scores do not have it
+    few: whether the rows are too few for a claim    intervals: by value, of a slice of few rows, as far as they exist
     """
 
     name: str
@@ -38,6 +41,8 @@ class SliceResult:
     counts: Mapping[str, int]
     values: Mapping[str, float | None]
     reason: str | None = None
+    few: bool = False
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float | None:
         if name not in self.values:
@@ -111,6 +116,8 @@ class Report:
         for at, part in enumerate(self.slices):
             _expect_keys(part.counts, counts, f"report: slices[{at}]: counts")
             _expect_keys(part.values, values, f"report: slices[{at}]: values")
+            for name in part.intervals.keys() - values:
+                raise DataError(f"report: slices[{at}]: intervals: unknown key '{name}'{suggest(name, values)}")
         _refuse_lacking(self, self.shown, "report: shown: it")
         for name in self.intervals:
             if name not in values:
@@ -153,6 +160,19 @@ class Report:
         )
 
 
+def checked_min_rows(min_rows: int) -> int:
+    """Raises DataError on what is no number of rows."""
+    if isinstance(min_rows, bool) or not isinstance(min_rows, int | np.integer) or min_rows < 0:
+        raise DataError(f"min_rows = {min_rows!r}: a whole number from 0 on is needed, such as min_rows={MIN_ROWS}")
+    return int(min_rows)
+
+
+def notes_on_few(slices: Sequence[SliceResult], min_rows: int) -> tuple[str, ...]:
+    """The line of a table that says what its mark means, where it has one."""
+    legend = f"{FEW}: fewer than {min_rows:,} rows; the number is shown with its interval, and no claim rests on it"
+    return (legend,) if any(each.few and each.reason is None for each in slices) else ()
+
+
 def render(reports: Mapping[str, Report], shown: Sequence[Shown] | None = None) -> Table:
     """Models as columns, slices as rows; below them what the whole has; intervals in the first row, notes in the caption.
 
@@ -182,7 +202,9 @@ def render(reports: Mapping[str, Report], shown: Sequence[Shown] | None = None) 
     for title in ("slice", "rows", *(each.title for each in counts), *map(escape, reports)):
         table.add_column(title, justify="left" if title == "slice" else "right")
     for at, (slice_name, *numbers) in enumerate(rows[first]):
-        of_models = [_cell(report.slices[at], cells, {} if at else report.intervals) for report in reports.values()]
+        of_models = [
+            _cell(part := report.slices[at], cells, part.intervals if at else report.intervals) for report in reports.values()
+        ]
         last = at + 1 == len(rows[first])
         table.add_row(slice_name.replace("_", " "), *(f"{number:,}" for number in numbers), *of_models, end_section=last)
     for each in below:
@@ -205,6 +227,7 @@ def _cell(result: SliceResult, cells: Sequence[Shown], intervals: Mapping[str, I
     if result[cells[0].name] is None:
         return (result.reason or "-").split(":")[0]
     numbers = " / ".join(each.text(result[each.name]) for each in cells if result[each.name] is not None)
+    numbers += f" {FEW}" if result.few else ""
     sure = [each for each in cells if each.interval is not None]
     names = {each.name: f"{each.title.partition('@')[0]} " if len(sure) > 1 else "" for each in sure}
     return "\n".join(
@@ -237,6 +260,7 @@ def _refuse_lacking(report: Report, shown: Sequence[Shown], who: str) -> None:
 # -- from JSON ------------------------------------------------------------------------------------------------------------
 
 _JSON_TYPES: dict[str, tuple[type[Any], ...]] = {
+    "bool": (bool,),
     "str": (str,),
     "int": (int,),
     "float": (int, float),
@@ -244,6 +268,7 @@ _JSON_TYPES: dict[str, tuple[type[Any], ...]] = {
     "int | None": (int, type(None)),
     "Mapping[str, int]": (dict,),
     "Mapping[str, float | None]": (dict,),
+    "Mapping[str, Interval]": (dict,),
     "Place": (str,),
     "Unit": (str,),
 }
@@ -253,7 +278,7 @@ def _read_slice(value: Any, where: str) -> SliceResult:
     found = _read(SliceResult, value, where)
     _mapping(found.counts, lambda one, here: _typed(one, (int,), here), f"{where}: counts")
     _mapping(found.values, _number, f"{where}: values")
-    return found
+    return replace(found, intervals=_mapping(found.intervals, lambda one, at: _read(Interval, one, at), f"{where}: intervals"))
 
 
 def _read_shown(value: Any, where: str) -> Shown:
@@ -285,7 +310,7 @@ def _number(value: Any, where: str) -> float | None:
 
 
 def _typed(value: Any, kinds: tuple[type[Any], ...], where: str) -> Any:
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         accepted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
         raise DataError(f"{where} is {value!r}; accepted: {accepted}")
     return value

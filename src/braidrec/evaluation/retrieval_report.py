@@ -17,7 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from braidrec.errors import DataError, suggest
 from braidrec.evaluation.bootstrap import Clusters, cluster_by_user, resampled_mean
 from braidrec.evaluation.metrics import Floats
-from braidrec.evaluation.report import MIN_ROWS, Interval, Report, Shown, SliceResult
+from braidrec.evaluation.report import (
+    MIN_ROWS,
+    NO_ROWS,
+    Interval,
+    Report,
+    Shown,
+    SliceResult,
+    checked_min_rows,
+    notes_on_few,
+)
 from braidrec.evaluation.slices import Mask, Slices
 
 if TYPE_CHECKING:
@@ -125,8 +134,9 @@ def evaluate_retrieval(
     users (N,) ids, drawn with replacement for the 95 % intervals of the first two metrics at ``primary``
     counts (I + 1,) training events of each item    lists: "coverage" (share of items) and "novelty" (bits) of the first
     ``primary`` places, None where the lists are shorter or empty; "masked": share of targets that were no candidate
-    A slice of fewer than ``min_rows`` rows says "too few" in place of numbers.
-    Raises DataError on lengths that differ, without a metric, or on a ``primary`` that is not in ``at``.
+    A slice of fewer than ``min_rows`` rows is marked as few and has intervals of its own, where it has rows of two users.
+    Raises DataError on lengths that differ, without a metric, on a ``primary`` that is not in ``at``, or on a ``min_rows``
+    that is none.
     """
     if slices.rows != len(ranking):
         raise DataError(
@@ -134,30 +144,36 @@ def evaluate_retrieval(
         )
     if primary not in at:
         raise DataError(f"primary = {primary} is not among the k of the report; accepted: {', '.join(map(str, at))}")
-    ids = np.asarray(users)
-    clusters = cluster_by_user(ids, len(ranking))
+    ids, least = np.asarray(users), checked_min_rows(min_rows)
     by_row = {f"{metric}@{k}": row_gains(ranking, metric, k) for metric in metrics for k in at}
+
+    def intervals(mask: Mask) -> dict[str, Interval]:
+        """Of the first two metrics; none where resamples say nothing, for rows of one user."""
+        clusters = cluster_by_user(ids[mask], int(mask.sum()))
+        sure = [f"{metric}@{primary}" for metric in metrics[:2]] if clusters.count > 1 else []
+        return {name: _interval(by_row[name][mask], clusters, resamples, seed) for name in sure}
 
     def result(name: str, mask: Mask) -> SliceResult:
         rows, people = int(mask.sum()), {"users": len(np.unique(ids[mask]))}
-        if rows < max(min_rows, 1):
-            reason = f"too few: {rows:,} rows, {min_rows:,} wanted"
-            return SliceResult(name, rows, people, dict.fromkeys(by_row), reason)
-        return SliceResult(name, rows, people, {key: float(gain[mask].mean()) for key, gain in by_row.items()})
+        few = rows < least
+        if not rows:
+            return SliceResult(name, rows, people, dict.fromkeys(by_row), NO_ROWS, few)
+        values = {key: float(gain[mask].mean()) for key, gain in by_row.items()}
+        return SliceResult(name, rows, people, values, few=few, intervals=intervals(mask) if few else {})
 
     results = tuple(result(name, mask) for name, mask in slices.masks.items())
-    sure = [f"{metric}@{primary}" for metric in metrics[:2]] if results[0].reason is None else []
     top = ranking.top[:, :primary]
     listed = top.shape[1] == primary and top.any()
     return Report(
         results,
-        {name: _interval(by_row[name], clusters, resamples, seed) for name in sure},
+        results[0].intervals if results[0].few else intervals(next(iter(slices.masks.values()))),
         {
             "coverage": coverage(top, len(counts) - 1) if listed else None,
             "novelty": novelty(top, counts) if listed else None,
             "masked": float(ranking.masked.mean()) if len(ranking.masked) else 0.0,
         },
         shown_at(primary, primary, metrics),
+        notes_on_few(results, least),
     )
 
 

@@ -29,7 +29,7 @@ from braidrec.experiments.rows import Workshop as Workshop
 from braidrec.experiments.rows import encoder_name as encoder_name
 from braidrec.files import read_json, write_json
 from braidrec.runs.directory import environment, read_run
-from braidrec.runs.fit import fit
+from braidrec.runs.fit import fit_config
 from braidrec.runs.run import Run
 from braidrec.strict import merge
 
@@ -73,23 +73,22 @@ def _set_aside(row: Row, seed: int, shop: Workshop) -> None:
 
 
 def train_row(row: Row, seed: int, shop: Workshop) -> Run:
-    """The finished run of one cell: trained, gone on with, or loaded.  Runs that give it a stage come first."""
+    """The finished run of one cell: trained, gone on with, or loaded.  Runs that give it a stage come first.
+
+    A row says how it is trained, so the size of the log settles nothing.
+    """
     starts = {}
     for stage in row.starts:
         giver = shop.origin(row, stage)
         train_row(giver, seed, shop)
         starts[stage] = str(shop.run_path(giver, seed))
-    return fit(
-        Dataset.open(shop.prepared[row.data]),
-        path=shop.run_path(row, seed),
-        backbone=row.backbone,
-        enhance=row.enhance,
-        knowledge=shop.knowledge_path(row) if row.reads_text else None,
-        preset=row.preset,
+    config = row.config(
+        data=str(shop.prepared[row.data]),
+        knowledge=(str(shop.knowledge_path(row)),) if row.reads_text else (),
         seed=seed,
         model=merge(row.model, {"start_from": starts}) if starts else row.model,
-        training=row.training,
     )
+    return fit_config(config, shop.run_path(row, seed), dataset=Dataset.open(shop.prepared[row.data]))
 
 
 def command(row: Row, seed: int) -> str:

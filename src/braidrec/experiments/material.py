@@ -6,23 +6,33 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.sources import locate, public_dataset
+from braidrec.data.tables import Tables
 from braidrec.errors import ConfigError, DataError, KnowledgeError, suggest
+from braidrec.experiments.shuffled import core_in_parts
 from braidrec.runs.knowledge import SETTINGS, build, open_knowledge, sync
 from braidrec.strict import merge, parse
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A public data set, and how it is prepared otherwise than usual (settings as in `PrepareSettings`)."""
+    """A public data set, and how it is prepared otherwise than usual (settings as in `PrepareSettings`).
+
+    change: what is done to its tables first    texts: whose catalogue it has, where that is not the source's
+    """
 
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[[Tables], Tables] | None = None
+    texts: str | None = None
 
+
+_SHUFFLED = {"split": {"kind": "ratio", "per_user": True, "ratios": (0.8, 0.1, 0.1), "min_history": 0}}
 
 # By the name of the folder that holds it.
 VARIANTS: Mapping[str, Variant] = {
@@ -32,12 +42,29 @@ VARIANTS: Mapping[str, Variant] = {
     "ml-1m-cold": Variant("ml-1m", {"split": {"cold_items": 0.1}}),
     "ml-1m-sequences": Variant("ml-1m", {"split": {"kind": "leave_last_two", "min_history": 1}}),
     "ml-latest-small": Variant("ml-latest-small"),
+    "rlmrec-amazon-book": Variant("rlmrec-amazon-book"),
+    "ml-1m-shuffled": Variant("ml-1m", _SHUFFLED),
+    "ml-latest-small-shuffled": Variant("ml-latest-small", _SHUFFLED),
+    **{
+        f"prime-pantry-core-{seed}": Variant(
+            "prime-pantry",
+            {"split": {"kind": "given"}, "negatives": None},
+            partial(core_in_parts, core=5, seed=seed),
+            "prime-pantry-core",
+        )
+        for seed in range(3)
+    },
 }
 
 
 def source_of(variant: str) -> str:
     """The public data set behind a variant; a folder that is no variant stands for itself."""
     return VARIANTS[variant].source if variant in VARIANTS else variant
+
+
+def texts_of(variant: str) -> str:
+    """Whose catalogue a variant has, which its knowledge base is named by."""
+    return (VARIANTS[variant].texts if variant in VARIANTS else None) or source_of(variant)
 
 
 def settings_of(variant: str) -> tuple[str, PrepareSettings]:
@@ -99,6 +126,8 @@ def open_data(variant: str, folder: Path, tell: Callable[[str], None]) -> Datase
     source = source_of(variant)
     tell(f"preparing {variant} into {folder}")
     tables = public_dataset(source).read(locate(source))
+    if (change := VARIANTS[variant].change) is not None:
+        tables = change(tables)
     return Dataset.prepare(tables, folder, settings_of(variant)[1])
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments import disco, pad
+from braidrec.experiments import disco, linear, pad
 from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Made, cells_needed
-from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, source_of
+from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, texts_of
 from braidrec.experiments.provenance import Provenance
 from braidrec.experiments.rows import Row, Workshop
 from braidrec.files import read_json, write_json
@@ -31,7 +31,7 @@ from braidrec.runs.tables import plain_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXPERIMENTS: dict[str, Experiment] = {each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS)}
+EXPERIMENTS: dict[str, Experiment] = {each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS, *linear.EXPERIMENTS)}
 Tell = Callable[[str], None]
 
 
@@ -68,7 +68,7 @@ def reproduce(
     variants = {row.data for row in (*rows, *pool.values())}
     shop = Workshop(
         {name: prepared / name for name in variants},
-        {name: knowledge / source_of(name) for name in variants},
+        {name: knowledge / texts_of(name) for name in variants},
         runs / data,
         results / f"{experiment.paper}-{data}",
         pool,

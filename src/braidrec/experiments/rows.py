@@ -11,6 +11,7 @@ from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.errors import ConfigError, suggest
 from braidrec.experiments.measures import Simple, Source
 from braidrec.registry import TASKS, Metric, TaskSpec, task_of
+from braidrec.strict import parse
 
 OFFLINE = "offline"  # the text encoder that needs no download
 
@@ -75,20 +76,18 @@ class Row:
     def reads_text(self) -> bool:
         return not self.simple and bool(self.of_task.room().reads_text(self.config()))
 
-    def config(self) -> RunConfig:
-        """Its settings, resolved, the folders named by what they hold."""
-        return resolve(
-            RunRequest(
-                data=self.data,
-                task=self.task,
-                backbone=self.backbone,
-                enhance=self.enhance,  # type: ignore[arg-type]
-                preset=self.preset,
-                model=dict(self.model),
-                training=dict(self.training),
-            ),
-            f"row '{self.name}'",
-        )
+    def config(self, **changes: Any) -> RunConfig:
+        """Its settings, resolved, the folders named by what they hold; ``changes`` are keys of a `RunRequest`."""
+        own = {
+            "data": self.data,
+            "task": self.task,
+            "backbone": self.backbone,
+            "enhance": self.enhance,
+            "preset": self.preset,
+            "model": dict(self.model),
+            "training": dict(self.training),
+        }
+        return resolve(parse(RunRequest, own | changes, f"row '{self.name}'"), f"row '{self.name}'")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Literal, cast
 from pydantic import Field as Setting
 
 from braidrec.config import ModelConfig, RunConfig
+from braidrec.evaluation.by_user import UserMetric
 from braidrec.layers.embedding import Initial
 from braidrec.strict import Strict
 
@@ -17,14 +18,21 @@ class HistoryConfig(Strict):
     mean: bool = True  # mean history as two extra fields, for backbones without a history of their own
 
 
+Monitor = Literal["auc", "log_loss", UserMetric]
+
+
 class RankingConfig(ModelConfig):
-    """The tables, and what of the log they read."""
+    """The tables, what of the log they read, and what of validation chooses the weights.
+
+    monitor: AUC or log loss of all validation rows, or Recall, HR or nDCG within k of each user's own rows, as in reports
+    """
 
     dim: int = Setting(default=32, ge=2)
     initial: Initial = "xavier"
     unknown_rate: float = Setting(default=0.01, ge=0.0, lt=1.0)
     statistics: bool = False  # time-causal counts and rates as one more field
     history: HistoryConfig = HistoryConfig()
+    monitor: Monitor = "auc"
 
 
 def settings_of(config: RunConfig) -> RankingConfig:

@@ -19,14 +19,15 @@ from braidrec.config import RunConfig
 from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History
-from braidrec.errors import RunError
+from braidrec.data.statistics import CausalStatistics, StatisticsScale
+from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
 from braidrec.layers.twins import twin
 from braidrec.ranking.build import build_model
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
-from braidrec.task import Added, Floats, Rows, Saved, Vectors
+from braidrec.task import Added, Described, Floats, Rows, Saved, Vectors
 from braidrec.training.devices import place_of
 
 CHUNK = 8192  # candidates scored at a time
@@ -45,12 +46,15 @@ class Past:
 class KnownUsers:
     """The users of a data set as of the end of its log; statistics are taken on first use."""
 
-    def __init__(self, given: Dataset, *, statistics: bool):
-        self.given, self._statistics = given, statistics
+    def __init__(self, given: Dataset, *, statistics: bool, scale: StatisticsScale | None = None):
+        """scale: of the statistics, for data that hold no training part of their own"""
+        self.given, self._statistics, self._scale = given, statistics, scale
 
     @cached_property
     def data(self) -> Dataset:
-        return with_statistics(self.given, self._statistics)
+        if self._scale is None:
+            return with_statistics(self.given, self._statistics)
+        return replace(self.given, statistics=CausalStatistics(self.given.log, self.given.num_items, self._scale))
 
     def past(self, row: int) -> Past:
         log = self.given.log
@@ -69,7 +73,7 @@ class ClickModel:
     """See `braidrec.task.Model`.
 
     network: exported, in evaluation mode    length: of histories    directions: where histories go by meaning, else None
-    known: None for a model that was loaded without its data
+    known: None for a model that was loaded without its data    scale: of the statistics, where it has any
     """
 
     network: RankingModel
@@ -78,6 +82,7 @@ class ClickModel:
     candidates: Candidates
     directions: Directions | None = None
     known: KnownUsers | None = None
+    scale: StatisticsScale | None = None
 
     @property
     def probabilities(self) -> bool:
@@ -104,20 +109,26 @@ class ClickModel:
             "layout": asdict(self.layout),
             "semantic_width": self.network.semantic_width,
             "parameters": sum(weight.numel() for weight in self.module.parameters()),
+            **({} if self.scale is None else {"statistics": self.scale.to_json()}),
         }
         return Saved(tensors, about)
 
-    def past(self, user: int | None, items: Rows | None = None) -> Past:
-        """Each of a stranger's ``items`` counts as rated with the highest signal."""
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Past:
+        """Each of ``items`` counts as rated with the highest signal."""
+        rows = torch.from_numpy(np.asarray([] if items is None else items, np.int32))
+        signals = torch.full_like(rows, self.layout.signals)
         if user is None:
-            rows = torch.from_numpy(np.asarray([] if items is None else items, np.int32))
-            return Past(self.candidates.stranger(), rows, torch.full_like(rows, self.layout.signals))
+            somebody = self.candidates.stranger()
+            if fields is not None:
+                somebody = replace(somebody, fields=fields.fields, numbers=fields.numbers, bags=fields.bags)
+            return Past(somebody, rows, signals)
         if self.known is None:
             raise RunError(
                 f"user row {user}: this model was loaded without its data, so it knows nobody by id; load it with its data "
-                "(--data FOLDER), or pass the items that they liked"
+                f"({remedy('load(path, dataset=...)', '--data FOLDER')}), or pass the items that they liked"
             )
-        return self.known.past(user)
+        past = self.known.past(user)
+        return replace(past, items=torch.cat([past.items, rows]), signals=torch.cat([past.signals, signals]))
 
     def seen(self, past: Past) -> Rows:
         found: Rows = past.items.numpy()
@@ -171,7 +182,9 @@ def kept(
     as_module(network).cpu().eval()
     network.export()
     length = settings_of(config).history.length
-    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known)
+    statistics = known.data.statistics
+    scale = None if statistics is None else statistics.scale
+    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known, scale)
 
 
 def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> ClickModel:
@@ -179,10 +192,19 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     settings, about = settings_of(config), saved.about
     own = {name.removeprefix(DATA): tensor for name, tensor in saved.tensors.items() if name.startswith(DATA)}
     state = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith(DATA)}
-    known = None if data is None else KnownUsers(data, statistics=settings.statistics)
+    scale = StatisticsScale.of_json(about["statistics"]) if "statistics" in about else None
+    grown = data is not None and not data.split.parts
+    if grown and settings.statistics and scale is None:
+        raise RunError(
+            "this run was saved by an earlier version, which kept no scale of its statistics, so it goes with none "
+            "but the data that it was trained on"
+        )
+    known = None if data is None else KnownUsers(data, statistics=settings.statistics, scale=scale if grown else None)
     if not own and known is None:
         raise RunError("this run was saved by an earlier version, which needs its data to answer; load it with its data")
     candidates = Candidates.of(own) if own or known is None else Candidates.of_dataset(known.data)
+    if grown and known is not None and settings.statistics:
+        candidates = replace(candidates, item_statistics=_items_now(known.data, candidates.num_items))
     similar = {name.removeprefix(SIMILAR): tensor for name, tensor in own.items() if name.startswith(SIMILAR)}
     if similar:
         directions: Directions | None = Directions.of_tensors(similar)
@@ -196,7 +218,13 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     module = as_module(network)
     module.load_state_dict(state)
     module.eval()
-    return ClickModel(network, layout, settings.history.length, candidates, directions, known)
+    return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale)
+
+
+def _items_now(data: Dataset, count: int) -> Tensor:
+    """(count + 1, 3) of the items that training knew, as of the end of a log that went on."""
+    assert data.statistics is not None
+    return torch.from_numpy(data.statistics.items_now[: count + 1])
 
 
 def _tuples(value: Any) -> Any:

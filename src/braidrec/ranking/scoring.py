@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -13,10 +13,15 @@ from braidrec.data.batches import RankingBatch, RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
-from braidrec.errors import ConfigError
+from braidrec.errors import ConfigError, remedy
+from braidrec.evaluation.baselines import RankingLog
+from braidrec.evaluation.by_user import USER_METRICS, user_gains
+from braidrec.evaluation.metrics import auc
 from braidrec.progress import progress
+from braidrec.registry import Spec
 
 EVALUATION_BATCH = 4096
+CHEAP_EVENTS = {"item-mean-user-residual": 3_000_000, "item-mean": 30_000_000}  # up to which a baseline takes seconds
 EVALUATION_SEED = 0  # of drawn negatives in validation and test: runs of every seed rank the same rows
 
 
@@ -80,6 +85,26 @@ def part_pairs(dataset: Dataset, part: str, negatives: NegativeSampler | None) -
     return log.user[rows].repeat(per_event), items.numpy()
 
 
+def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset) -> dict[str, dict[str, float]]:
+    """What the best ranking without learning that takes seconds reaches on validation, title -> metric -> value.
+
+    Item mean + user residual; item mean alone for logs of millions of events, nothing above.
+    """
+    log, split = dataset.log, dataset.split
+    name = next((each for each, most in CHEAP_EVENTS.items() if len(log) <= most), None)
+    if name is None:
+        return {}
+    spec, users = baselines[name], log.user[split["valid"]]
+    ranking = spec.build(spec.config())(
+        RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["valid"])
+    )
+    labels = part_labels(dataset, "valid", None)
+    by_user = user_gains(labels, ranking.valid, users)
+    found: dict[str, float] = {"auc": auc(labels, ranking.valid, part_weights(dataset, "valid", None))}
+    found |= {metric: value for metric in USER_METRICS if (value := by_user.mean(metric)) is not None}
+    return {spec.title_of(spec.config()): found}
+
+
 def negative_sampler(dataset: Dataset, per_positive: int | None, seed: int) -> NegativeSampler | None:
     """Raises ConfigError when the log has positives only and nothing says how many negatives to draw, or the reverse."""
     if per_positive is not None:
@@ -92,6 +117,6 @@ def negative_sampler(dataset: Dataset, per_positive: int | None, seed: int) -> N
     if dataset.log.label[dataset.split["train"]].all():
         raise ConfigError(
             f"{dataset.name}: every training row is positive, so there is nothing to rank against; say how many negatives to "
-            "draw for each positive: negatives = 4 in the run file, or --negatives 4"
+            f"draw for each positive: {remedy('negatives=4', 'negatives = 4 in the run file, or --negatives 4')}"
         )
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
 from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog
+from braidrec.evaluation.by_user import USER_METRICS, user_gains
 from braidrec.evaluation.metrics import ScoreKind, auc, log_loss
 from braidrec.evaluation.ranking_report import evaluate_ranking
 from braidrec.evaluation.report import MIN_ROWS, Report
@@ -24,7 +25,7 @@ from braidrec.evaluation.slices import ranking_slices
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK as SPEC
 from braidrec.ranking.build import build_model, material_of
-from braidrec.ranking.config import settings_of
+from braidrec.ranking.config import Monitor, settings_of
 from braidrec.ranking.contracts import RankingModel, as_module
 from braidrec.ranking.history import directions_of, history_source
 from braidrec.ranking.model import ClickModel, KnownUsers, kept, load
@@ -37,6 +38,7 @@ from braidrec.ranking.scoring import (
     part_weights,
     score_batches,
     score_with_progress,
+    yardsticks,
 )
 from braidrec.registry import TaskSpec
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
@@ -81,7 +83,8 @@ class RankingTask:
         network = build_model(config, material)
         earlier = network.earlier()
         starts = {each.stage.name: each.names for each in earlier}
-        own = Stage(STAGE, as_module(network), network.weights, network.groups(), starts, monitor="auc")
+        mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
+        own = Stage(STAGE, as_module(network), network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
         stages: list[AnyStage] = [*(each.stage for each in earlier), own]
         labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
         directions = directions_of(settings.history, text)
@@ -99,7 +102,7 @@ class RankingTask:
             )
 
         def validate(stage: AnyStage) -> Validate:
-            return _validation(data, stage.valid, history, held_out, labels[stage.valid])
+            return _validation(data, stage.valid, history, held_out, labels[stage.valid], settings.monitor)
 
         return Plan(
             stages,
@@ -110,6 +113,7 @@ class RankingTask:
             names=[stage.name for stage in stages],
             choices={"tables": "lazy" if lazy else "dense", "table_rows": rows, "average_epochs": averaging},
             average_epochs=None if averaging == training.average_epochs else averaging,
+            yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
         )
 
     def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:
@@ -200,14 +204,29 @@ def _labels_of_both(data: Dataset, part: str, negatives: NegativeSampler | None)
 
 
 def _validation(
-    data: Dataset, part: str, history: HistorySource, negatives: NegativeSampler | None, labels: NDArray[np.float32]
+    data: Dataset,
+    part: str,
+    history: HistorySource,
+    negatives: NegativeSampler | None,
+    labels: NDArray[np.float32],
+    monitor: Monitor,
 ) -> Validate:
-    """AUC and log loss of a part."""
+    """AUC and log loss of a part, and what is monitored besides.  Raises DataError where no user has a list to rank."""
     batches, weights = part_batches(data, part, history, negatives), part_weights(data, part, negatives)
+    users = part_pairs(data, part, negatives)[0]
+    besides = [each for each in USER_METRICS if each == monitor]
+    if besides and not user_gains(labels, labels, users, besides).users:
+        raise DataError(
+            f"{data.name}: no user has '{part}' rows of both labels, so no {monitor} can choose a model; "
+            "set model.monitor = 'auc', or prepare it with another split"
+        )
 
     def validate(module: nn.Module) -> Mapping[str, float]:
         logits = score_batches(module, batches, place_of(module))
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        return {"auc": auc(labels, logits, weights), "log_loss": log_loss(labels, probabilities, weights)}
+        found = {"auc": auc(labels, logits, weights), "log_loss": log_loss(labels, probabilities, weights)}
+        if besides:
+            found |= {name: float(values.mean()) for name, values in user_gains(labels, logits, users, besides).values.items()}
+        return found
 
     return validate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from braidrec.arguments import BLANKS, raw_ids
 from braidrec.data.features import encode_fields, read_vocabulary
+from braidrec.data.intake.guess import guess_id
 from braidrec.data.schema import Schema
 from braidrec.errors import DataError
 from braidrec.runs.added import AddedItem, Additions
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
 
 
 def encode_additions(
-    items: Mapping[str, str] | pl.DataFrame, schema: Schema, catalogue: Catalogue, bases: KnowledgeBases, vocabulary: Path
+    items: Mapping[str, str] | pl.DataFrame,
+    schema: Schema,
+    catalogue: Catalogue,
+    bases: KnowledgeBases,
+    vocabulary: Path,
+    own_id: str | None = None,
 ) -> Additions:
     """New items, as a run takes them.
 
     schema: what the columns of the catalogue mean    vocabulary: the run's ``vocabulary.json``
+    own_id: what the catalogue's table calls its ids; None where nobody knows
     Raises DataError for ids that are empty, the catalogue's own, or come twice, and for items without text.
     """
     import polars as pl
@@ -40,9 +48,8 @@ def encode_additions(
         texts = titles = [_text(raw, text) for raw, text in items.items()]
         rendered: Sequence[Sequence[str | None]] = [texts] * len(bases.folders)
     else:
-        if schema.item not in items.columns:
-            raise DataError(f"the new items have no id column '{schema.item}' (columns: {', '.join(items.columns)})")
-        items = items.with_columns(_ids(items[schema.item].alias("")).alias(schema.item))
+        items = _named(items, schema.item, own_id)
+        items = items.with_columns(ids_as_text(items[schema.item], "the new items").alias(schema.item))
         frame, rendered = items, bases.render(schema, items)
         texts = rendered[0]
         titles = (
@@ -70,14 +77,46 @@ def encode_additions(
     return Additions(tuple(AddedItem(*each) for each in zip(ids, titles, contents, strict=True)), added)
 
 
-def _ids(column: pl.Series) -> pl.Series:
-    """As text; whole numbers with a decimal point are the whole numbers.  Raises DataError for what names no item."""
+def read_late(
+    items: pl.DataFrame, schema: Schema, catalogue: Catalogue, bases: KnowledgeBases, vocabulary: Path
+) -> tuple[Additions | None, str]:
+    """Those of ``items`` (of a log that has grown) that are known by their text, without asking: and why others are not."""
+    if bases.priced:
+        return None, "to read their text costs money: add-items asks for it"
+    rendered = bases.render(schema, items)
+    told = [at for at, texts in enumerate(zip(*rendered, strict=True)) if all(texts)]
+    left = "they have no text" if len(told) < len(items) else ""
+    if not told:
+        return None, left
+    return encode_additions(items[told], schema, catalogue, bases, vocabulary), left
+
+
+def _named(items: pl.DataFrame, name: str, own_id: str | None) -> pl.DataFrame:
+    """``items`` with their ids in the column ``name``.  Raises DataError where they have no such column, by either name."""
+    if name in items.columns:
+        return items
+    own = own_id
+    if own is None:  # prepared by an earlier version, which kept no name: it had told the column in this way
+        with contextlib.suppress(DataError):
+            own = guess_id("items", items, None)
+    if own is None or own not in items.columns:
+        also = f", nor '{own_id}', as the catalogue calls it" if own_id not in (None, name) else ""
+        raise DataError(f"the new items have no id column '{name}'{also} (columns: {', '.join(items.columns)})")
+    return items.rename({own: name})
+
+
+def ids_as_text(column: pl.Series, where: str) -> pl.Series:
+    """Ids (n,) without the column's name; whole numbers with a decimal point are the whole numbers.
+
+    Raises DataError, opened by ``where``, for a column that names nobody.
+    """
     import polars as pl
 
+    column = column.alias("")  # Polars reads some names as patterns
     if column.dtype.is_float() and bool((column.is_null() | (column == column.floor())).all()):
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
-        raise DataError(f"the new items: ids of type {column.dtype}; whole numbers or text are accepted")
+        raise DataError(f"{where}: ids of type {column.dtype}; whole numbers or text are accepted")
     return column.cast(pl.String).str.strip_chars(BLANKS)
 
 

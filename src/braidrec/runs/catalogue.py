@@ -62,6 +62,11 @@ class Catalogue:
         """Whether it is an item of the data, rather than one added after training or nobody's."""
         return raw in self._rows
 
+    @property
+    def all_rows(self) -> Mapping[str, int]:
+        """Rows by raw id, added items among them."""
+        return {**self._rows, **self._added_rows}
+
     @cached_property
     def _rows(self) -> Mapping[str, int]:
         return {raw: row for row, raw in enumerate(self.ids, start=1)}

@@ -1,8 +1,10 @@
 """A run's folder: who may write there, what a finished run leaves behind, and how it is checked when it is opened.
 
-config.toml        every setting, resolved            run.json         what was trained on what, and how it went
+config.toml        every setting, resolved; its paths are from its own folder, so that a project can be moved
+run.json         what was trained on what, and how it went
 model.safetensors  weights and what answers need besides, such as frequency buckets; model.json: sizes, digest
 vocabulary.json    raw values by row                   catalogue.parquet  raw item ids and titles by row
+users.parquet      raw user ids by row, by which a longer log is matched
 weights/<stage>/   the best weights of each stage, from which other runs can start
 metrics.jsonl      one line per check                  environment.json versions, machine, threads
 training/          checkpoints, for as long as the run can be resumed
@@ -30,7 +32,7 @@ from numpy.typing import NDArray
 
 from braidrec.config import RunConfig, from_toml, to_toml
 from braidrec.data.dataset import Dataset
-from braidrec.errors import ConfigError, RunError
+from braidrec.errors import ConfigError, RunError, remedy
 from braidrec.files import (
     check_digest,
     load_tensors,
@@ -43,6 +45,7 @@ from braidrec.files import (
     writing,
 )
 from braidrec.locks import LockHeld, writer_lock
+from braidrec.runs.trained import USERS, Trained
 from braidrec.task import Saved
 from braidrec.training.config import MACHINE
 from braidrec.training.contracts import PhaseResult, TrainingResult
@@ -51,8 +54,8 @@ RUN_FORMAT = 3
 FORMER = 2  # still read: config by task, one knowledge base, nothing of the data beside the model
 CATALOGUE = "catalogue.parquet"
 LOCK = "writer.lock"
-# Under run.json's digests; a former run has no catalogue.
-RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json", CATALOGUE)
+# Under run.json's digests; a former run has no catalogue, and no early one of this format has users.
+RUN_FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json", CATALOGUE, USERS)
 
 
 # -- before training ------------------------------------------------------------------------------------------------------
@@ -64,18 +67,32 @@ def ended(path: Path) -> bool:
 
 
 def refuse_other(path: Path, config: RunConfig) -> None:
-    """Only an empty folder will do, or one that holds this very run."""
+    """Only an empty folder will do, or one that holds a run of these settings; its data and text are known by their contents,
+    which `claim` and `refuse_other_inputs` compare, wherever they lie now.
+    """
     file = path / "config.toml"
     if file.exists():
-        held = tomllib.loads(to_toml(from_toml(file)))
-        if found := _difference(held, tomllib.loads(to_toml(config))):
-            raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder with --out")
+        if found := _difference(_compared(from_toml(file)), _compared(config)):
+            raise ConfigError(f"{path}: holds a run with other settings ({found}); choose another folder{_out()}")
     elif path.exists() and not path.is_dir():
-        raise ConfigError(f"{path}: a file is there already; choose another folder with --out")
+        raise ConfigError(f"{path}: a file is there already; choose another folder{_out()}")
     elif (above := next((each for each in path.parents if each.exists()), path)).is_file():
-        raise ConfigError(f"{path}: {above} is a file, so no folder can be made there; choose another one with --out")
+        raise ConfigError(f"{path}: {above} is a file, so no folder can be made there; choose another one{_out()}")
     elif path.exists() and any(each.name != LOCK and not each.name.startswith(".config.toml.") for each in path.iterdir()):
-        raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one with --out")
+        raise ConfigError(f"{path}: the folder is not empty and holds no run; choose another one{_out()}")
+
+
+def _out() -> str:
+    return remedy(" (path=...)", " (--out)")
+
+
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """What makes it this run: folders by what they lead to, those of knowledge only where they are read."""
+    whole = config.with_places(os.path.realpath)
+    values = tomllib.loads(to_toml(whole))
+    del values["data"]
+    values["knowledge"] = list(whole.knowledge) if config.chosen.task.room().reads_text(config) else []
+    return values
 
 
 @contextmanager
@@ -96,8 +113,8 @@ def claim(
             stack.enter_context(writer_lock(path / LOCK, wait=0))
         except LockHeld as held:
             raise RunError(
-                f"{path}: another process is training this run (process {held.holder}); wait for it, or choose another folder "
-                "with --out"
+                f"{path}: another process is training this run (process {held.holder}); wait for it, or choose another folder"
+                f"{_out()}"
             ) from None
         refuse_other(path, config)
         if not ended(path):
@@ -107,7 +124,7 @@ def claim(
 
 def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], former: Mapping[str, str | None]) -> None:
     if not (path / "config.toml").exists():
-        write_text(path / "config.toml", to_toml(config))
+        write_text(path / "config.toml", to_toml(config, path))
     note = path / "training" / "inputs.json"
     if not note.exists():
         write_json(note, dict(inputs))
@@ -117,7 +134,7 @@ def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], form
         if seen.get(name) not in (digest, former.get(name, digest)):
             raise RunError(
                 f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
-                "bring the earlier one back, or choose another folder with --out"
+                f"bring the earlier one back, or choose another folder{_out()}"
             )
 
 
@@ -137,6 +154,8 @@ def _difference(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = ""
         if at == "training." and key in MACHINE:
             continue
         old, new = held.get(key), wanted.get(key)
+        if at == "" and key == "knowledge" and len(old or ()) == len(new or ()):
+            continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             if found := _difference(old, new, f"{at}{key}."):
                 return found
@@ -182,10 +201,16 @@ def save_record(
     result: TrainingResult,
     choices: Mapping[str, Any],
     knowledge: Sequence[Mapping[str, Any]],
+    *,
+    sized: str | None,
+    warnings: Sequence[str],
+    reads_text: bool,
 ) -> dict[str, Any]:
     """What a run has besides its model, which is saved before; run.json last, so a folder with it is complete.
 
     choices: what training settled by itself    knowledge: identity and place of each knowledge base
+    sized: what the size of the log settled, in words    warnings: what a reader should doubt
+    reads_text: whether the model can know an item by text alone
     ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
     shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
@@ -201,12 +226,18 @@ def save_record(
             **dataset.identity.to_json(),
             "vocabulary": dataset.settings.vocabulary,
             "schema": dataset.schema.model_dump(mode="json"),
+            "ids": dataset.manifest.get("ids", {}),
+            "settings": dataset.settings.model_dump(mode="json"),
+            "events": Trained.of(dataset).save(path),
         },
+        "reads_text": reads_text,
         "knowledge": [dict(each) for each in knowledge],
         "choices": dict(choices),
         "phases": phases,
         "best": phases[-1]["best"],
         "training": phases[-1]["training"],
+        "sized": sized,
+        "warnings": list(warnings),
     }
     metrics = path / "training" / "metrics.jsonl"
     if not metrics.exists():
@@ -263,7 +294,8 @@ def environment() -> dict[str, Any]:
 def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The config and run.json's entries.  Raises RunError when the run is missing, unfinished, damaged or of another format."""
     if not (path / "run.json").exists():
-        state = "is unfinished; run 'braidrec fit' with the same settings to go on" if path.is_dir() else "does not exist"
+        again = remedy("call fit", "run 'braidrec fit'")
+        state = f"is unfinished; {again} with the same settings to go on" if path.is_dir() else "does not exist"
         raise RunError(f"{path}: the run {state}")
     record = read_json(path / "run.json", RunError)
     found = record.get("format") if isinstance(record, dict) else None
@@ -272,7 +304,7 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     if record.pop("digest", None) != digest_of_json(record):
         raise RunError(f"{path / 'run.json'}: its content does not have its digest; the file is damaged or was edited")
     for name in RUN_FILES:
-        if name != CATALOGUE or found == RUN_FORMAT:
+        if name in record["files"] or name not in (CATALOGUE, USERS) or (name == CATALOGUE and found == RUN_FORMAT):
             check_digest(path / name, record["files"].get(name, ""), RunError)
     if found == FORMER:
         record["knowledge"] = [] if record["knowledge"] is None else [record["knowledge"]]
@@ -280,7 +312,7 @@ def read_run(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 
 def _moved(config: RunConfig, record: Mapping[str, Any]) -> RunConfig:
-    """Relative paths were written from the folder where the run was started: elsewhere the recorded whole ones help."""
+    """Where a run was moved without its data, the recorded whole paths help."""
 
     def there(written: str, recorded: str) -> str:
         return recorded if not Path(written).exists() and Path(recorded).is_absolute() else written

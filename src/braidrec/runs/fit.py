@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.config import RunConfig, RunRequest, own_phases, resolve
+from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.errors import ConfigError
+from braidrec.errors import ConfigError, RunError, remedy
+from braidrec.registry import TASKS, LogSize
 from braidrec.runs.directory import (
     claim,
     digest_of,
@@ -23,6 +25,7 @@ from braidrec.runs.directory import (
     save_model,
     save_record,
 )
+from braidrec.runs.doubts import doubts
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.runs.run import Catalogue, Run, load
 from braidrec.strict import parse
@@ -33,6 +36,11 @@ from braidrec.training.devices import device_of
 from braidrec.training.loop import AnyPhase, train
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import Fitted, check_phases, fitted_phase, make_phase
+
+
+class FitWarning(UserWarning):
+    """Of a run that `fit` trained or loaded: one of ``Run.warnings``."""
+
 
 _EXAMPLES = {"model": 'dim": 64', "training": 'max_epochs": 2'}
 
@@ -54,10 +62,14 @@ def fit(
 ) -> Run:
     """Train ``backbone``, with ``enhance`` (one name or several) or plain, and return the run.
 
-    The backbone says what is learned: to rank what was clicked above what was not (such as din, the default), or the next item
-    of a sequence (such as sasrec); `braidrec list` has them all.  ``task`` settles it where two tasks have the name.
+    The backbone says what is learned: to rank what was clicked above what was not (such as din), the next item of a sequence
+    (such as sasrec), or what goes with what somebody has (such as ease); `braidrec list` has them all.  Without any, a log of
+    positives alone gets ease, which reads text where there is a knowledge base, and one with labels or ratings din.
+    ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
+    preset ``ours`` chooses batches and epochs by the size of the log, where ``training`` does not: ``Run.config`` has them.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
+    Warns (`FitWarning`) of a stage that still improved at its end and of a simple ranking that is better on validation.
     Raises ConfigError for unknown settings, for an enhancer without a knowledge base, and for a folder that holds
     something else; RunError when the data or the knowledge base changed since an interrupted run began, or while another
     process trains there.
@@ -83,9 +95,35 @@ def fit(
         "model": dict(model or {}),
         "training": dict(training or {}),
     }
-    return fit_config(
-        resolve(parse(RunRequest, values, "fit"), "fit"), path_of(path, "path"), dataset=dataset, show_progress=show_progress
-    )
+    request = with_default(parse(RunRequest, values, "fit"), dataset)
+    config = resolve(request, "fit", LogSize.of(dataset.manifest, request.negatives))
+    run = fit_config(config, path_of(path, "path"), dataset=dataset, show_progress=show_progress)
+    for text in run.warnings:
+        warnings.warn(f"{run.path}: {text}", FitWarning, stacklevel=2)
+    return run
+
+
+def prepare_fit(request: RunRequest, where: str) -> tuple[RunConfig, Dataset]:
+    """The settings by the size of the log that the request names, and that log: what `fit_config` takes.
+
+    Raises ConfigError for names and keys before any data are looked at, DataError where there are none.
+    """
+    resolve(request, where)
+    dataset = Dataset.open(request.data)
+    request = with_default(request, dataset)
+    return resolve(request, where, LogSize.of(dataset.manifest, request.negatives)), dataset
+
+
+def with_default(request: RunRequest, data: Dataset) -> RunRequest:
+    """The same; where it says nothing of what is learned, and the log holds positives alone, with the task for these."""
+    said = (request.task, request.backbone, request.negatives)
+    if request.enhance or any(each is not None for each in said):
+        return request
+    schema = data.schema
+    tasks = [name for name, each in TASKS.usable().items() if each.of_positives]
+    if schema.rating is not None or schema.label is not None or not tasks:
+        return request
+    return request.model_copy(update={"task": tasks[0]})
 
 
 @own_randomness()
@@ -94,9 +132,14 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
 
     One process trains in a folder at a time; a second one is refused, or loads what the first one has finished by then.
     """
-    refuse_other(path, config)
+    try:
+        refuse_other(path, config)
+    except ConfigError:
+        if ended(path):  # settings by the size of the log are others where the log is: that is what is to be said
+            _same_data(path, config, dataset)
+        raise
     if ended(path):
-        return load(path, dataset=dataset)
+        return _finished(path, config, dataset)
     device = device_of(config.training.accelerator)
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
@@ -106,15 +149,18 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
     plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    if bases is not None:
+        bases.refuse_strange(dataset)
     del text  # held by what reads it, which may take it to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
-    _check_starts(plan, dataset)
-    _check_unused(config, plan)
+    _check_starts(plan, dataset, bases)
+    size = LogSize.of(dataset.manifest, config.negatives)
+    _check_unused(config, plan, size)
     inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
-            return load(path, dataset=dataset)
+            return _finished(path, config, dataset)
         result = train(
             phases,
             path / "training",
@@ -129,15 +175,48 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         catalogue = Catalogue.of_dataset(dataset)
         save_model(path, model.saved())
         save_catalogue(path, catalogue.ids, catalogue.titles)
-        record = save_record(path, config, dataset, result, plan.choices, [] if bases is None else bases.identities)
+        record = save_record(
+            path,
+            config,
+            dataset,
+            result,
+            plan.choices,
+            [] if bases is None else bases.identities,
+            reads_text=model.reads_text,
+            sized=by_size(config, size),
+            warnings=doubts(config, plan, phases, result.phases),
+        )
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
 
 
-def _check_unused(config: RunConfig, plan: Plan) -> None:
+def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:
+    """The run at ``path``, which has these settings.  Raises RunError where it was trained on other data or other text."""
+    held, record = read_run(path)
+    dataset = _same_data(path, config, dataset)
+    reads, given = config.chosen.task.room().reads_text(config), [Path(each) for each in config.knowledge]
+    if reads and [each.resolve() for each in given] != [Path(each).resolve() for each in held.knowledge]:
+        KnowledgeBases.open(given).check(record["knowledge"], path)
+    return load(path, dataset=dataset)
+
+
+def _same_data(path: Path, config: RunConfig, dataset: Dataset | None) -> Dataset | None:
+    """The data that ``config`` names, where these are there.  Raises RunError where the run at ``path`` has others."""
+    data = read_run(path)[1]["data"]
+    if dataset is None and Path(config.data).exists():
+        dataset = Dataset.open(config.data)
+    if dataset is not None and not dataset.identity.matches(trained := Fingerprint.of_record(data)):
+        raise RunError(
+            f"{path}: holds a run that was trained on {data['name']} with fingerprint {trained.own}, but {dataset.path} has "
+            f"{dataset.fingerprint}; choose another folder{remedy(' (path=...)', ' (--out)')}"
+        )
+    return dataset
+
+
+def _check_unused(config: RunConfig, plan: Plan, size: LogSize) -> None:
     """Raise ConfigError for what the request, not its preset, sets for a stage that no optimiser trains here."""
     fitted = {stage.name for stage in plan.stages if isinstance(stage, Fitted)}
-    for name, keys in own_phases(config).items():
+    for name, keys in own_phases(config, size).items():
         what = f"training.phases.{name}.{keys[0]}: the stage '{name}'"
         if name in plan.taken:
             raise ConfigError(
@@ -163,13 +242,19 @@ def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
     return found
 
 
-def _check_starts(plan: Plan, dataset: Dataset) -> None:
-    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, of another shape."""
+def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> None:
+    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape."""
     for name, other in plan.taken.items():
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
             raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
-        trained = Fingerprint.of_record(read_run(Path(other))[1]["data"])
+        record = read_run(Path(other))[1]
+        if name in plan.reading and bases is not None:
+            try:
+                bases.check(record["knowledge"], where)
+            except RunError as cause:
+                raise ConfigError(f"{cause}; name the knowledge base that it was trained on, or train the stage here") from None
+        trained = Fingerprint.of_record(record["data"])
         if not dataset.identity.matches(trained):
             raise ConfigError(
                 f"{where}: trained on data with fingerprint {trained.own}, this run's has {dataset.fingerprint}, so its rows "

@@ -21,7 +21,7 @@ from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
 from braidrec.data.values import values_of
-from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError
+from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy
 from braidrec.files import read_json, write_json, writing
 from braidrec.knowledge.base import KnowledgeBase, SyncReport
 from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
@@ -42,7 +42,6 @@ SETTINGS = "knowledge.json"
 Floats = NDArray[np.float32]
 Vectors = NDArray[np.float16] | NDArray[np.float32]
 Folders = Sequence[Path | str] | Path | str | None
-_NONE = 'this needs item text vectors: give the run a knowledge base (knowledge = "FOLDER", or --knowledge)'
 
 
 class KnowledgeSettings(Strict):
@@ -58,11 +57,20 @@ class _EncoderFile(Strict):
     encoder: AnyEncoder
 
 
+def _none() -> str:
+    how = remedy("knowledge=FOLDER", '--knowledge FOLDER, or in the run file knowledge = "FOLDER"')
+    return f"this needs item text vectors: give the run a knowledge base ({how})"
+
+
 def read_settings(folder: Path) -> KnowledgeSettings:
     """Raises KnowledgeError when ``folder`` holds no knowledge base."""
     if not (folder / SETTINGS).exists():
-        raise KnowledgeError(f"{folder}: no knowledge base here; make one with 'braidrec knowledge build DATA --out {folder}'")
+        raise KnowledgeError(f"{folder}: no knowledge base here; make one with {_build(folder)}")
     return parse(KnowledgeSettings, read_json(folder / SETTINGS, KnowledgeError), str(folder / SETTINGS))
+
+
+def _build(folder: Path) -> str:
+    return remedy(f"build_knowledge(data, {str(folder)!r}, encoder)", f"'braidrec knowledge build DATA --out {folder}'")
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class KnowledgeBases:
         """Raises ConfigError for none and for one that is given twice, KnowledgeError for a folder that holds none."""
         paths = [path_of(each, "knowledge") for each in ((folders,) if isinstance(folders, str | Path) else folders or ())]
         if not paths:
-            raise ConfigError(_NONE)
+            raise ConfigError(_none())
         for at, path in enumerate(paths):
             if path.resolve() in [other.resolve() for other in paths[:at]]:
                 raise ConfigError(f"the knowledge base {path} is given twice, which says nothing new; name each folder once")
@@ -130,9 +138,26 @@ class KnowledgeBases:
             first = last
         return vectors
 
+    def refuse_strange(self, dataset: Dataset) -> None:
+        """Raise KnowledgeError where a base knows no item of the log: a model would train on text that is not there."""
+        met = [dataset.item_ids[row - 1] for row in np.unique(dataset.log.item).tolist()]
+        for base, folder in zip(self.bases, self.folders, strict=True):
+            if met and len(base.absent(met)) == len(met):
+                raise KnowledgeError(
+                    f"{folder}: has no vector for any of the {len(met):,} items in the log of {dataset.name}, whose ids look "
+                    f"like '{met[0]}', while it has '{base.ids()[0]}'; either it was built from another catalogue, or log and "
+                    "catalogue write their ids in two ways: mend them, prepare the data again, and build it from these: "
+                    + _build(folder)
+                )
+
     def render(self, schema: Schema, frame: pl.DataFrame) -> list[list[str | None]]:
         """Of each base, one text per row of ``frame`` by its own prompt; columns that are absent count as empty."""
         return [_render(settings.prompt, schema, frame).texts for settings in self.settings]
+
+    @property
+    def priced(self) -> bool:
+        """Whether to read new text costs money."""
+        return any(isinstance(base.encoder, PricedEncoder) for base in self._reading)
 
     def encode(self, texts: Sequence[Sequence[str]]) -> Floats:
         """(n, S) of each base's n texts, by its own encoder, loaded once, and rounded as its table stores them."""
@@ -171,7 +196,7 @@ class KnowledgeBases:
 def open_knowledge(folder: Path | str | None, *, encode: bool = False) -> KnowledgeBase:
     """The one knowledge base at ``folder``; with ``encode`` also its encoder, ready to read new text."""
     if folder is None:
-        raise ConfigError(_NONE)
+        raise ConfigError(_none())
     folder = path_of(folder, "knowledge")
     settings = read_settings(folder)
     return _readable(folder, _allowed(folder, settings)) if encode else KnowledgeBase.open(folder, table=settings.table)
@@ -193,7 +218,7 @@ def _readable(folder: Path, settings: KnowledgeSettings) -> KnowledgeBase:
         raise KnowledgeError(
             f"{folder}: filled as table '{settings.table}', but the encoder and prompt in {SETTINGS} now make "
             f"'{base.identity.table}' ({encoder!r}), which would encode every text anew; bring the file and the encoder back "
-            "as they were, or build another folder with --out"
+            f"as they were, or build another folder ({remedy('out=...', '--out')})"
         )
     return base
 
@@ -235,7 +260,7 @@ def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> str | None:
     if _shared(there) != _shared(wanted):
         raise KnowledgeError(
             f"{folder}: filled by another encoder, prompt or policy (see {SETTINGS}); vectors of two encoders never mix: "
-            "choose another folder with --out"
+            f"choose another folder ({remedy('out=...', '--out')})"
         )
     return there.table
 
@@ -291,9 +316,17 @@ def verify(folder: Path | str) -> str:
 @own_randomness()
 def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: Callable[[str], bool] | None) -> str:
     rendered = _render(settings.prompt, dataset.schema, dataset.items)
+    if rendered.empty == len(rendered.texts):
+        raise KnowledgeError(
+            f"{dataset.name}: none of its {rendered.empty:,} items has text (columns: {', '.join(settings.prompt.fields)}), so "
+            "there is nothing to encode; bring a catalogue with text, under the ids of the log"
+        )
     if settings.missing == "error" and rendered.empty:
         first = rendered.ids[rendered.texts.index(None)]
-        raise KnowledgeError(f"{dataset.name}: {rendered.empty:,} items have no text (first: '{first}'); use --missing mean")
+        raise KnowledgeError(
+            f"{dataset.name}: {rendered.empty:,} items have no text (first: '{first}'); "
+            "use " + remedy("missing='mean'", "--missing mean")
+        )
     base = _readable(folder, settings)
     if confirm is not None and isinstance(base.encoder, PricedEncoder):
         cost = base.encoder.estimate([text for text in rendered.texts if text])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.description import load_description, read_tables
 from braidrec.data.intake.sources import DATA_SETS, locate
-from braidrec.errors import ConfigError, suggest
+from braidrec.errors import ConfigError, DataError, remedy, suggest
+from braidrec.runs.depending import runs_on, warning
 from braidrec.strict import merge, parse
 
 
@@ -28,10 +30,12 @@ def prepare(
     ties: str | None = None,
     sequences: str | None = None,
     overwrite: bool = False,
+    confirm: Callable[[str], bool] | None = None,
 ) -> Dataset:
     """Prepare ``what`` into ``out`` (default: prepared/<name>); options that are None keep the data set's own settings.
 
-    Raises ConfigError for an unknown name, DataError for files that cannot be found or used.
+    confirm: asked before data are replaced that runs were trained on, with what that means for them
+    Raises ConfigError for an unknown name, DataError for files that cannot be found or used, and where ``confirm`` says no.
     """
     if what in DATA_SETS:
         tables, settings = (
@@ -40,7 +44,9 @@ def prepare(
         )
     elif what.endswith(".toml"):
         if source is not None:
-            raise ConfigError("--source names the archive of a public data set; a description names its own files")
+            raise ConfigError(
+                f"{remedy('source', '--source')} names the archive of a public data set; a description names its own files"
+            )
         description = load_description(Path(what))
         tables, settings = description.cut(read_tables(description, Path(what).parent))
     else:
@@ -58,4 +64,8 @@ def prepare(
     }
     changes |= {key: value for key, value in given.items() if value is not None}
     settings = parse(PrepareSettings, merge(settings.model_dump(), changes), "data prepare")
-    return Dataset.prepare(tables, out or Path("prepared") / tables.name, settings, overwrite=overwrite)
+    target = path_of(out, "out") if out is not None else Path("prepared") / tables.name
+    needed = runs_on(target) if overwrite and confirm is not None and target.exists() else []
+    if confirm is not None and needed and not confirm(warning(target, needed)):
+        raise DataError(f"{target}: not replaced; nothing was changed")
+    return Dataset.prepare(tables, target, settings, overwrite=overwrite)

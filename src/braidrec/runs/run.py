@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -19,30 +19,53 @@ from numpy.typing import NDArray
 from braidrec.arguments import instance_of, path_of, raw_id, raw_ids
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
+from braidrec.data.describe import as_html, as_text
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.data.intake.readers import to_frame
 from braidrec.data.schema import Schema
-from braidrec.errors import DataError, RunError
+from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy, suggest
 from braidrec.evaluation.report import Report
 from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
+from braidrec.registry import TASKS
 from braidrec.runs.added import Additions, load_added, save_added
-from braidrec.runs.additions import encode_additions
+from braidrec.runs.additions import encode_additions, read_late
 from braidrec.runs.catalogue import Catalogue, near
+from braidrec.runs.described import describe
 from braidrec.runs.directory import (
     CATALOGUE,
     load_catalogue,
     load_model,
     read_run,
 )
-from braidrec.runs.knowledge import KnowledgeBases
+from braidrec.runs.grown import Grown
+from braidrec.runs.knowledge import Folders, KnowledgeBases
+from braidrec.runs.pairs import Unknown, id_column, rows_of, score_pairs
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
-from braidrec.task import Floats, Model, Outcome, Rows, Task, Vectors
+from braidrec.runs.similar import By, alike
+from braidrec.runs.trained import Trained
+from braidrec.task import Explains, Floats, Model, Outcome, Rows, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
-from braidrec.training.stages import Fitted, put_fitted
+from braidrec.training.stages import put_trained
 
-__all__ = ["Catalogue", "Recommendation", "Run", "load"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Because", "Catalogue", "ItemVectors", "Recommendation", "Run", "load"]
+
+
+@dataclass(frozen=True)
+class Because:
+    """An item that somebody has, behind a recommendation: its share of the score, and how much of the score comes by text.
+
+    text: None where the model reads none
+    """
+
+    item: str
+    title: str
+    share: float
+    text: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,20 +73,34 @@ class Recommendation:
     """One ranked item: raw id, catalogue title where there is one, and the model's score, higher is better.
 
     probability: the score where it is one, None where the model's scores are no probabilities.
+    because: with ``explain``, what is behind the score, most first
     """
 
     item: str
     title: str
     score: float
     probability: float | None = None
+    because: tuple[Because, ...] = ()
+
+
+class ItemVectors(NamedTuple):
+    """ids: raw, n of them    vectors (n, D) float32    space: which of the model's they are"""
+
+    ids: list[str]
+    vectors: NDArray[np.float32]
+    space: str
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What answers: replaced as one when items are added, so that whoever reads it meanwhile sees the old or the new one."""
+    """What answers: replaced as one when items are added, so that whoever reads it meanwhile sees the old or the new one.
+
+    kept: ids of the added items that lie in the run's folder, in its order; others come with a log that has grown
+    """
 
     model: Model
     catalogue: Catalogue
+    kept: tuple[str, ...] = ()
 
 
 @final
@@ -78,13 +115,45 @@ class Run:
         model: Model,
         catalogue: Catalogue,
         dataset: Dataset | None,
+        *,
+        grown: Grown | None = None,
+        kept: Sequence[str] = (),
     ):
+        """dataset: that was trained on    grown: one that has grown since, in its place    kept: as `_Held` has it"""
         self.path, self.config, self.record = path, config, record
-        self._held, self._dataset, self._adding = _Held(model, catalogue), dataset, threading.Lock()
+        self._held, self._adding = _Held(model, catalogue, tuple(kept)), threading.Lock()
+        self._dataset, self._grown = dataset, grown
         self._outcomes: dict[str, Outcome] = {}
 
     def __repr__(self) -> str:
         return f"Run({self.title}, {self.headline}, {self.path})"
+
+    def __str__(self) -> str:
+        return as_text(f"run {self.title} at {self.path}", self._lines())
+
+    def _repr_html_(self) -> str:
+        return as_html(f"run {self.title} at {self.path}", self._lines())
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """Nine at most."""
+        config, record, data = self.config, self.record, self.record["data"]
+        added, held = len(self.catalogue.added_ids), self._held
+        events = f", {data['events']['count']:,} events" if "events" in data else ""
+        state = "not at hand" if not self.has_data else "at hand" if self._grown is None else "grown since"
+        return [
+            ("task", f"{config.chosen.task.title} ({config.task}); seed {config.seed}"),
+            ("validation", f"{self.headline} at step {record['best']['step']:,}"),
+            *([("warning", "; ".join(self.warnings))] if self.warnings else []),
+            ("data", f"{data['name']}{events}, {state}: {config.data}"),
+            ("knowledge", ", ".join(config.knowledge) if record["knowledge"] else "reads no text"),
+            ("items", f"{self.num_items:,}" + (f", {added:,} of them added after training" if added else "")),
+            ("stages", ", ".join(phase["name"] for phase in record["phases"])),
+            ("answers", "probabilities of a positive" if held.model.probabilities else "scores without a unit"),
+            (
+                "ask it",
+                "recommend(user), recommend(items=[...]), similar(item), score(pairs), item_vectors(), evaluate()",
+            ),
+        ]
 
     @property
     def model(self) -> Model:
@@ -102,17 +171,28 @@ class Run:
 
     @property
     def has_data(self) -> bool:
-        return self._dataset is not None
+        """Whether known users are answered."""
+        return self._dataset is not None or self._grown is not None
 
     @property
     def dataset(self) -> Dataset:
-        """The data that the run was trained on.  Raises RunError where they are not at hand."""
+        """The data that the run was trained on.  Raises RunError where they are not at hand, or have grown since."""
+        if self._dataset is None and self._grown is not None:
+            raise RunError(
+                f"{self.path}: {self._grown.said}; it answers for users, but this needs the data that were trained on, with "
+                f"their held-out parts: bring these back, or say where they are: {_where()}"
+            )
         if self._dataset is None:
             raise RunError(
                 f"{self.path}: this needs the data set that the run was trained on, and {self.config.data} is not there; "
-                "bring it back, or say where it is: load(path, dataset=...)"
+                f"bring it back, or say where it is: {_where()}"
             )
         return self._dataset
+
+    @property
+    def _log(self) -> Dataset:
+        """Whose users are known: those of a log that has grown, where there is one."""
+        return self.dataset if self._grown is None else self._grown.served
 
     @property
     def title(self) -> str:
@@ -126,14 +206,35 @@ class Run:
         return ", ".join(f"{titles.get(name, name)} {value:.4f}" for name, value in self.record["best"]["metrics"].items())
 
     @property
+    def sized(self) -> str | None:
+        """What the size of the log settled of how it was trained, in words; None where it settled nothing."""
+        found: str | None = self.record.get("sized")
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was to be doubted when training ended; empty for runs that an earlier version made."""
+        return list(self.record.get("warnings", ()))
+
+    @property
     def num_items(self) -> int:
         """Catalogue and added items."""
         return len(self.catalogue)
 
-    def notes(self, *, new_user: bool) -> list[str]:
-        """What a reader of recommendations should know: how the model sees somebody new, and items added after training."""
+    @property
+    def num_users(self) -> int:
+        """Those of its data, or of what these have grown to."""
+        return self._log.num_users
+
+    def notes(self, *, new_user: bool, fields: Mapping[str, Any] | None = None) -> list[str]:
+        """What a reader of recommendations should know: how the model sees somebody new, which of their ``fields`` it has not
+        met, items added after training, what is new in a log that has grown.
+        """
         held = self._held
-        return held.model.notes(new_user=new_user, added=len(held.catalogue.added_ids))
+        found = held.model.notes(new_user=new_user, added=len(held.catalogue.added_ids))
+        if fields is not None:
+            found += describe(fields, self._schema, self.path / "vocabulary.json")[1]
+        return [*found, *(self._grown.notes if self._grown is not None else ())]
 
     # -- recommendation -----------------------------------------------------------------------------------------------
 
@@ -142,33 +243,70 @@ class Run:
         user: str | int | None = None,
         *,
         items: Sequence[str | int] | None = None,
+        fields: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         allow: Sequence[str | int] | None = None,
         deny: Sequence[str | int] = (),
+        explain: bool = False,
     ) -> list[Recommendation]:
         """The k best items for a known ``user``, or for somebody new who liked ``items`` (oldest first).
 
-        allow: only these items; deny: never these.  A user the data set does not know is an error; for how somebody new is
-        seen, see `notes`.  A known user without history is ranked with an empty one.  Raises DataError for unknown ids or
-        when no candidate is left, RunError for a known user where the run's data are not at hand.
+        items: of a known user, what they met since the log ended    fields: of somebody new, what is known of them, by the
+        names of the users' table, such as {"age": 30}; what is left out counts as unknown    allow: only these items
+        deny: never these    explain: with what is behind each score, in models that can say it
+        A user the data set does not know is an error; for how somebody new is seen, see `notes`.  A known user without history
+        is ranked with an empty one.  Raises DataError for unknown ids and fields or when no candidate is left, RunError for a
+        known user where the run's data are not at hand, and where the model cannot explain.
         """
-        if (user is None) == (items is None):
-            raise DataError("recommend needs either a user or a list of items (not both)")
+        if user is None and items is None and fields is None:
+            raise DataError(
+                "recommend needs either a user or a list of items that somebody new liked, or fields that describe them"
+            )
+        if user is not None and fields is not None:
+            raise DataError(f"fields describe somebody new, and user {user!r} is known by what the data have of them; drop one")
         _check_count(k)
         items = None if items is None else raw_ids(items, "items")
         held = self._held
-        past = self._past(held, user, items)
+        past = self._past(held, user, items, fields)
         candidates = _candidates(held.catalogue, allow, deny)
         [(rows, scores)] = best_items(held.model, lambda first, last: [past], 1, candidates, k, exclude_seen=exclude_seen)
         if not len(rows):
             raise DataError(
-                "no candidate is left: every allowed item is denied or already seen; loosen --allow, --deny or --include-seen"
+                "no candidate is left: every allowed item is denied or already seen; loosen "
+                + remedy("allow, deny or exclude_seen", "--allow, --deny or --include-seen")
             )
         probable = held.model.probabilities
+        because = [self._because(held, past, row) if explain else () for row in rows.tolist()]
         return [
-            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None)
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, why)
+            for row, score, why in zip(rows.tolist(), scores.tolist(), because, strict=True)
+        ]
+
+    def _because(self, held: _Held, past: Any, row: int) -> tuple[Because, ...]:
+        if not isinstance(held.model, Explains):
+            able = [spec.default for spec in TASKS.usable().values() if spec.of_positives]
+            raise RunError(
+                f"{self.path}: {self.record['title']} does not say what is behind a score; models that do are those such as "
+                f"backbone = '{', '.join(able)}'"
+            )
+        reasons = held.model.explain(past, row)
+        return tuple(
+            Because(held.catalogue.id(each.item), held.catalogue.title(each.item), each.share, each.text) for each in reasons
+        )
+
+    def similar(self, item: str | int, by: By = "model", *, k: int = 10) -> list[Recommendation]:
+        """The k items most like ``item``: by "meaning" (text), "behaviour" (who has both) or "model"; see `alike`."""
+        _check_count(k)
+        held = self._held
+        row = held.catalogue.row(item)
+        scores = alike(self, row, by)
+        scores[row - 1] = -np.inf
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [
+            Recommendation(held.catalogue.id(at + 1), held.catalogue.title(at + 1), float(scores[at]))
+            for at in order.tolist()
+            if scores[at] > -np.inf
         ]
 
     def recommend_all(
@@ -193,7 +331,7 @@ class Run:
 
         _check_count(k)
         out = path_of(out, "out")
-        held, users = self._held, self.dataset.user_ids
+        held, users = self._held, self._log.user_ids
         candidates = _candidates(held.catalogue, allow, deny)
 
         def pasts(first: int, last: int) -> list[Any]:
@@ -225,18 +363,70 @@ class Run:
         past, rows = self._past(held, user, None), np.array([held.catalogue.row(item) for item in items], np.int32)
         return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
-    def _past(self, held: _Held, user: str | int | None, items: Sequence[str | int] | None) -> Any:
-        if user is not None:
-            return held.model.past(self._user_row(user))
-        return held.model.past(None, np.array([held.catalogue.row(item) for item in items or ()], np.int32))
+    def score(self, pairs: Any, *, unknown: Unknown = "error", show_progress: bool = True) -> pl.DataFrame:
+        """The pairs with one more column: "probability", or "score" where the model's are none, as of now.
+
+        pairs: a Polars, pandas or Arrow frame, or a file of one, with the columns of the user and the item, by the names that
+        the log has for them, or "user" and "item"    unknown: whether a pair whose user or item nobody knows is an error, or
+        has no score ("null")
+        Raises DataError naming the row, RunError where the run's data are not at hand.
+        """
+        import polars as pl
+
+        if unknown not in ("error", "null"):
+            raise ConfigError(f"unknown = {unknown!r}{suggest(str(unknown), ('error', 'null'))}")
+        held, schema, frame = self._held, self._schema, to_frame(pairs, "the pairs")
+        name = "probability" if held.model.probabilities else "score"
+        if name in frame.columns:
+            raise DataError(f"the pairs have a column '{name}' already; rename it, since that is what the scores are called")
+        users, items = (id_column(frame, role, (own, role)) for role, own in (("user", schema.user), ("item", schema.item)))
+        log = self._log
+        user_rows = rows_of(users, log.user_rows, "user", log.name, unknown)
+        item_rows = rows_of(items, held.catalogue.all_rows, "item", f"the catalogue of {log.name}", unknown)
+        scores = score_pairs(held.model, user_rows, item_rows, held.model.past, show_progress=show_progress)
+        return frame.with_columns(pl.Series(name, scores).fill_nan(None))
+
+    def item_vectors(self, space: str | None = None) -> ItemVectors:
+        """Raw ids (n,) of all items, those added after training last, and their vectors (n, D) float32 in one ``space``.
+
+        space: one of those that `inspect` gives; left out, the first that is there of "whole", "aligned", "id" and "text",
+        else the model's first.  Raises RunError for another one, and for a model that has no item vectors.
+        """
+        held = self._held
+        found = self.task.inspect(held.model.module, len(held.catalogue))
+        if not found:
+            raise RunError(f"{self.path}: {self.record['title']} has no item vectors")
+        if space is None:
+            space = next((name for name in ("whole", "aligned", "id", "text") if name in found), next(iter(found)))
+        if space not in found:
+            raise RunError(f"{self.path}: {self.record['title']} has no item vectors '{space}'{suggest(space, found)}")
+        return ItemVectors(held.catalogue.all_ids, found[space][1:], space)
+
+    def _past(
+        self,
+        held: _Held,
+        user: str | int | None,
+        items: Sequence[str | int] | None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> Any:
+        rows = np.array([held.catalogue.row(item) for item in items or ()], np.int32)
+        if fields is not None:
+            described, _ = describe(fields, self._schema, self.path / "vocabulary.json")
+            return held.model.past(None, rows, described)
+        if user is None:
+            return held.model.past(None, rows)
+        past = held.model.past(self._user_row(user), rows) if len(rows) else held.model.past(self._user_row(user))
+        if len(rows) and not np.isin(rows, held.model.seen(past)).all():
+            raise RunError(f"{self.title} takes no newer events of a known user; leave items out, or leave the user out")
+        return past
 
     def _user_row(self, user: str | int) -> int:
         raw = raw_id(user, "user")
-        row = self.dataset.user_rows.get(raw)
+        row = self._log.user_rows.get(raw)
         if row is None:
             raise DataError(
-                f"user '{raw}' is not in {self.dataset.name}{near(raw, self.dataset.user_ids)}; "
-                "for somebody new pass the items they liked (--items a,b,c)"
+                f"user '{raw}' is not in {self._log.name}{near(raw, self._log.user_ids)}; "
+                f"for somebody new pass the items they liked ({remedy('items=[...]', '--items a,b,c')})"
             )
         return row
 
@@ -249,7 +439,10 @@ class Run:
         return self._outcomes[part]
 
     def evaluate(self, part: str = "test", *, show_progress: bool = True, min_rows: int | None = None) -> Report:
-        """The task's report on a held-out part, by slice: ``evaluate()["all"]`` is every row."""
+        """The task's report on a held-out part, by slice: ``evaluate()["all"]`` is every row.
+
+        min_rows: slices of fewer rows are marked as few; 1,000 when left out
+        """
         outcome = self.outcome(part, show_progress=show_progress)
         report = self.task.report(outcome, self.config, self.dataset, part, min_rows=min_rows)
         write_json(self.path / f"evaluation.{part}.json", report.to_json())
@@ -297,26 +490,26 @@ class Run:
         if not folder.is_dir():
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
-        text = KnowledgeBases.open(self.config.knowledge).matrix(self.dataset) if self.task.reads_text(self.config) else None
+        reads = self.task.reads_text(self.config)
+        text = _bases(self.path, self.config, self.record).matrix(self.dataset) if reads else None
         plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
         stage = next(stage for stage in plan.stages if stage.name == name)
         tensors = read_archive(folder).files["model"]
-        if isinstance(stage, Fitted):
-            put_fitted(stage.module, tensors)  # what fitting adds is not there before
-        else:
-            stage.module.load_state_dict(tensors)
+        put_trained(stage, tensors)
         return stage.module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
 
     @own_randomness()
-    def add_items(self, items: Mapping[str, str] | Any, *, wait: float = 60.0) -> int:
+    def add_items(self, items: Mapping[str, str] | Any, *, knowledge: Folders = None, wait: float = 60.0) -> int:
         """Make items scorable that the model never saw, by their text; they stay with the run.  Returns how many.
 
-        items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column, its text
-        columns and any of its fields.  The text goes through the knowledge base's own encoder and prompt, then through what
-        the model kept to read it; every id takes its unknown row, other fields the row of their value.
+        items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column (by its own
+        name, or as the interactions call it), its text columns and any of its fields.  The text goes through the knowledge
+        base's own encoder and prompt, then through what the model kept to read it; every id takes its unknown row, other
+        fields the row of their value.
         An item that was added before just so, here or by another process, is not added again: a script can be run twice.
+        knowledge: where the run's knowledge bases are no longer where they were, one folder or several in its order
         wait: seconds for another process that is writing
         Raises RunError when the model reads no text or another process is not done after ``wait``; DataError for an id of the
         catalogue, and for one that was added before with another text.
@@ -334,13 +527,19 @@ class Run:
             new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items")
             if not len(new_items):
                 return 0
-            bases = KnowledgeBases.open(self.config.knowledge)
-            bases.check(self.record["knowledge"], str(self.path))
+            bases = _bases(self.path, self.config, self.record, knowledge)
             vocabulary = self.path / "vocabulary.json"
-            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary)
-            late, count = save_added(self.path, held.catalogue.added_ids, new, wait)
+            new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary, self._own_id)
+            late, count = save_added(self.path, held.kept, new, wait)
             self._held = _grown(held, late)
             return count
+
+    @property
+    def _own_id(self) -> str | None:
+        """What the catalogue's table called its ids; None where an earlier version kept no word of it."""
+        kept = self.record["data"] if self._dataset is None else {**self._dataset.manifest, **self.record["data"]}
+        own: str | None = kept["ids"].get("items", self._schema.item) if "ids" in kept else None
+        return own
 
     @property
     def _schema(self) -> Schema:
@@ -350,43 +549,99 @@ class Run:
 
 
 def _grown(held: _Held, more: Additions) -> _Held:
-    return _Held(held.model.with_items(more.read), held.catalogue.with_added(more.ids, more.titles))
+    """With items that lie in the run's folder; those that came with a longer log before keep their rows."""
+    kept, there = (*held.kept, *more.ids), set(held.catalogue.added_ids)
+    more = more.at([at for at, raw in enumerate(more.ids) if raw not in there])
+    if not len(more):
+        return replace(held, kept=kept)
+    return _Held(held.model.with_items(more.read), held.catalogue.with_added(more.ids, more.titles), kept)
 
 
 @own_randomness()
-def load(path: Path | str, *, dataset: Dataset | None = None, accelerator: str = "auto") -> Run:
+def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders = None, accelerator: str = "auto") -> Run:
     """Open a run directory.
 
-    dataset: where the run's data are not where they were; without any, the run answers for somebody new alone
-    accelerator: auto, cpu, cuda or mps
-    Raises RunError when the run is missing, unfinished, damaged, or its data set changed.
+    dataset: where the run's data are not where they were; without any, the run answers for somebody new alone.  Where they
+    are those of training and what came after, histories are of today, and `Run.notes` counts what is new
+    knowledge: likewise its knowledge bases, one folder or several in the run's order    accelerator: auto, cpu, cuda or mps
+    Raises RunError when the run is missing, unfinished, damaged, or its data set changed, and where a knowledge base is given
+    that is not the one it was trained on; ConfigError for one where it reads no text.
     """
     path, device = path_of(path, "path"), device_of(accelerator)
     if dataset is not None:
         instance_of(dataset, Dataset, "dataset", "open a prepared folder with Dataset.open(path)")
     config, record = read_run(path)
+    if knowledge is not None:
+        bases = _bases(path, config, record, knowledge)
+        config = config.model_copy(update={"knowledge": tuple(map(str, bases.folders))})
     if dataset is None and Path(config.data).exists():
         dataset = Dataset.open(config.data)
+    catalogue, added = _catalogue(path, record, dataset), load_added(path)
+    if added is not None:
+        catalogue = catalogue.with_added(added.ids, added.titles)
+    grown = None
     if dataset is not None and not dataset.identity.matches(Fingerprint.of_record(record["data"])):
-        raise RunError(
-            f"{path}: trained on {record['data']['name']} with fingerprint {record['data']['fingerprint']}, but {dataset.path} "
-            f"now has {dataset.fingerprint}; prepare the same data again or train a new run"
-        )
-    data = dataset
+        grown = _growth(path, config, record, dataset, catalogue)
+        dataset = None
+    data = grown.served if grown is not None else dataset
 
     def text() -> Vectors:
         if data is None:
             raise RunError(f"{path}: saved by an earlier version, so it needs its data and its knowledge base to be opened")
-        return KnowledgeBases.open(config.knowledge).matrix(data)
+        return _bases(path, config, record).matrix(data)
 
-    catalogue = _catalogue(path, record, dataset)
     task: Task = config.chosen.task.room()
-    model = task.load(config, load_model(path), dataset, text)
+    model = task.load(config, load_model(path), data, text)
     model.module.to(device)
-    held = _Held(model, catalogue)
-    if found := load_added(path):
-        held = _grown(held, found)
-    return Run(path, config, record, held.model, held.catalogue, dataset)
+    for more in (added, None if grown is None else grown.late):
+        if more is not None and len(more):
+            model = model.with_items(more.read)
+    if grown is not None and grown.late is not None:
+        catalogue = catalogue.with_added(grown.late.ids, grown.late.titles)
+    kept = added.ids if added is not None else ()
+    return Run(path, config, record, model, catalogue, dataset, grown=grown, kept=kept)
+
+
+def _growth(path: Path, config: RunConfig, record: Mapping[str, Any], dataset: Dataset, catalogue: Catalogue) -> Grown:
+    """``dataset``, which is not what was trained on, as what that has grown to.  Raises RunError where it is something else."""
+    trained = Trained.read(path, record)
+    if trained is None or not trained.within(dataset):
+        unknown = "" if trained is not None else ", and the run was saved by a version that remembered no events"
+        raise RunError(
+            f"{path}: trained on {record['data']['name']} with fingerprint {record['data']['fingerprint']}, but {dataset.path} "
+            f"now has {dataset.fingerprint}; prepare the same data again or train a new run (a log that holds all that was "
+            f"trained on, and more, would do{unknown})"
+        )
+    schema = Schema.model_validate(record["data"]["schema"])
+
+    def read(items: pl.DataFrame) -> tuple[Additions | None, str]:
+        if not record.get("reads_text"):
+            return None, f"{record['title']} knows items by id alone"
+        try:
+            bases = _bases(path, config, record)
+        except (KnowledgeError, RunError) as cause:
+            return None, str(cause)
+        return read_late(items, schema, catalogue, bases, path / "vocabulary.json")
+
+    return Grown.of(dataset, schema, trained, catalogue, path / "vocabulary.json", read)
+
+
+def _bases(path: Path, config: RunConfig, record: Mapping[str, Any], given: Folders = None) -> KnowledgeBases:
+    """The knowledge bases of a run, where it says they are or where they are ``given``, checked to be its own."""
+    if given is not None and not record["knowledge"]:
+        raise ConfigError(
+            f"{path}: {record['title']} reads no text, so it has no knowledge base; "
+            f"leave {remedy('knowledge=', '--knowledge')} out"
+        )
+    gone = [each for each in config.knowledge if not Path(each).exists()]
+    if given is None and gone:
+        raise KnowledgeError(
+            f"{gone[0]}: no knowledge base here, where the run {path} has it; say where it is: "
+            + remedy("knowledge=FOLDER", "--knowledge FOLDER")
+        )
+    bases = KnowledgeBases.open(config.knowledge if given is None else given)
+    bases.check(record["knowledge"], path)
+    return bases
 
 
 def _catalogue(path: Path, record: Mapping[str, Any], dataset: Dataset | None) -> Catalogue:
@@ -395,9 +650,13 @@ def _catalogue(path: Path, record: Mapping[str, Any], dataset: Dataset | None) -
     if dataset is None:
         raise RunError(
             f"{path}: saved by an earlier version, without its catalogue, and its data set ({record['data'].get('path')}) is "
-            "not there; bring it back, or say where it is: load(path, dataset=...)"
+            f"not there; bring it back, or say where it is: {_where()}"
         )
     return Catalogue.of_dataset(dataset)
+
+
+def _where() -> str:
+    return remedy("load(path, dataset=...)", "--data FOLDER")
 
 
 def _candidates(catalogue: Catalogue, allow: Sequence[str | int] | None, deny: Sequence[str | int]) -> Rows:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from braidrec.data.dataset import Dataset
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
-    from braidrec.runs.run import Run
-    from braidrec.task import Task
+    from braidrec.runs.run import Because, Run
+    from braidrec.task import Outcome, Task
+
+    Opened = Callable[[Path], Run]
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -40,6 +43,16 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
             )
         )
     return table
+
+
+def reasons(because: Sequence[Because], most: int = 3) -> str:
+    """The first of what is behind a score, in words: each one's share, and what comes by text of all of it."""
+    if not because:
+        return "what most have"
+    names = [textwrap.shorten(each.title or each.item, 40, placeholder="…") for each in because[:most]]
+    shown = [f"{name} {each.share:.0%}" for name, each in zip(names, because, strict=False) if each.share > 0]
+    text = [each.text for each in because if each.text is not None]
+    return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
 
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
@@ -72,41 +85,73 @@ def dataset_tables(dataset: Dataset) -> list[Table | str]:
     ]
 
 
-def evaluation_table(paths: Sequence[Path], part: str, *, baselines: bool) -> Table:
-    """Runs of one task on one data set side by side, the rankings without learning first."""
-    return _evaluation(load_alike(paths), part, baselines=baselines)
+def evaluation_table(
+    paths: Sequence[Path], part: str, *, baselines: bool, min_rows: int | None = None, opened: Opened | None = None
+) -> Table:
+    """Runs of one task on one data set side by side, the rankings without learning first.
+
+    min_rows: fewer are marked    opened: how a run is opened, where `braidrec.load` needs more than its path
+    """
+    return _evaluation(load_alike(paths, opened), part, baselines=baselines, min_rows=min_rows)
 
 
-def comparison_tables(paths: Sequence[Path]) -> list[Table | str]:
+def comparison_tables(paths: Sequence[Path], opened: Opened | None = None, *, baselines: bool = False) -> list[Table | str]:
     """The evaluation of every run, and the paired tests of each model against the first, Holm's correction over all of them.
 
     Runs that differ by seed alone are one model (`models_by_seed`); only seeds that both sides have are compared.  Notes, if
     any, come last.
+    baselines: every model is tested against each ranking without learning, too, which goes with all seeds; one model will do
+    Raises ConfigError where there is nothing to compare with.
     """
-    runs = load_alike(paths)
-    (reference, *others), notes = models_by_seed(runs)
+    runs = load_alike(paths, opened)
+    (reference, *others), notes = models_by_seed(runs, least=1 if baselines else 2)
     config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
-    found: list[tuple[str, list[int], PairedTest]] = []
+    found: list[_Tested] = []
     for model in others:
         seeds = shared_seeds(model, reference)
         own, against = ([side.runs[seed].outcome() for seed in seeds] for side in (model, reference))
-        found += [(model.name, seeds, test) for test in task.tests(own, against, config, dataset, "test")]
-    by_metric = sorted(found, key=lambda each: [test.metric for _, _, test in found].index(each[2].metric))  # stable
-    return [_evaluation(runs, "test", baselines=True), _tests(by_metric, reference.name, task.spec.metrics), *notes]
+        tests = task.tests(own, against, config, dataset, "test")
+        found += [_Tested(model.name, reference.name, seeds, test) for test in tests]
+    simple = dict(baseline_outcomes(task, config, dataset, "test")) if baselines else {}
+    for model in (reference, *others):
+        own = [run.outcome() for run in model.runs.values()]
+        for name, outcome in simple.items():
+            tests = task.tests(own, [outcome] * len(own), config, dataset, "test")
+            found += [_Tested(model.name, name, list(model.runs), test) for test in tests]
+    if not found:
+        raise ConfigError(
+            f"{dataset.name}: no ranking without learning goes with these test rows, so there is nothing to compare "
+            f"{reference.name} with; give a second model"
+        )
+    metrics = [each.test.metric for each in found]
+    by_metric = sorted(found, key=lambda each: metrics.index(each.test.metric))  # stable
+    return [_evaluation(runs, "test", baselines=True), _tests(by_metric, task.spec.metrics), *notes]
 
 
-def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
+@dataclass(frozen=True)
+class _Tested:
+    """A paired test of a model against another, or a ranking without learning, on these seeds."""
+
+    model: str
+    against: str
+    seeds: Sequence[int]
+    test: PairedTest
+
+
+def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool, min_rows: int | None = None) -> Table:
     from rich.markup import escape
 
     from braidrec.evaluation.report import render
 
     config, dataset, task = runs[0].config, runs[0].dataset, runs[0].task
-    reports = baseline_reports(task, config, dataset, part) if baselines else {}
+    reports = baseline_reports(task, config, dataset, part, min_rows=min_rows) if baselines else {}
     for run, name in zip(runs, run_labels(runs), strict=True):
         # one table has one set of slices, the first run's
-        own = run.evaluate(part)
-        alike = {part.name for part in own.slices} == {part.name for part in runs[0].evaluate(part).slices}
-        reports[name] = own if alike else task.report(run.outcome(part), config, dataset, part)
+        own = run.evaluate(part, min_rows=min_rows)
+        if run is runs[0]:
+            wanted = [each.name for each in own.slices]
+        alike = [each.name for each in own.slices] == wanted
+        reports[name] = own if alike else task.report(run.outcome(part), config, dataset, part, min_rows=min_rows)
     table = render(reports)
     table.title = escape(f"{dataset.name}, {part} part, vocabulary {dataset.settings.vocabulary}")
     if baselines:
@@ -116,36 +161,48 @@ def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool) -> Table:
     return table
 
 
-def baseline_reports(task: Task, config: RunConfig, dataset: Dataset, part: str) -> dict[str, Report]:
+def baseline_reports(
+    task: Task, config: RunConfig, dataset: Dataset, part: str, *, min_rows: int | None = None
+) -> dict[str, Report]:
     """The rankings without learning that go with the rows of ``part`` and can be used here, by their titles."""
-    found = {}
+    return {
+        name: task.report(outcome, config, dataset, part, min_rows=min_rows)
+        for name, outcome in baseline_outcomes(task, config, dataset, part)
+    }
+
+
+def baseline_outcomes(task: Task, config: RunConfig, dataset: Dataset, part: str) -> Iterator[tuple[str, Outcome]]:
+    """What the rankings without learning that go with the rows of ``part`` and can be used here made of them, with titles."""
     for name, spec in task.spec.baselines.usable().items():
         outcome = task.baseline(name, config, dataset, part)
         if outcome is not None:
-            found[spec.title_of(spec.config())] = task.report(outcome, config, dataset, part)
-    return found
+            yield spec.title_of(spec.config()), outcome
 
 
-def _tests(found: Sequence[tuple[str, list[int], PairedTest]], reference: str, metrics: Sequence[Metric]) -> Table:
+def _tests(found: Sequence[_Tested], metrics: Sequence[Metric]) -> Table:
+    """With a column for what each is tested against, unless that is the same for all."""
     from braidrec.evaluation.significance import holm
 
     known = {metric.key: metric for metric in metrics}
-    adjusted = holm([test.p_value for _, _, test in found])
+    adjusted = holm([each.test.p_value for each in found])
+    several = len({each.against for each in found}) > 1
     rows = []
-    for (name, seeds, test), p_value in zip(found, adjusted, strict=True):
+    for each, p_value in zip(found, adjusted, strict=True):
+        test = each.test
         metric = known.get(test.metric, Metric(test.metric, test.metric))
         digits = 3 if metric.scale > 1 else 4
         difference, low, high = (f"{metric.scale * value:+.{digits}f}" for value in (test.difference, test.low, test.high))
         by_seed = " ".join(
-            f"{seed}:{metric.scale * value:+.{digits}f}" for seed, value in zip(seeds, test.per_seed, strict=True)
+            f"{seed}:{metric.scale * value:+.{digits}f}" for seed, value in zip(each.seeds, test.per_seed, strict=True)
         )
-        rows.append((name, metric.title, difference, f"{low} .. {high}", by_seed, f"{p_value:.4f}"))
-    first = found[0][2]
+        names = (each.model, each.against) if several else (each.model,)
+        rows.append((*names, metric.title, difference, f"{low} .. {high}", by_seed, f"{p_value:.4f}"))
+    first = found[0].test
     scale = next((f"x{metric.scale:g}, " for metric in metrics if metric.scale != 1), "")
-    title = (
-        f"{scale}against {reference}: {first.resamples:,} resamples of {first.users:,} users, two-sided, Holm over {len(found)}"
-    )
-    return plain_table(title, ("model", "metric", "difference", "95 % interval", "by seed", "p"), rows)
+    what = "paired tests" if several else f"against {found[0].against}"
+    title = f"{scale}{what}: {first.resamples:,} resamples of {first.users:,} users, two-sided, Holm over {len(found)}"
+    columns = ("model", "against") if several else ("model",)
+    return plain_table(title, (*columns, "metric", "difference", "95 % interval", "by seed", "p"), rows)
 
 
 # -- runs beside one another ----------------------------------------------------------------------------------------------
@@ -159,12 +216,12 @@ class SeededModel:
     runs: Mapping[int, Run]
 
 
-def models_by_seed(runs: Sequence[Run]) -> tuple[list[SeededModel], list[str]]:
+def models_by_seed(runs: Sequence[Run], *, least: int = 2) -> tuple[list[SeededModel], list[str]]:
     """In order of appearance, the reference first, and what could not be compared, in words.
 
     Runs are one model when their settings are equal but for the seed and for the runs whose stages they take over, which must
     be one model themselves.  Where such a run's folder is gone, the names of the stages are all that is compared.
-    Raises ConfigError when all are one model, and when two runs are the same model of the same seed.
+    Raises ConfigError for fewer models than ``least``, and when two runs are the same model of the same seed.
     """
     models: list[tuple[str, dict[int, Run]]] = []
     for run in runs:
@@ -179,8 +236,11 @@ def models_by_seed(runs: Sequence[Run]) -> tuple[list[SeededModel], list[str]]:
             )
         else:
             own[run.config.seed] = run
-    if len(models) < 2:
-        raise ConfigError("compare needs at least two models: these runs differ by their seed alone")
+    if len(models) < least:
+        raise ConfigError(
+            "compare needs at least two models: these runs differ by their seed alone; against rankings without learning "
+            "one will do, with --baselines"
+        )
     gone = sorted({path for run in runs for path in _gone(run.config)})
     notes = [
         f"note: {path} is not there: of what takes a stage over from it, the names of the stages were compared alone"
@@ -251,14 +311,14 @@ def _gone(config: RunConfig) -> Iterator[str]:
             yield from _gone(other)
 
 
-def load_alike(paths: Sequence[Path]) -> list[Run]:
+def load_alike(paths: Sequence[Path], opened: Opened | None = None) -> list[Run]:
     """Runs that can stand in one table: of one task, on one data set, with the same evaluation rows.
 
     Raises ConfigError saying which are not.
     """
     from braidrec.runs.run import load
 
-    runs = [load(path) for path in paths]
+    runs = [(opened or load)(path) for path in paths]
     tasks = {run.config.task for run in runs}
     if len(tasks) > 1:
         names = ", ".join(f"{run.path}: {run.config.task}" for run in runs)

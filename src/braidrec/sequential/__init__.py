@@ -3,12 +3,41 @@
 This page registers what the room holds; nothing heavy is imported before a name is used.
 """
 
-from braidrec.registry import Metric, TaskSpec, own_registries
+import math
+
+from braidrec.registry import LogSize, Metric, TaskSpec, Values, own_registries
+from braidrec.strict import merge
 
 # `authors`: AdamW at 1e-5, as PAD's launcher has it; where its experts are trained together, the method says otherwise.
 # The paper names no rate, depth or width.  At the launcher's rate the model sits on a plateau where it knows popularity alone,
 # and patience ends it there; `paper` is what reproduces the published SASRec: width 64, two blocks, 1e-3.
 _PAD = {"batch_size": 128, "lr": 1e-5, "max_epochs": 400, "decoupled": True, "weight_decay": 0.1, "checks_per_epoch": 1}
+
+# Users, each a sequence, from which `ours` holds as it stands; MovieLens-1M has 6,040 of them and 48 steps in an epoch.
+LARGE, STEPS = 2**12, 48
+
+
+def _sized(size: LogSize, training: Values, own: Values) -> Values:
+    """Batches, epochs and patience of `ours` by the number of users.
+
+    Few users are cut into batches of the power of two nearest to their square root.  Where an epoch then has fewer steps than
+    MovieLens-1M's, epochs and patience, those of single phases too, are as many times longer: a handful of steps without a
+    gain says nothing.  Epochs that are asked for leave the patience as it is.
+    """
+    if size.users >= LARGE:
+        return {}
+    nearest = 2 ** round(math.log2(max(size.users, 1)) / 2)
+    found = {"batch_size": min(max(nearest, 8), training["batch_size"])}
+    longer = STEPS / math.ceil(size.users / own.get("batch_size", found["batch_size"])) if size.users else 1.0
+    if "max_epochs" in own or longer <= 1:
+        return found
+
+    def lasting(values: Values) -> Values:
+        return {key: math.ceil(longer * values[key]) for key in ("max_epochs", "patience") if key in values}
+
+    phases = {name: lasting(values) for name, values in training.get("phases", {}).items()}
+    return merge(found, lasting(training)) | ({"phases": phases} if any(phases.values()) else {})
+
 
 TASK = TaskSpec(
     name="sequential",
@@ -62,4 +91,5 @@ TASK = TaskSpec(
             "checks_per_epoch": 1,
         },
     },
+    sized={"ours": _sized},
 )

@@ -37,5 +37,5 @@ class SequentialConfig(ModelConfig):
     def givers(self) -> Mapping[str, str]:
         return self.start_from
 
-    def without_givers(self) -> Self:
-        return self.model_copy(update={"start_from": {}})
+    def with_givers(self, givers: Mapping[str, str]) -> Self:
+        return self.model_copy(update={"start_from": dict(givers)})

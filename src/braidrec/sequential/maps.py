@@ -14,7 +14,7 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
-from braidrec.errors import ConfigError
+from braidrec.errors import ConfigError, remedy
 from braidrec.layers.mlp import initialise
 from braidrec.layers.text import TextReader, TextTable
 from braidrec.strict import Strict
@@ -108,7 +108,9 @@ class TextMap(TextReader):
         width = semantic_width if source is None else source.width
         if not width:
             raise ConfigError(
-                'this model reads item text: give the run a knowledge base (knowledge = "FOLDER", or --knowledge FOLDER)'
+                "this model reads item text: give the run a knowledge base ("
+                + remedy("knowledge=FOLDER", '--knowledge FOLDER, or in the run file knowledge = "FOLDER"')
+                + ")"
             )
         layers: list[nn.Module] = [nn.Linear(width, dim), nn.GELU()]
         for _ in range(config.layers):

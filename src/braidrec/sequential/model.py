@@ -15,12 +15,12 @@ from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.log import InteractionLog
 from braidrec.data.sequences import left_padded
-from braidrec.errors import RunError
+from braidrec.errors import RunError, remedy
 from braidrec.layers.twins import twin
 from braidrec.sequential.build import build_model, make_parts, parts_of, settings_of
 from braidrec.sequential.contracts import Catalogue, NextItemModel
 from braidrec.sequential.scoring import score_histories
-from braidrec.task import Added, Floats, Rows, Saved
+from braidrec.task import Added, Described, Floats, Rows, Saved
 from braidrec.training.devices import place_of
 
 COUNTS, BUCKET, ADDED = "data.counts", "data.bucket", "added.vectors"  # among the saved tensors, beside the module's
@@ -87,17 +87,19 @@ class SequentialModel:
 
     # -- who gets what ------------------------------------------------------------------------------------------------
 
-    def past(self, user: int | None, items: Rows | None = None) -> Past:
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Past:
+        if fields is not None:
+            raise RunError(f"{self.config.title} knows people by what they met alone, so it reads no fields; leave them out")
+        more = np.asarray([] if items is None else items, np.int32)
         if user is None:
-            given = np.asarray([] if items is None else items, np.int32)
-            return Past(given, given)
+            return Past(more, more)
         if self.data is None:
             raise RunError(
                 f"{self.config.title}: what a known user met stands in the log, which this model was loaded without; "
-                "give the data (--data), or the items they liked"
+                f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
         own, every = (_of_user(log, user) for log in (self.data.followed.log, self.data.log))
-        return Past(own, every)
+        return Past(np.concatenate([own, more]), np.concatenate([every, more]))
 
     def seen(self, past: Past) -> Rows:
         return past.seen

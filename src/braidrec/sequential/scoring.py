@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from braidrec.data.dataset import Dataset
-from braidrec.data.sequences import left_padded
+from braidrec.data.sequences import left_padded, training_ends, training_events
 from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import gains
+from braidrec.registry import Spec
 from braidrec.sequential.contracts import Catalogue, NextItemModel, StageModule
 from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
+
+CHEAP_SCORES = 500_000_000  # evaluation rows times items: a second or two for each ranking
 
 
 class HistoryScorer:
@@ -54,6 +57,23 @@ def part_rows(dataset: Dataset, part: str) -> RetrievalRows:
     return RetrievalRows.of(own.log, own.split[part], dataset.num_items)
 
 
+def yardsticks(baselines: Mapping[str, Spec], data: Dataset) -> dict[str, dict[str, float]]:
+    """What popularity and a Markov chain reach on validation, title -> metric -> value; empty where that takes too long."""
+    rows = part_rows(data, "valid")
+    if len(rows) * rows.num_items > CHEAP_SCORES:
+        return {}
+    met = training_events(data.log, training_ends(data))
+    found = {}
+    for spec in (baselines["popularity"], baselines["markov"]):
+        ranks = rank_targets(spec.build(spec.config(), rows, *met), rows, top=0).rank
+        found[spec.title_of(spec.config())] = _metrics(ranks)
+    return found
+
+
+def _metrics(ranks: NDArray[np.int64]) -> dict[str, float]:
+    return {"hr@10": float(gains(ranks, "hr", 10).mean()), "ndcg@10": float(gains(ranks, "ndcg", 10).mean())}
+
+
 def validation(rows: RetrievalRows, length: int) -> Validate:
     """What a stage's module watches itself, and for one that ranks the full ranking of the rows."""
 
@@ -61,8 +81,7 @@ def validation(rows: RetrievalRows, length: int) -> Validate:
         stage = cast(StageModule, module)
         found = dict(stage.validation())
         if stage.ranks() is not None:
-            ranks = rank_targets(HistoryScorer(module, rows, length), rows, top=0).rank
-            found |= {"hr@10": float(gains(ranks, "hr", 10).mean()), "ndcg@10": float(gains(ranks, "ndcg", 10).mean())}
+            found |= _metrics(rank_targets(HistoryScorer(module, rows, length), rows, top=0).rank)
         return found
 
     return validate

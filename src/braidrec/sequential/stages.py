@@ -23,7 +23,7 @@ def plain_stages(parts: Parts) -> list[Stage]:
 def single_stage(name: str, expert: Expert[Any], parts: Parts, starts: Starts | None = None) -> Stage:
     """One expert, all of it trained, on the recommendation loss."""
     model = SequenceModel(expert, loss=parts.loss, trained=parts.candidates)
-    return Stage(name, model, {"prediction": 1.0}, [main_group(model)], starts or {})
+    return Stage(name, model, {"prediction": 1.0}, [main_group(model)], starts or {}, reads_text=model.reads_text)
 
 
 def mixture_stage(
@@ -50,4 +50,4 @@ def mixture_stage(
     )
     apart = list(own.parameters())
     groups = [main_group(model, apart), Group("main.gate", apart, weight_decay=_GATE_DECAY)]
-    return Stage("experts", model, {"prediction": 1.0}, groups, starts)
+    return Stage("experts", model, {"prediction": 1.0}, groups, starts, reads_text=model.reads_text)

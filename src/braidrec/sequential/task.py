@@ -27,7 +27,7 @@ from braidrec.sequential.build import build_stages, kept_module, make_parts, set
 from braidrec.sequential.config import SequentialConfig
 from braidrec.sequential.contracts import NextItemModel, StageModule
 from braidrec.sequential.model import SequentialModel
-from braidrec.sequential.scoring import HistoryScorer, part_rows, validation
+from braidrec.sequential.scoring import HistoryScorer, part_rows, validation, yardsticks
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
@@ -104,7 +104,9 @@ class SequentialTask:
             keep=keep,
             names=names,
             taken=settings.start_from,
+            reading=[stage.name for stage in stages if stage.reads_text],
             choices={"start_from": dict(settings.start_from)},
+            yardsticks=lambda: yardsticks(self.spec.baselines, data),
         )
 
     def load(

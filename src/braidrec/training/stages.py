@@ -41,6 +41,7 @@ class Stage:
     groups: "main" and others; parameters in none are frozen
     monitor: of validation; None for what the task watches    mode: which way it is better
     train, valid: the parts of the split that it trains and validates on
+    reads_text: whether its weights go with the item text vectors that it was trained on
     """
 
     name: str
@@ -52,6 +53,7 @@ class Stage:
     mode: Literal["max", "min"] = "max"
     train: str = "train"
     valid: str = "valid"
+    reads_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Fitted:
     """A stage that is fitted at once, without an optimiser: closed forms, counts, trees as text in a byte tensor.
 
     module: what the tensors of ``fit`` go into, by name (`put_fitted`)    fit: the tensors, once
-    starts, valid: as of a `Stage`
+    starts, valid, reads_text: as of a `Stage`
     """
 
     name: str
@@ -67,6 +69,7 @@ class Fitted:
     fit: Callable[[], Mapping[str, Tensor]]
     starts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     valid: str = "valid"
+    reads_text: bool = False
 
 
 AnyStage = Stage | Fitted
@@ -93,6 +96,20 @@ def put_fitted(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         else:
             shapes = f"{tuple(tensor.shape)}, in the module {tuple(parameter.shape)}"
             raise RunError(f"what was fitted does not fit the module: '{name}' has shape {shapes}")
+
+
+def put_trained(stage: AnyStage, tensors: Mapping[str, Tensor]) -> None:
+    """Put the weights of a stage that is over into its module, fresh from its plan: also what an earlier, fitted stage had
+    added to it.  Raises RunError where a weight of the module is not among them.
+    """
+    if isinstance(stage, Fitted):
+        put_fitted(stage.module, tensors)
+        return
+    known = stage.module.state_dict().keys()
+    if missing := sorted(known - tensors.keys()):
+        raise RunError(f"the weights of stage '{stage.name}' lack '{missing[0]}'; they are of another model")
+    stage.module.load_state_dict({name: tensors[name] for name in known})
+    put_fitted(stage.module, {name: tensor for name, tensor in tensors.items() if name not in known})
 
 
 def main_group(module: nn.Module, *apart: Sequence[nn.Parameter]) -> Group:

@@ -61,6 +61,14 @@ def test_separators_are_told_from_the_header(separator: str) -> None:
     assert _rows(f"user{separator}item\n1{separator}a|b\n") == [("1", "a|b")]
 
 
+def test_a_first_line_of_spreadsheets_names_the_separator() -> None:
+    parsed = parse_delimited(b"sep=|\r\nuser|item\r\n1|a,b\r\n", what="log.csv")
+    assert parsed.frame.rows() == [("1", "a,b")]
+    assert parsed.lines is not None
+    assert parsed.lines.line_of(0) == 3
+    assert _rows("sep=x,item\n1,2\n") == [("1", "2")]
+
+
 def test_separator_and_quoting_can_be_said() -> None:
     assert _rows("user|item\n1|2\n", separator="|") == [("1", "2")]
     assert _rows('user,item\n1,5" pipe\n', quoting=False) == [("1", '5" pipe')]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braidrec.data.intake import json_lines
+from braidrec.data.intake.description import tables_from_frames
 from braidrec.data.intake.json_lines import is_json, parse_json
 from braidrec.data.intake.readers import ReadConfig, read_table
 from braidrec.errors import BraidError, DataError
@@ -94,6 +95,13 @@ def test_an_array_of_objects_and_another_encoding(tmp_path: Path) -> None:
     path.write_text('{"user": 1}\n')
     with pytest.raises(DataError, match=r"holds JSON, whose keys name the columns"):
         read_table(path, what="interactions", columns=["user"])
+
+
+def test_an_object_is_no_id(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(_lines({"user": {"id": 1}, "item": 2}, {"user": {"id": 3}, "item": 4}))
+    with pytest.raises(DataError, match=r"line 1, column 'user': .* is a JSON object and no id; bring the id in a column"):
+        tables_from_frames(path)
 
 
 def test_delimited_text_is_no_json() -> None:

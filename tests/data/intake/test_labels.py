@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import braidrec
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.description import load_description, read_tables, tables_from_frames
 from braidrec.data.intake.numbers import read_numbers
 from braidrec.data.schema import Schema
 from braidrec.data.tables import Tables
-from braidrec.errors import DataError
+from braidrec.errors import ConfigError, DataError
 
 
 def _read(folder: Path, name: str, values: list[str], keys: str = "", separator: str = ";") -> Tables:
@@ -64,7 +65,7 @@ def test_labels_with_one_reading_are_read(tmp_path: Path, name: str, values: lis
         (["-1", "0", "1"], r"it holds other values than 0 and 1 \(-1, 0, 1\)"),
         (["good", "bad"], "column 'label' is called like the label, but it holds text"),
         (["true", "perhaps"], "it holds text"),
-        (["", ""], "it holds text"),
+        (["", " "], "it is empty"),
     ],
 )
 def test_labels_without_a_reading_are_no_reason_to_take_every_row(tmp_path: Path, values: list[str], message: str) -> None:
@@ -147,6 +148,15 @@ def test_a_number_with_two_readings_is_refused_until_one_is_said(tmp_path: Path)
         assert _read(tmp_path, "rating", ["1,234", "2"], keys).interactions["rating"].to_list() == [first, 2.0]
 
 
+def test_in_python_the_same_is_said_with_a_setting() -> None:
+    log = pl.DataFrame({"user": [1, 2], "item": [1, 2], "rating": ["1,234", "2"]})
+    with pytest.raises(DataError, match="can be read two ways"):
+        Dataset.from_frames(log)
+    assert tables_from_frames(log, read=braidrec.ReadConfig(decimal=",")).interactions["rating"].to_list() == [1.234, 2.0]
+    with pytest.raises(ConfigError, match=r"read: dict where a ReadConfig is needed; write ReadConfig\(...\)"):
+        Dataset.from_frames(log, read={"decimal": ","})  # type: ignore[arg-type]
+
+
 @given(st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 2)), min_size=1, max_size=8))
 def test_numbers_come_back_whatever_the_country(numbers: list[float]) -> None:
     for text in (f"{{:,.{2}f}}", f"{{:.{2}f}}"):
@@ -194,4 +204,13 @@ def test_one_class_alone_is_said_with_the_values_met() -> None:
         in note(rating, rating="label")
     )
     assert "the rating: 1 of 2 rows are positive (50.0%)" in note(_world([2, 5]), rating="label")
+    said = note(_world([0, 1]), rating="label")
+    assert 'no row is positive; values met: 0, 1; positive is what lies above 3 (the default); label = "label" takes 1' in said
     assert note(rating, rating="label", positive_above=50.0) == ""  # said by the caller, and two classes
+
+
+def test_a_log_of_positives_alone_says_so() -> None:
+    log = pl.DataFrame({"user": [1, 2], "item": [1, 2]})
+    said = "interactions: neither label nor rating, so every row counts as positive"
+    assert said in tables_from_frames(log).report.notes
+    assert said not in tables_from_frames(log.with_columns(label=pl.Series([0, 1]))).report.notes

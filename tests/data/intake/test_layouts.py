@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.description import load_description, read_tables, tables_from_frames
@@ -88,6 +94,22 @@ def test_columns_with_as_many_values_go_along_and_bad_cells_are_named_by_line(tm
     assert "cut likewise: timestamp, rating" in _said(tables)
 
 
+def test_names_and_dates_with_blanks_are_not_cut_with_the_items(tmp_path: Path) -> None:
+    rows = [
+        ("user", "items", "timestamp", "rating", "city"),
+        ("Jo Ann", "1 2", "2021-01-01 10:00", "4 1", "New York"),
+        ("Al Bo", "3 1", "2021-01-02 10:00", "5 2", "San Jose"),
+    ]
+    (tmp_path / "log.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    tables, _ = _cut(tmp_path, 'file = "log.tsv"\nitem_separator = " "')
+    assert tables.interactions.select("user", "items", "rating", "city").rows() == [
+        ("Jo Ann", 1, 4, "New York"),
+        ("Jo Ann", 2, 1, "New York"),
+        ("Al Bo", 3, 5, "San Jose"),
+        ("Al Bo", 1, 2, "San Jose"),
+    ]
+
+
 def test_an_order_of_rows_is_no_order_of_the_items_in_them(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text('user,items,position\na,"[1, 2]",2\na,"[3]",1\n')
     with pytest.raises(DataError, match=r"column 'position': says the order of rows, each of which holds several items"):
@@ -101,6 +123,8 @@ def test_file_order_as_order(tmp_path: Path) -> None:
     tables, settings = _cut(tmp_path, 'file = "log.csv"\norder = "row"')
     assert (tables.schema.order, tables.schema.timestamp) == ("row", None)
     assert _events(tables) == [("a", 9, 0), ("b", 1, 1), ("a", 2, 2)]
+    said = "interactions.timestamp: not used (the order is 'row', as given; timestamp = \"timestamp\" brings a clock)"
+    assert said in tables.report.notes
     assert 'order = "row": rows of a user follow one another as they stand in the file' in _said(tables)
     assert settings.split.kind == "leave_last_two"
     (tmp_path / "log.csv").write_text("user,item,row\na,9,5\nb,1,4\na,2,3\n")  # a column that is called so is that column
@@ -222,3 +246,58 @@ def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"this is a folder without Parquet files"):
         read_table(tmp_path / "none", what="interactions")
+
+
+histories = st.dictionaries(st.integers(0, 99), st.lists(st.integers(-9, 99), max_size=5), min_size=1).filter(
+    lambda found: any(len(items) > 1 for items in found.values())
+)
+FORMS: dict[str, Callable[[list[int]], str]] = {
+    "python": repr,
+    "json": json.dumps,
+    "numpy": lambda items: f"[{' '.join(map(str, items))}]",
+    "text": lambda items: repr([str(item) for item in items]),
+    " ": lambda items: " ".join(map(str, items)),
+    "|": lambda items: " | ".join(map(str, items)),
+}
+
+
+@given(histories, st.sampled_from([*FORMS, "lines", "parquet"]))
+def test_every_item_of_every_cell_is_an_event_in_its_place(found: dict[int, list[int]], form: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frame = pl.DataFrame({"user": list(found), "history": pl.Series(list(found.values()), dtype=pl.List(pl.Int64))})
+        if form == "lines":
+            frame.write_ndjson(folder / "log")
+        elif form == "parquet":
+            frame.write_parquet(folder / "log")
+        else:
+            cells = [f"{user}\t{FORMS[form](items)}\n" for user, items in found.items()]
+            (folder / "log").write_text("user\thistory\n" + "".join(cells))
+        keys = f'item_separator = "{form}"' if form in (" ", "|") else ""
+        tables, _ = _cut(folder, f'file = "log"\n{keys}')
+    events = [(user, item) for user, items in found.items() for item in items]
+    assert _events(tables) == [(user, item, at) for at, (user, item) in enumerate(events)]
+    empty = sum(not items for items in found.values())
+    assert (f"{empty:,} rows hold none and are left out" in _said(tables)) == (empty > 0)
+
+
+DATA = Path(os.environ.get("BRAIDREC_DATA", "none"))
+
+
+@pytest.mark.skipif(not (DATA / "amazon-beauty").is_dir(), reason="needs amazon-beauty in BRAIDREC_DATA")
+def test_published_sequences_have_their_published_counts(tmp_path: Path) -> None:
+    files = DATA / "amazon-beauty"
+    keys = f'file = "{files / "sequences.tsv.gz"}"\nitem_separator = " "'
+    tables, _ = _cut(tmp_path, keys, f'[items]\nfile = "{files / "items.tsv.gz"}"\n')
+    log = tables.interactions
+    assert (len(log), log["user"].n_unique(), log["items"].n_unique()) == (198_502, 22_363, 12_101)
+
+
+@pytest.mark.skipif(not (DATA / "prime-pantry").is_dir(), reason="needs prime-pantry in BRAIDREC_DATA")
+def test_a_described_file_is_what_the_reader_of_the_data_set_makes_of_it(tmp_path: Path) -> None:
+    from braidrec.data.intake.sources.prime_pantry import DATASET
+
+    keys = f'file = "{DATA / "prime-pantry" / DATASET.files[0]}"\nitem = "history"\nignore = ["column_1"]'
+    tables, _ = _cut(tmp_path, keys)
+    known = DATASET.read(DATA / "prime-pantry").interactions
+    assert tables.interactions.select("user", "history").rows() == known.select("user", "asin").rows()

@@ -44,7 +44,7 @@ def _zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def test_names() -> None:
-    assert list(DATA_SETS) == ["ml-1m", "ml-latest-small", "prime-pantry"]
+    assert list(DATA_SETS) == ["ml-1m", "ml-latest-small", "prime-pantry", "rlmrec-amazon-book"]
     with pytest.raises(DataError, match="did you mean 'ml-1m'"):
         public_dataset("ml-1n")
     assert public_dataset("prime-pantry").settings.split.kind == "leave_last_two"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from braidrec.data.intake.description import load_description, read_tables, tables_from_frames
 from braidrec.data.schema import Schema
 from braidrec.data.tables import Tables
-from braidrec.errors import DataError
+from braidrec.errors import ConfigError, DataError
 
 SCHEMA = Schema(user="user", item="item", timestamp="time")
 
@@ -101,7 +101,7 @@ def test_one_row_tells_for_the_whole_column() -> None:
         ),
         (
             ["03/04/2021", "04/05/2021"],
-            'say which: time_format = "%d/%m/%Y" or "%m/%d/%Y" ([read] in TOML), or bring dates',
+            'say which: time_format = "%d/%m/%Y" or "%m/%d/%Y" ([read] in TOML, ReadConfig in Python), or bring dates',
         ),
         (["03.04.2021 12:30"], 'time_format = "%d.%m.%Y %H:%M" or "%m.%d.%Y %H:%M"'),
         (["13/04/2021", "04/13/2021"], "'04/13/2021' has the month first, but '13/04/2021' (row 1) the day"),
@@ -201,3 +201,8 @@ def test_what_is_written_is_what_is_read(moments: list[int], form: str, hours: i
         for moment in moments
     ]
     assert _seconds(zoned) == moments
+
+
+def test_a_format_and_a_unit_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"time_format = '%Y' reads text, time_unit = 's' numbers; say one of them"):
+        _file(tmp_path, ["2021"], 'time_format = "%Y"\ntime_unit = "s"\n')

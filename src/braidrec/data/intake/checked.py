@@ -88,6 +88,8 @@ class CheckedTable:
         empty = values.is_null()
         if values.dtype == pl.String:
             empty = empty | (values == "").fill_null(False)
+            objects = values.str.contains(r'^\{".*\}$').fill_null(False)
+            self.refuse(column, objects, "is a JSON object and no id; bring the id in a column of its own")
         self.refuse(column, empty & ~self.bad, "is an empty id; every row needs one: fill it in or delete the row")
         self.put(column, values)
 
@@ -121,7 +123,7 @@ class CheckedTable:
                     row,
                     f"can be read two ways ({role}): {found.doubt.replace(',', '.')} with a decimal comma, or "
                     f'{found.doubt.replace(",", "")} with commas between thousands; say which: decimal = "," or '
-                    'decimal = "." ([read] in TOML), or bring numbers',
+                    'decimal = "." ([read] in TOML, ReadConfig in Python), or bring numbers',
                 )
             if found.note:
                 self.note(f"column '{column}': {found.note}")
@@ -184,3 +186,10 @@ def _empty_hint(may_be_empty: bool) -> str:
 def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def wordless(kind: Any) -> bool:
+    """Whether values of a type have no form in words."""
+    import polars as pl
+
+    return bool(kind.is_nested()) or kind in (pl.Binary, pl.Object, pl.Duration)

@@ -8,6 +8,7 @@ its line, and what the parser then reads is known to be well formed.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,7 @@ SEPARATORS = (",", "\t", ";")
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _SMALL_BLOCK, _LARGE_BLOCK = 1 << 16, 1 << 24  # bytes checked at once: small behind damage, doubling while all is well
 ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML)'
+_NAMED_SEPARATOR = re.compile(rb"sep=([^\r\n])(?=\r?\n)")  # a first line that spreadsheets write; what is left of it is blank
 _SHOWN = 60  # characters of a bad row that a message quotes
 
 
@@ -69,6 +71,8 @@ def parse_delimited(
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\n" not in data:
         data = data.replace(b"\r", b"\n")
+    if named := _NAMED_SEPARATOR.match(data):
+        separator, data = separator or named[1].decode("latin-1"), data[named.end(1) :]
     if not data.strip():
         raise DataError(f"{what}: the file is empty; it needs a line of column names and rows below it")
     if not data.endswith(b"\n"):

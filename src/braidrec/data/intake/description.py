@@ -18,6 +18,9 @@ name = "brand"
 [split]
 kind = "temporal"
 
+Under [interactions] may stand, too: the files ``train``, ``valid`` and ``test`` of a ready-made split in place of ``file``;
+``order = "row"``; ``item_separator`` and ``history`` for rows that hold several events; ``ignore``.  [read] says how values are
+read where there are two readings (`ReadConfig`).
 Above the first table may stand: vocabulary, duplicates, repeats, k_core, ties, sequences (see `PrepareSettings`).
 """
 
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field as Setting
 from pydantic import model_validator
 
+from braidrec.arguments import instance_of
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.guess import GIVEN, RoleGuess, column_of, guess_id, guess_schema
 from braidrec.data.intake.layouts import ROW, in_file_order, log_of_samples, one_event_a_row
@@ -259,12 +263,14 @@ def tables_from_frames(
 
     Raises DataError naming table, row, column, value and remedy.
     """
+    if read is not None:
+        instance_of(read, ReadConfig, "read", "write ReadConfig(...)")
     reading = read or ReadConfig(on_bad_rows=on_bad_rows)
     log = read_table(interactions, what="interactions", read=reading)
     catalogue = None if items is None else read_table(items, what="items", read=reading)
     people = None if users is None else read_table(users, what="users", read=reading)
     if schema is not None:
-        log, place = _in_order(log, schema.item, None, schema.order)
+        log, place = _in_order(log, schema.item, None, schema.order, schema.user)
         if place is not None and schema.clock is None:
             schema = schema.model_copy(update={"order": place})
         return validate(name, schema, log, catalogue, people, on_bad_rows=reading.on_bad_rows, clean=clean)
@@ -297,7 +303,8 @@ def _tables(
     else:
         item, time, order = (given.get(role) or column_of(role, interactions.frame, ignore) for role in _PLACED)
         order = order if time is None or "order" in given else None
-        interactions, place = _in_order(interactions, item, item_separator, order)
+        user = given.get("user") or column_of("user", interactions.frame, ignore)
+        interactions, place = _in_order(interactions, item, item_separator, order, user)
         if place is not None:
             given = {**given, "item": item} | ({"order": place} if time is None and order is None else {})
     catalogues = {kind: table for kind, table in (("items", items), ("users", users)) if table is not None}
@@ -327,7 +334,9 @@ def _tables(
     for kind, table in catalogues.items():
         catalogues[kind] = replace(table, frame=table.frame.rename({own[kind]: keys[kind]}))
     notes = [f"{guess.column}: {guess.role} ({guess.why})" for guess in guesses if guess.why != GIVEN]
-    return validate(
+    if schema.signal is None:
+        notes.append("interactions: neither label nor rating, so every row counts as positive")
+    tables = validate(
         name,
         schema,
         interactions,
@@ -337,14 +346,17 @@ def _tables(
         notes=notes,
         clean=clean,
     )
+    return replace(tables, ids={kind: key for kind, key in own.items() if key != keys[kind]})
 
 
-def _in_order(log: RawTable, item: str | None, separator: str | None, order: str | None) -> tuple[RawTable, str | None]:
+def _in_order(
+    log: RawTable, item: str | None, separator: str | None, order: str | None, user: str | None
+) -> tuple[RawTable, str | None]:
     """With one event a row, and the place of rows in a column where that is the order; what `one_event_a_row` returns."""
     by_row = order == ROW and ROW not in log.frame.columns
     place = None
     if item in log.frame.columns:
-        log, place = one_event_a_row(log, str(item), separator, None if by_row else order)
+        log, place = one_event_a_row(log, str(item), separator, None if by_row else order, user)
     return (in_file_order(log) if by_row else log), place
 
 

@@ -35,7 +35,9 @@ _ITEM = _tiers(
 )
 _ITEMS = _names("items itemids history sequence itemsequence interactions")
 _TIMESTAMP = _tiers(
-    "timestamp ts unixtime unixreviewtime unixtimestamp", "time datetime eventtime createdat", "date reviewtime day"
+    "timestamp ts unixtime unixreviewtime unixtimestamp eventtimestamp",
+    "time datetime eventtime createdat when clickedat viewedat orderedat purchasedat ratedat watchedat",
+    "date reviewtime day eventdate orderdate purchasedate",
 )
 _ORDER = _tiers("order position seq sequence step")
 _RATING = _tiers("rating ratings", "stars score overall")
@@ -118,10 +120,16 @@ def guess_schema(
         | {entry.name for entry in schema.get("context_fields", ())}
         | {guess.column.partition(".")[2] for guess in guesses}
     )
+    passed = (
+        column_of("timestamp", interactions, [*used, *ignore]) if schema.get("order") and not schema.get("timestamp") else None
+    )
+    if passed is not None:
+        said = f"the order is '{schema['order']}', as given; timestamp = \"{passed}\" brings a clock"
+        guesses.append(RoleGuess(f"interactions.{passed}", "not used", said))
     guesses += [
         RoleGuess(f"interactions.{name}", "not used", "to use it write it under [[interactions.fields]]")
         for name in interactions.columns
-        if name not in used
+        if name not in used and name != passed
     ]
     if items is not None:
         key = ids.get("items") or guess_id("items", items, schema["item"])
@@ -230,7 +238,9 @@ def _unfit(role: str, values: pl.Series) -> str:
         if 2 * read > len(cells):  # mostly numbers: the others are bad rows, and named as such
             return ""
     if numbers is None:
-        return "it holds text"
+        if kind.is_(_null_type()) or (kind == _text_type() and not stripped(values).count()):
+            return "it is empty"
+        return "it holds text" if kind in (_text_type(), *_categories()) else f"its type is {kind}"
     if role == "label":
         return trouble_of_labels(numbers)
     if role in ("weight", "order") and (numbers < 0).any():
@@ -244,6 +254,12 @@ def _text_type() -> Any:
     import polars as pl
 
     return pl.String
+
+
+def _null_type() -> Any:
+    import polars as pl
+
+    return pl.Null
 
 
 def _categories() -> tuple[Any, Any]:
@@ -285,7 +301,10 @@ def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any],
     )
     schema[fields_key] = chosen
     by_name = {entry.name: entry for entry in chosen}
-    guesses = [RoleGuess(f"{kind}.{key}", "id", "the id that the interactions use")]
+    tiers = _ITEM if kind == "items" else _USER
+    others = [name for tier in tiers for name in columns if _plain(name) in tier]
+    otherwise = f'; id = "{others[0]}" says otherwise' if others else ""
+    guesses = [RoleGuess(f"{kind}.{key}", "id", f"the id that the interactions use{otherwise}")]
     for name in columns:
         said = []
         if name in texts:

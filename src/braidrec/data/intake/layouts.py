@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import BLANKS
+from braidrec.data.intake.checked import wordless
 from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
@@ -43,12 +44,15 @@ def in_file_order(log: RawTable) -> RawTable:
     return _noted(replace(log, frame=frame), 'order = "row": rows of a user follow one another as they stand in the file')
 
 
-def one_event_a_row(log: RawTable, item: str, separator: str | None, order: str | None) -> tuple[RawTable, str | None]:
+def one_event_a_row(
+    log: RawTable, item: str, separator: str | None, order: str | None, user: str | None = None
+) -> tuple[RawTable, str | None]:
     """A log whose cells in column ``item`` hold several items, one event each; any other is given back as it is.
 
     Several are lists, text of nothing but lists, or text cut at ``separator``.  Columns with as many values in every cell go
-    along.  ``order`` is the column that says which rows came first, if any.  Returns the log and the name of a new column with
-    the place of each event, None where nothing was cut.
+    along; not ``user``, and at blanks numbers alone, since names and dates have blanks of their own.  ``order`` is the column
+    that says which rows came first, if any.  Returns the log and the name of a new column with the place of each event, None
+    where nothing was cut.
     Raises DataError where ``order`` orders rows, and so not the items of a cell.
     """
     import polars as pl
@@ -59,8 +63,10 @@ def one_event_a_row(log: RawTable, item: str, separator: str | None, order: str 
     lengths = lists.list.len().fill_null(0)
     along = {item: lists}
     for name in log.frame.columns:
-        if name != item:
+        if name not in (item, user):
             other = _lists(log.frame[name].alias(""), separator, log.typed)
+            if other is not None and separator == " " and not _numeric(other):
+                continue
             if other is not None and bool((other.list.len().fill_null(0) == lengths).all()):
                 along[name] = other
     if order is not None and order not in along:
@@ -103,12 +109,19 @@ def log_of_samples(
     for role, name in (("history", history), *roles.items()):
         if name not in log.frame.columns:
             raise DataError(f"{log.where}: no column '{name}' (named as the {role}){suggest(name, log.frame.columns)}")
+        if name != history and wordless(log.frame.schema[name]):
+            raise DataError(
+                f"{log.where}, column '{name}': type {log.frame.schema[name]} where one value a row is needed (the {role})"
+            )
     past = _lists(log.frame[history].alias(""), separator, log.typed, always=True)
     if past is None:
         raise DataError(
             f"{log.where}, column '{history}': {str(log.frame[history][0])!r} is no list of items; say what stands "
             'between them: item_separator = " " (under [interactions])'
         )
+    inner = getattr(past.dtype, "inner", None)
+    if wordless(inner):
+        raise DataError(f"{log.where}, column '{history}': lists of type {inner} where ids are needed")
     lengths = past.list.len().fill_null(0).to_numpy().astype(np.int64)
     ends = np.cumsum(lengths + 1) - 1  # the place of each sample's own event, behind its history
     count = int(ends[-1]) + 1
@@ -117,7 +130,8 @@ def log_of_samples(
     asked[ends] = True
     sample, place = (_free(name, log.frame.columns) for name in ("sample", "order"))
     item, own = roles["item"], log.frame
-    columns = {name: _where(asked, own[name].alias(""), None) for name in own.columns if name not in (history, item)}
+    beside = [name for name in own.columns if name not in (history, item, roles.get("user"))]
+    columns = {name: _where(asked, own[name].alias(""), None) for name in beside}
     columns[item] = _joined(asked, own[item].alias(""), _flat(past, log.typed))
     columns[roles["part"]] = _where(asked, own[roles["part"]].alias("").cast(pl.String), HISTORY)
     if "label" in roles:
@@ -174,6 +188,13 @@ def _lists(values: pl.Series, separator: str | None, typed: bool, always: bool =
     if not written or not text.drop_nulls().is_in(list(written)).all():
         return None
     return pl.Series([None if cell is None else written[cell] for cell in text.to_list()], dtype=pl.List(pl.String))
+
+
+def _numeric(lists: pl.Series) -> bool:
+    import polars as pl
+
+    flat = lists.explode(empty_as_null=False, keep_nulls=False)
+    return flat.dtype != pl.String or not bool(flat.cast(pl.Float64, strict=False).is_null().any())
 
 
 def _bare(text: pl.Series) -> pl.Series:

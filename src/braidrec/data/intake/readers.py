@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from braidrec.data.intake.delimited import Delimited, LineMap, OnBadRows, parse_delimited
 from braidrec.data.intake.json_lines import is_json, parse_json
@@ -49,6 +50,14 @@ class ReadConfig(Strict):
     time_unit: Literal["s", "ms", "us", "ns"] | None = None  # of times in numbers; None: told by their size, and said
     # the share of the interactions that has to find its item (user) in the table of items (users); below, it is an error
     least_met: float = Setting(default=0.1, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ReadConfig:
+        if self.time_format is not None and self.time_unit is not None:
+            raise ValueError(
+                f"time_format = '{self.time_format}' reads text, time_unit = '{self.time_unit}' numbers; say one of them"
+            )
+        return self
 
 
 @dataclass(frozen=True)

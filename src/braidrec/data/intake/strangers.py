@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
+_SEPARATORS = (" ", "|", ",", ";")  # between several ids in one cell
 _LOOKED_AT = 20_000  # ids that are tried
 _HELPS = 0.5  # of them that have to meet for a cause to be named
 
@@ -22,6 +23,11 @@ def cause_of_strangers(strange: pl.Series, catalogue: pl.DataFrame, key: str, ki
         if name != key and _share(tried, _text(catalogue[name])) >= _HELPS:
             remedy = f'id = "{name}" under [{kind}s] in TOML'
             return f"column '{name}' of the table has these ids, so it seems to be the id ({remedy})"
+    for separator in _SEPARATORS:
+        parts = tried.str.split(separator).list.explode(empty_as_null=True).str.strip_chars().drop_nulls()
+        if len(parts) > len(tried) and _share(parts, known) >= _HELPS:
+            remedy = f"item_separator = {separator!r} under [interactions] in TOML"
+            return f"one cell of the log holds several, such as {tried[0]!r} ({remedy})"
     for change, cause in _changes():
         own, other = change(tried), change(known)
         if _share(own, other) >= _HELPS:

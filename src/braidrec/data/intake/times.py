@@ -33,7 +33,7 @@ _FORMS = {
 }
 _SHORT_YEAR = rf"^\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{2}}{_TIME}"
 _NO_TIME = "is not a time; seconds since 1970 or ISO 8601 dates such as 2024-05-31T18:00:00+02:00 are accepted"
-_SETTLES = "([read] in TOML), or bring dates"
+_SETTLES = "([read] in TOML, ReadConfig in Python), or bring dates"
 
 
 def seconds_of(log: CheckedTable, column: str) -> pl.Series:
@@ -41,7 +41,7 @@ def seconds_of(log: CheckedTable, column: str) -> pl.Series:
     import polars as pl
 
     values, read = log.column(column), log.raw.read
-    if read.time_format is not None and not values.dtype.is_temporal():
+    if read.time_format is not None and (values.dtype == pl.String or values.dtype.is_integer()):
         return _seconds_of_clock(log, column, _by_format(log, column, values, read.time_format))
     if values.dtype == pl.String:
         values = _clock_of_text(log, column, values)
@@ -63,13 +63,14 @@ def seconds_of(log: CheckedTable, column: str) -> pl.Series:
 def _by_unit(log: CheckedTable, column: str, unit: str) -> pl.Series:
     import polars as pl
 
-    numbers = log.numbers(column, f"{_UNITS[unit]} since 1970")
+    numbers, factor = log.numbers(column, f"{_UNITS[unit]} since 1970"), 1000 ** list(_UNITS).index(unit)
     log.refuse(column, (numbers < 0).fill_null(False), "is negative (the timestamp); numbers from 0 on are accepted")
-    factor = 1000 ** list(_UNITS).index(unit)
-    cut = int((numbers % factor != 0).sum())
+    whole = numbers.cast(pl.Int64, strict=False)  # towards zero
+    log.refuse(column, numbers.is_not_null() & whole.is_null(), "does not fit 64 bits (the timestamp)")
+    cut = int(((whole % factor != 0) | (whole.cast(pl.Float64) != numbers.cast(pl.Float64))).sum())
     if cut:
         log.note(f"column '{column}': fractions of a second cut in {cut:,} rows")
-    return (numbers // factor).cast(pl.Int64, strict=False)
+    return whole // factor
 
 
 def _by_size(log: CheckedTable, column: str, numbers: pl.Series) -> pl.Series:

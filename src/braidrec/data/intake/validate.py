@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from braidrec.data.intake.checked import CheckedTable, last_place, shown
+from braidrec.arguments import BLANKS
+from braidrec.data.intake.checked import CheckedTable, last_place, shown, wordless
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.markup import cleaned
 from braidrec.data.intake.numbers import listing, of_words, stripped
@@ -65,7 +66,7 @@ def validate(
         _fields(table, schema.item_fields if is_item else schema.user_fields)
         if is_item:
             _texts(table, schema, clean)
-        _plain_types(table, key)
+        _plain_types(table, schema, key)
     for key in (schema.user, schema.item):
         _one_type(key, [log, *([catalogues[key]] if key in catalogues else [])])
         if key in catalogues:
@@ -135,11 +136,11 @@ def _parts(log: CheckedTable, column: str) -> pl.Series:
     import polars as pl
 
     values = log.column(column)
-    if _nested(values.dtype):
+    if wordless(values.dtype):
         raise DataError(
             f"{log.raw.where}, column '{column}': type {values.dtype} where a part is named: {', '.join(PART_NAMES)}"
         )
-    parts = values.cast(pl.String).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
+    parts = values.cast(pl.String).str.strip_chars(BLANKS).replace_strict(PART_NAMES, default=None, return_dtype=pl.String)
     log.refuse(column, parts.is_null(), f"is no part of a split; accepted: {', '.join(PART_NAMES)}")
     return parts
 
@@ -193,7 +194,7 @@ def _fields(table: CheckedTable, fields: Iterable[Field]) -> None:
             table.put(entry.name, table.numbers(entry.name, "a numeric field", may_be_empty=True))
         elif kind == pl.List and entry.kind == "single":
             raise DataError(f"{table.raw.where}, column '{entry.name}': lists of values need kind = 'multi', not 'single'")
-        elif kind in (pl.Binary, pl.Object) or _nested(kind.inner if isinstance(kind, pl.List) else kind):
+        elif wordless(kind.inner if isinstance(kind, pl.List) else kind):
             raise DataError(
                 f"{table.raw.where}, column '{entry.name}': values of type {kind} cannot be a field; make them text"
             )
@@ -217,9 +218,9 @@ def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
         values = table.column(name)
         if name in fields or name == schema.item or values.dtype == pl.String:
             continue
-        if isinstance(values.dtype, pl.List) and not _nested(values.dtype.inner):
+        if isinstance(values.dtype, pl.List) and not wordless(values.dtype.inner):
             table.put(name, values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True))
-        elif _nested(values.dtype) or values.dtype in (pl.Binary, pl.Object):
+        elif wordless(values.dtype):
             raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be read as text")
         else:
             table.put(name, values.cast(pl.String))
@@ -239,7 +240,7 @@ def _texts(table: CheckedTable, schema: Schema, clean: bool) -> None:
         table.note(f"column '{name}': {' and '.join(said)} of {len(values):,} texts, {how}")
 
 
-def _plain_types(table: CheckedTable, key: str) -> None:
+def _plain_types(table: CheckedTable, schema: Schema, key: str) -> None:
     """Values as any file can hold them, so that a catalogue is the same whatever it came in: whole numbers in 64 bits (or
     as they are, where they do not fit), other numbers as Float64, words as text, true and false in small letters.
     """
@@ -249,7 +250,12 @@ def _plain_types(table: CheckedTable, key: str) -> None:
         values = table.column(name)
         if name == key:
             continue
-        if values.dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+        if values.dtype == pl.Object:
+            if name == schema.category:
+                raise DataError(f"{table.raw.where}, column '{name}': values of type {values.dtype} cannot be a category")
+            table.frame = table.frame.drop(name)
+            table.note(f"column '{name}': values of type {values.dtype}, which no file can hold, are left out")
+        elif values.dtype in (pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
             table.put(name, values.cast(pl.String))
         elif values.dtype.is_integer() and values.dtype != pl.Int64:
             whole = values.cast(pl.Int64, strict=False)
@@ -258,10 +264,6 @@ def _plain_types(table: CheckedTable, key: str) -> None:
             table.put(name, values.cast(pl.Float64))
         elif not table.raw.typed and values.dtype == pl.String and values.unique().drop_nulls().is_in(_WORDS).all():
             table.put(name, values.str.to_lowercase())
-
-
-def _nested(kind: Any) -> bool:
-    return bool(kind.is_nested())
 
 
 def _refuse_orphans(schema: Schema, items: RawTable | None, users: RawTable | None) -> None:
@@ -315,7 +317,7 @@ def _meet(log: CheckedTable, catalogue: CheckedTable, key: str) -> None:
     ids, known = log.column(key), catalogue.column(key)
     if ids.dtype != pl.String:
         return
-    strange = ids.filter(~ids.is_in(known.implode())).unique()
+    strange = ids.filter(~ids.is_in(known.implode())).unique(maintain_order=True)
     whole = r"^(-?(?:0|[1-9]\d*))\.0+$"
     if not (strange.str.contains(whole).any() or known.str.contains(whole).any()):
         return
@@ -341,11 +343,12 @@ def _count_strangers(
         return
     share, least = 1 - len(strange) / len(met), log.raw.read.least_met
     if share < least:
+        cause = cause_of_strangers(strange.unique(maintain_order=True), catalogue, key, kind)
         found = f"{len(met) - len(strange):,} of {len(met):,} interactions" if share else f"none of {len(met):,} interactions"
         raise DataError(
             f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
-            f"{cause_of_strangers(strange.unique(), catalogue, key, kind)}; accepted: {least:.0%} or more. Bring ids that "
-            f"meet, leave the table of {kind}s out, or say what share is enough: least_met = 0 ([read] in TOML)"
+            f"{cause}; accepted: {least:.0%} or more. Bring ids that meet, leave the table of {kind}s out, or say what share "
+            "is enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
         )
     log.note(
         f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
@@ -374,6 +377,8 @@ def _say_positives(log: CheckedTable, events: pl.DataFrame, schema: Schema) -> N
     rule = "1 is positive" if schema.label else f"positive is what lies above {above:g}" + (" (the default)" if decided else "")
     said = one_class or f"{positive:,} of {len(values):,} rows are positive ({positive / len(values):.1%})"
     remedy = "" if schema.label else "; positive_above says otherwise"
+    if schema.label is None and set(met) <= {0, 1}:
+        remedy = f'; label = "{column}" takes 1 as positive'
     what = "label" if schema.label else "rating"
     log.note(f"column '{column}', the {what}: {said}; values met: {shown}; {rule}{remedy}")
 

@@ -59,7 +59,7 @@ def stages(config: CTRLConfig, parts: Parts) -> list[Stage]:
     ids, text = parts.id_expert().items, parts.text_expert(config.text).items
     contrast = Contrast(ids, text, config.temperature)
     return [
-        Stage("contrast", contrast, {"contrast": 1.0}, [main_group(contrast)], monitor="contrast", mode="min"),
+        Stage("contrast", contrast, {"contrast": 1.0}, [main_group(contrast)], monitor="contrast", mode="min", reads_text=True),
         single_stage("tune", parts.id_expert(), parts, {"contrast": {"ids.": "expert.items."}}),
     ]
 

@@ -157,7 +157,7 @@ def stages(config: DisCoSRConfig, parts: Parts) -> list[Stage]:
         "disentangle": config.disentangle_weight,
     }
     groups = [main_group(module, apart), Group(ESTIMATORS, apart, lr=config.estimator_lr, weight_decay=0.0)]
-    return [Stage("train", module, weights, groups)]
+    return [Stage("train", module, weights, groups, reads_text=True)]
 
 
 SPEC = Spec(

@@ -189,10 +189,12 @@ def _align_stage(config: PADConfig, parts: Parts) -> Stage:
     if config.alignment == "non_anchored":
         items = module._map
         own = Group("main", [*items.ids.parameters(), *items.text.parameters()])
-        return Stage("align", module, {"alignment": config.gamma}, [own], starts, monitor="alignment", mode="min")
+        return Stage(
+            "align", module, {"alignment": config.gamma}, [own], starts, monitor="alignment", mode="min", reads_text=True
+        )
     frozen: Sequence[nn.Parameter] = list(module._map.ids.parameters()) if config.alignment == "anchored_frozen" else []
     weights = {"prediction": 1.0, "alignment": config.gamma}
-    return Stage("align", module, weights, [main_group(module, frozen)], starts)
+    return Stage("align", module, weights, [main_group(module, frozen)], starts, reads_text=True)
 
 
 def _reads_text(config: PADConfig) -> bool:

@@ -26,7 +26,7 @@ from braidrec.evaluation.significance import PairedTest, paired_rank_test
 from braidrec.evaluation.slices import retrieval_slices
 from braidrec.registry import Metric, Spec, TaskSpec, own_registries
 from braidrec.strict import Strict
-from braidrec.task import Added, Floats, Outcome, Plan, Rows, Saved
+from braidrec.task import Added, Described, Floats, Outcome, Plan, Rows, Saved
 from braidrec.training.contracts import Batches, Validate
 from braidrec.training.stages import AnyStage, Fitted, Stage
 
@@ -72,13 +72,16 @@ class Counted:
     def saved(self) -> Saved:
         return Saved({"scores": self.module.scores})
 
-    def past(self, user: int | None, items: Rows | None = None) -> Rows:
+    def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Rows:
+        if fields is not None:
+            raise RunError("what is met most is the same for everybody, so nobody need be described")
+        more = np.zeros(0, np.int32) if items is None else items
         if user is None:
-            return np.zeros(0, np.int32) if items is None else items
+            return more
         if self.data is None:
             raise RunError("what a known user met is in the log, which is not here")
         log = self.data.log
-        return log.slot_item[int(log.start[user]) : int(log.start[user + 1])]
+        return np.concatenate([log.slot_item[int(log.start[user]) : int(log.start[user + 1])], more])
 
     def seen(self, past: Rows) -> Rows:
         return past

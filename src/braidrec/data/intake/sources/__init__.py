@@ -22,6 +22,7 @@ DATA_SETS: Registry[PublicDataset] = Registry(
         "ml-1m": "braidrec.data.intake.sources.ml_1m:DATASET",
         "ml-latest-small": "braidrec.data.intake.sources.ml_latest_small:DATASET",
         "prime-pantry": "braidrec.data.intake.sources.prime_pantry:DATASET",
+        "rlmrec-amazon-book": "braidrec.data.intake.sources.rlmrec:DATASET",
     },
 )
 

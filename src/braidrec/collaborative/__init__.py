@@ -1,0 +1,45 @@
+"""What goes with what somebody has: sparse users and items, models that are solved at once, many targets for each user.
+
+This page registers what the room holds; nothing heavy is imported before a name is used.
+"""
+
+from braidrec.registry import Metric, TaskSpec, own_registries
+
+_PRESETS = ("ours", "paper", "authors", "textbook")
+
+TASK = TaskSpec(
+    name="collaborative",
+    title="what goes with what somebody has",
+    where="braidrec.collaborative.task:TASK",
+    config="braidrec.collaborative.config:CollaborativeConfig",
+    metrics=(
+        Metric("recall@20", "Recall@20", relative=True),
+        Metric("ndcg@20", "nDCG@20", relative=True),
+        Metric("recall@10", "Recall@10", relative=True, shown=False),
+        Metric("ndcg@10", "nDCG@10", relative=True, shown=False),
+        Metric("recall@5", "Recall@5", relative=True, shown=False),
+        Metric("ndcg@5", "nDCG@5", relative=True, shown=False),
+    ),
+    default="ease",
+    **own_registries(
+        "collaborative",
+        models={
+            "ease": "braidrec.collaborative.models.ease:SPEC",
+            "ials": "braidrec.collaborative.models.ials:SPEC",
+            "gf-cf": "braidrec.collaborative.models.graph_filter:SPEC",
+            "graph-filter": "braidrec.collaborative.models.graph_filter:GRAPH_FILTER",
+            "turbo-cf": "braidrec.collaborative.models.turbo_cf:SPEC",
+            "item-knn": "braidrec.collaborative.models.item_knn:SPEC",
+            "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
+            "popularity": "braidrec.collaborative.models.popularity:SPEC",
+        },
+        baselines={
+            "popularity": "braidrec.collaborative.baselines:POPULARITY",
+            "item-knn": "braidrec.collaborative.baselines:ITEM_KNN",
+        },
+    ),
+    model={preset: {} for preset in _PRESETS},
+    training={preset: {} for preset in _PRESETS},
+    presets=_PRESETS,
+    of_positives=True,
+)

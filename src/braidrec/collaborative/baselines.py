@@ -1,0 +1,31 @@
+"""Rankings without a run, by name: ``Spec.build(config, rows, graph) -> Scorer`` from training alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import NonNegativeFloat
+from scipy.sparse import csr_array
+
+from braidrec.collaborative.graph import Graph
+from braidrec.evaluation.closed_form import WeightsScorer, item_cosine
+from braidrec.evaluation.retrieval import RetrievalRows, Scorer
+from braidrec.registry import Spec
+from braidrec.strict import Strict
+
+
+class ItemKNNConfig(Strict):
+    shrink: NonNegativeFloat = 20.0
+
+
+def _popularity(config: Any, rows: RetrievalRows, graph: Graph) -> Scorer:
+    none = csr_array((rows.num_items + 1, rows.num_items + 1), dtype="float32")
+    return WeightsScorer(rows, none, graph.item_counts, length=0)
+
+
+def _item_knn(config: ItemKNNConfig, rows: RetrievalRows, graph: Graph) -> Scorer:
+    return WeightsScorer(rows, item_cosine(graph.matrix, config.shrink), graph.item_counts)
+
+
+POPULARITY = Spec("popularity", "popularity", Strict, _popularity)
+ITEM_KNN = Spec("item-knn", "item-kNN", ItemKNNConfig, _item_knn)

@@ -1,0 +1,54 @@
+"""Logs as papers on implicit feedback cut them: each pair once, a core in which everybody has enough, shares at random."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braidrec.data.schema import Schema
+from braidrec.data.tables import Tables
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PART = "part"
+
+
+def core_in_parts(tables: Tables, *, core: int, seed: int, share: float = 0.2) -> Tables:
+    """The k-core of distinct pairs, and a ready-made split of it: of each user's n pairs max(1, round(share n)) at random are
+    test, as many validation, the rest training.  Items outside the core leave the catalogue.
+    """
+    import polars as pl
+
+    schema = tables.schema
+    pairs = _core(tables.interactions.unique([schema.user, schema.item], keep="first", maintain_order=True), schema, core)
+    kept = pairs[schema.item].unique().implode()
+    items = None if tables.items is None else tables.items.filter(pl.col(schema.item).is_in(kept))
+    users = pairs[schema.user].to_numpy()
+    parts = pl.Series(PART, shares(users, np.random.default_rng(seed), share))
+    return replace(tables, interactions=pairs.with_columns(parts), items=items, schema=schema.model_copy(update={"part": PART}))
+
+
+def shares(users: NDArray[Any], rng: np.random.Generator, share: float) -> NDArray[np.str_]:
+    """(N,) train, valid or test of each pair."""
+    _, own, counts = np.unique(users, return_inverse=True, return_counts=True)
+    order = np.lexsort((rng.permutation(len(users)), own))
+    turn = np.empty(len(users), np.int64)
+    turn[order] = np.arange(len(users)) - (np.cumsum(counts) - counts)[own[order]]
+    held = np.maximum(1, np.round(share * counts)).astype(np.int64)[own]
+    return np.where(turn < held, "test", np.where(turn < 2 * held, "valid", "train"))
+
+
+def _core(pairs: pl.DataFrame, schema: Schema, core: int) -> pl.DataFrame:
+    """Users and items with fewer than ``core`` pairs left out, until nobody has fewer."""
+    import polars as pl
+
+    while True:
+        left = pairs.filter(pl.len().over(schema.item) >= core)
+        left = left.filter(pl.len().over(schema.user) >= core)
+        if len(left) == len(pairs):
+            return left
+        pairs = left
