@@ -80,17 +80,19 @@ def main() -> None:
     """Entry point: a braidrec error is one line on stderr and exit code 2, never a traceback."""
     from braidrec.errors import BraidError, at_command_line
     from braidrec.memory import keep_freed_pages
+    from braidrec.shown import plain_logs, tell
 
+    plain_logs()
     keep_freed_pages()
     try:
         with at_command_line():
             app(prog_name="braidrec")
     except (BraidError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        tell("error: " + " ".join(str(error).split()))
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # how Typer ends on Ctrl-C, without a word
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            tell("interrupted; the same command goes on where it stopped")
         raise
 
 
@@ -657,7 +659,7 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) ->
 
 
 def _print(value: Any) -> None:
-    from rich.console import Console
+    from braidrec.shown import console, redact
 
-    console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
-    console.print(value, highlight=False, soft_wrap=isinstance(value, str), markup=not isinstance(value, str))
+    value = redact(value) if isinstance(value, str) else value
+    console().print(value, highlight=False, soft_wrap=isinstance(value, str), markup=not isinstance(value, str))

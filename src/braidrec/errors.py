@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from braidrec.shown import redact
+from braidrec.shown import plain
 
 _COMMAND_LINE = ContextVar("asked at the command line", default=False)
 
@@ -16,11 +16,11 @@ _COMMAND_LINE = ContextVar("asked at the command line", default=False)
 class BraidError(Exception):
     """Root of every error that braidrec raises on purpose; the command line prints it without a traceback.
 
-    Its words hold no key: they are redacted here, so no place that raises or prints one has to think of it.
+    Its words hold no key, and nothing that steers a terminal: no place that raises, logs or prints one has to think of it.
     """
 
     def __init__(self, *words: object):
-        super().__init__(*(redact(each) if isinstance(each, str) else each for each in words))
+        super().__init__(*(plain(each) if isinstance(each, str) else each for each in words))
 
 
 class ConfigError(BraidError):

@@ -1,7 +1,7 @@
 """What may be shown: keys masked, and characters that steer a terminal or turn the reading order spelt out.
 
-Every `braidrec.errors.BraidError` is redacted as it is made, so that no message, log or traceback of one holds a key; what the
-command line prints goes through `plain`.
+Every `braidrec.errors.BraidError` is made `plain` as it is raised, so that no message, log or traceback of one holds a key or
+steers; what the command line prints is made so by `console`, `tell` and `plain_logs`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import base64
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
 
 MASK = "***"
 _LEAST = 6  # characters of a secret that are taken for a part of it: endpoints answer with keys that they have cut
@@ -86,6 +92,29 @@ def _spelt(character: str) -> str:
 def plain(text: str) -> str:
     """What a person may be shown of ``text``."""
     return escape(redact(text))
+
+
+def console() -> Console:
+    """Rich's for stdout, with every piece of text made harmless at the last step; styles and columns are its own."""
+    from rich.console import Console
+
+    class Harmless(Console):
+        def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=escape(segment.text))
+
+    return Harmless(width=None if sys.stdout.isatty() else 140, emoji=False)
+
+
+def plain_logs() -> None:
+    """Make what is logged harmless where nobody set up logging, which is on stderr; for a process that is ours."""
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(_Plain())
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
 
 
 def tell(message: str) -> None:

@@ -18,7 +18,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections import Counter
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from braidrec import shown
 from braidrec.arguments import path_of
 from braidrec.errors import KnowledgeError
 from braidrec.files import load_tensors, read_json, save_tensors, sha256, write_json
@@ -760,7 +760,7 @@ def _of_the_table(cause: BaseException) -> bool:
 
 
 def _teller(show: bool) -> Callable[[str], None]:
-    return (lambda message: print(message, file=sys.stderr)) if show else _log.info
+    return shown.tell if show else _log.info
 
 
 def _short(cause: BaseException) -> str:

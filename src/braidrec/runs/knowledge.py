@@ -31,6 +31,7 @@ from braidrec.knowledge.trust import confirm as confirm_address
 from braidrec.knowledge.trust import name_of, settings_file
 from braidrec.locks import writer_lock
 from braidrec.memory import held_whole
+from braidrec.shown import plain
 from braidrec.strict import Strict, parse
 from braidrec.training.seeding import own_randomness
 
@@ -277,7 +278,7 @@ def trust(
     if encoder.address is None:
         return f"{folder}: its encoder '{encoder.kind}' sends text nowhere, so there is nothing to confirm"
     key = "without a key" if key_variable is None else f"with the key in {name_of(key_variable)}"
-    if confirm is not None and not confirm(f"Send text to {encoder.address}, {key}?"):
+    if confirm is not None and not confirm(plain(f"Send text to {encoder.address}, {key}?")):
         raise KnowledgeError("not confirmed: nothing was noted")
     confirm_address(encoder.address, key_variable=key_variable, allow_private=allow_private)
     return f"{encoder.address}: confirmed, {key}; noted in {settings_file()}"
@@ -330,7 +331,7 @@ def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: 
     base = _readable(folder, settings)
     if confirm is not None and isinstance(base.encoder, PricedEncoder):
         cost = base.encoder.estimate([text for text in rendered.texts if text])
-        if cost.price and not confirm(f"{base.encoder!r}: {cost}. Start?"):
+        if cost.price and not confirm(plain(f"{base.encoder!r}: {cost}. Start?")):
             raise KnowledgeError("not started: the cost was not accepted")
     with writing(folder), contextlib.ExitStack() as held:
         folder.mkdir(parents=True, exist_ok=True)
