@@ -59,6 +59,25 @@ RunKnowledge = Annotated[
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 
 
+def _more_threads(wanted: int | None) -> int | None:
+    if wanted is not None:
+        from braidrec.threads import settle
+
+        settle(wanted)
+    return wanted
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        callback=_more_threads,
+        help="Threads to compute with, else BRAIDREC_THREADS, else as many cores as are free.",
+    ),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         import braidrec
@@ -72,8 +91,11 @@ def whole(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is, and end.")
     ] = False,
+    threads: Threads = None,
 ) -> None:
-    pass
+    from braidrec.threads import settle
+
+    settle(threads)
 
 
 def main() -> None:

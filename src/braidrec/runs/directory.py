@@ -214,7 +214,9 @@ def save_record(
     ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
     shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
-    write_json(path / "environment.json", environment())
+    note = path / "training" / "threads.json"
+    threads = {"threads": read_json(note, RunError)} if note.exists() else {}
+    write_json(path / "environment.json", environment() | threads)
     phases = [_phase_record(phase) for phase in result.phases]
     record = {
         "format": RUN_FORMAT,
