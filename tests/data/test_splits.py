@@ -402,5 +402,5 @@ def test_who_is_in_no_part_is_counted(tmp_path: Path) -> None:
     chosen = PrepareSettings(split=SplitConfig(min_history=3, ratios=(0.4, 0.3, 0.3)))
     data = Dataset.from_frames(log, schema=Schema(user="user", item="item", timestamp="time"), settings=chosen)
     assert data.manifest["notes"][-1].startswith(
-        "5 of 10 events, and all of 1 users, are in no part: split.min_history = 3 asks for that many earlier ones of"
+        "5 of 10 events, all of 1 users among them, are in no part: split.min_history = 3 asks for that many earlier ones of"
     )

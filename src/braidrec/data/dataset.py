@@ -564,8 +564,9 @@ class _Preparation:
             outside[rows] = False
         if outside.any():
             alone = (met > 0) & (np.bincount(log.user[~outside], minlength=len(met)) == 0)
+            whole = f", all of {int(alone.sum()):,} users among them," if alone.any() else ""
             yield (
-                f"{int(outside.sum()):,} of {len(log):,} events, and all of {int(alone.sum()):,} users, are in no part: "
+                f"{int(outside.sum()):,} of {len(log):,} events{whole} are in no part: "
                 f"split.min_history = {split.min_history} asks for that many earlier ones of their user; they are history alone"
             )
 
