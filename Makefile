@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 TEST_ARGS ?= -n auto
 
-.PHONY: quickstart test slow check format clean
+.PHONY: quickstart test slow attack check format clean
 
 # torch first and pinned: see constraints.txt
 .venv/ready: pyproject.toml constraints.txt
@@ -26,6 +26,9 @@ test: check
 
 slow: .venv/ready-dev
 	$(BIN)/python -m pytest --slow -m slow $(TEST_ARGS)
+
+attack: .venv/ready-dev
+	$(BIN)/python -m pytest --slow tests/attack $(TEST_ARGS)
 
 check: .venv/ready-dev
 	$(BIN)/ruff check --quiet .

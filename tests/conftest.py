@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import time
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side: workers with two threads each, and their children, only wait
+
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="braidrec-tests-config-")  # of no person
 
 import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 _STARTED = time.monotonic()
 
 # no test judges the speed of the machine it runs on: a neighbour that keeps its cores busy must not fail one

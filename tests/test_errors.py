@@ -11,7 +11,7 @@ from braidrec.errors import BraidError, at_command_line, remedy, suggest
 def test_every_error_is_of_the_family() -> None:
     family = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert {kind.__name__ for kind in family} == {
-        "BraidError", "ConfigError", "DataError", "KnowledgeError", "RunError", "TrainingError",
+        "BraidError", "ConfigError", "DataError", "KnowledgeError", "RunError", "TrainingError", "WriteError",
     }  # fmt: skip
     assert all(issubclass(kind, BraidError) for kind in family)
 

@@ -59,6 +59,25 @@ RunKnowledge = Annotated[
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 
 
+def _more_threads(wanted: int | None) -> int | None:
+    if wanted is not None:
+        from braidrec.threads import settle
+
+        settle(wanted)
+    return wanted
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        callback=_more_threads,
+        help="Threads to compute with, else BRAIDREC_THREADS, else as many cores as are free.",
+    ),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         import braidrec
@@ -72,25 +91,30 @@ def whole(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is, and end.")
     ] = False,
+    threads: Threads = None,
 ) -> None:
-    pass
+    from braidrec.threads import settle
+
+    settle(threads)
 
 
 def main() -> None:
     """Entry point: a braidrec error is one line on stderr and exit code 2, never a traceback."""
     from braidrec.errors import BraidError, at_command_line
     from braidrec.memory import keep_freed_pages
+    from braidrec.shown import plain_logs, tell
 
+    plain_logs()
     keep_freed_pages()
     try:
         with at_command_line():
             app(prog_name="braidrec")
     except (BraidError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        tell("error: " + " ".join(str(error).split()))
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # how Typer ends on Ctrl-C, without a word
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            tell("interrupted; the same command goes on where it stopped")
         raise
 
 
@@ -261,6 +285,21 @@ def knowledge_verify(path: KnowledgePath) -> None:
     from braidrec.runs.knowledge import verify
 
     _print(verify(path))
+
+
+@knowledge.command("trust")
+def knowledge_trust(
+    path: KnowledgePath,
+    key_variable: Annotated[str | None, typer.Option(help="The environment variable with your key for this address.")] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="The address may be on this machine or in a private network.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Let a knowledge base that you did not build send text to the address that it names; asked once, then remembered."""
+    from braidrec.runs.knowledge import trust
+
+    _print(trust(path, key_variable, allow_private=allow_private, confirm=None if yes else typer.confirm))
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------------
@@ -643,7 +682,7 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) ->
 
 
 def _print(value: Any) -> None:
-    from rich.console import Console
+    from braidrec.shown import console, redact
 
-    console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
-    console.print(value, highlight=False, soft_wrap=isinstance(value, str), markup=not isinstance(value, str))
+    value = redact(value) if isinstance(value, str) else value
+    console().print(value, highlight=False, soft_wrap=isinstance(value, str), markup=not isinstance(value, str))

@@ -8,11 +8,19 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from braidrec.shown import plain
+
 _COMMAND_LINE = ContextVar("asked at the command line", default=False)
 
 
 class BraidError(Exception):
-    """Root of every error that braidrec raises on purpose; the command line prints it without a traceback."""
+    """Root of every error that braidrec raises on purpose; the command line prints it without a traceback.
+
+    Its words hold no key, and nothing that steers a terminal: no place that raises, logs or prints one has to think of it.
+    """
+
+    def __init__(self, *words: object):
+        super().__init__(*(plain(each) if isinstance(each, str) else each for each in words))
 
 
 class ConfigError(BraidError):
@@ -33,6 +41,10 @@ class TrainingError(BraidError):
 
 class RunError(BraidError):
     """A run directory is missing, incomplete, damaged or of another version."""
+
+
+class WriteError(BraidError, OSError):
+    """The disk is full or broken.  What stood in the place of the file that was being written is as it was."""
 
 
 @contextmanager

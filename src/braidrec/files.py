@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -12,10 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from braidrec.errors import BraidError
+from braidrec.errors import BraidError, WriteError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+# errors of a disk that is full (also by a quota or a limit of this process), broken, or no longer written
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 def sha256(path: Path) -> str:
@@ -27,8 +33,61 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise WriteError, naming ``path``, for whatever the system and the libraries raise when a disk takes no more."""
+    try:
+        yield
+    except BraidError:
+        raise
+    except Exception as cause:
+        if not _of_the_disk(cause):
+            raise
+        raise WriteError(
+            f"{path}: could not be written ({cause}); nothing of it was kept, and what stood there is as it was: make room or "
+            "mend the disk, then run the same command again"
+        ) from cause
+
+
+def _of_the_disk(cause: Exception) -> bool:
+    if isinstance(cause, OSError):  # NumPy gives that of a short write no number, and shutil that of a tree
+        return cause.errno in _DISK or isinstance(cause, shutil.Error) or " requested and " in str(cause)
+    return any(f"(os error {number})" in str(cause) for number in _DISK)  # of Rust: Polars, safetensors
+
+
+def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap[Any, Any]:
+    """A new .npy file of that shape to write through a map.
+
+    Its room is taken first: a map writes without asking, and where the disk is full by then the system ends the process.
+    """
+    import numpy as np
+
+    with path.open("wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.flush()
+        left = math.prod(shape) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            if left:
+                os.posix_fallocate(stream.fileno(), stream.tell(), left)
+        else:
+            zeros = bytes(1 << 20)
+            for start in range(0, left, len(zeros)):
+                stream.write(zeros[: left - start])
+    found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r+")
+    return found
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary sibling, flush it to disk, then put it in the place of ``path`` in one step."""
+    """Let ``write`` fill a temporary sibling, flush it to disk, then put it in the place of ``path`` in one step.
+
+    Raises WriteError when the disk does not take it.
+    """
+    with writing(path):
+        _write_atomic(path, write)
+
+
+def _write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -82,8 +141,14 @@ def read_json(path: Path, error: type[BraidError]) -> Any:
 def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling directory that takes the place of ``path`` when the block ends well, and vanishes when it does not.
 
-    Raises BraidError when ``path`` exists and ``overwrite`` is off, or is a file.
+    Raises BraidError when ``path`` exists and ``overwrite`` is off, or is a file; WriteError when the disk does not take it.
     """
+    with writing(path), _new_directory(path, overwrite=overwrite) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _new_directory(path: Path, *, overwrite: bool) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise BraidError(f"{path} already exists; choose another path or pass overwrite")
     if path.exists() and not path.is_dir():

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from braidrec.shown import tell
+
 Advance = Callable[[int], None]
 
 
@@ -52,4 +54,4 @@ def _quiet(title: str, unit: str) -> Iterator[Advance]:
     yield advance
     seconds = time.monotonic() - started
     if seconds > 2:
-        print(f"{title}: {done:,} {unit} in {seconds:.1f} s ({done / seconds:,.0f} {unit}/s)", file=sys.stderr)
+        tell(f"{title}: {done:,} {unit} in {seconds:.1f} s ({done / seconds:,.0f} {unit}/s)")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, nearest, suggest
+
+_UNSHOWN: LiteralString = "unshown"
 
 
 class Strict(BaseModel):
@@ -37,6 +40,11 @@ def parse(kind: type[Config], values: Mapping[str, Any], where: str, *, tables: 
         raise ConfigError(f"{where}: {cause}") from None
 
 
+def unshown(problem: str) -> PydanticCustomError:
+    """For a validator to raise about a value that may hold a key: the message has ``problem`` alone, not the value."""
+    return PydanticCustomError(_UNSHOWN, "{problem}", {"problem": problem})
+
+
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes`` laid over them, table by table."""
     merged = dict(values)
@@ -57,6 +65,8 @@ def _explain(kind: type[Strict], detail: Any, tables: Tables) -> str:
         return f"unknown key '{key}'{hint}"
     if detail["type"] == "missing":
         return f"required key '{key}' is missing"
+    if detail["type"] == _UNSHOWN:
+        return f"'{key}': {detail['msg']}"
     return f"'{key}' = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 

@@ -52,7 +52,8 @@ def make(folder: Path, items: int, width: int) -> None:
             part = ids[first : first + _PART]
             yield part, rng.standard_normal((len(part), width), np.float32).astype(np.float16)
 
-    Matrix.build(table / "matrix" / "item-0", rows, count=items, width=width, dtype="float16", version=0)
+    folder = table / "matrix" / "item-0"
+    Matrix.build(folder, rows, count=items, width=width, dtype="float16", version=0, source="")  # of no table
 
 
 def settings(folder: Path, backbone: str) -> RunConfig:

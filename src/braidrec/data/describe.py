@@ -13,6 +13,7 @@ from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings
 from braidrec.data.splits import Split
+from braidrec.shown import plain
 
 _WIDE, _LEFT = 140, 4  # columns of a line, and lines that are left for notes
 # A role that was taken from a column's name or contents, as preparation notes it
@@ -23,14 +24,14 @@ Lines = Sequence[tuple[str, str]]
 def as_text(title: str, lines: Lines) -> str:
     """``title``, and below it each line's name and what is said of it, cut where a terminal would break it."""
     wide = max(len(name) for name, _ in lines)
-    return "\n".join([title, *(_cut(f"  {name:<{wide}}  {said}") for name, said in lines)])
+    return "\n".join([plain(title), *(_cut(f"  {name:<{wide}}  {plain(said)}") for name, said in lines)])
 
 
 def as_html(title: str, lines: Lines) -> str:
     """The same as a table, for notebooks."""
     cell = '<td style="text-align: left">'
-    rows = "".join(f"<tr>{cell}{escape(name)}</td>{cell}{escape(said)}</td></tr>" for name, said in lines)
-    return f"<b>{escape(title)}</b><table>{rows}</table>"
+    rows = "".join(f"<tr>{cell}{escape(name)}</td>{cell}{escape(plain(said))}</td></tr>" for name, said in lines)
+    return f"<b>{escape(plain(title))}</b><table>{rows}</table>"
 
 
 def lines_of(

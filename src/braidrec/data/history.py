@@ -12,6 +12,7 @@ from torch import Tensor
 
 from braidrec.data.log import InteractionLog
 from braidrec.errors import DataError
+from braidrec.files import mapped
 from braidrec.progress import progress
 
 
@@ -143,7 +144,7 @@ def build_semantic_slots(
     2^-20; of equal ones the more recent event comes first, so the result does not depend on how the arithmetic was blocked.
     Work is per user and blocked by rows, so memory is bounded by ``block x longest history`` numbers.
     """
-    slots = np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(len(log), length))
+    slots = mapped(path, (len(log), length), "int32")
     block = 1024
     with progress("similar histories", len(log), "events", show=show_progress) as advance:
         for user in np.flatnonzero(log.history_length > 0):

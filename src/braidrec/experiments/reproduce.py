@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from braidrec.experiments.rows import Row, Workshop
 from braidrec.files import read_json, write_json
 from braidrec.registry import Metric
 from braidrec.runs.tables import plain_table
+from braidrec.shown import tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -359,4 +359,4 @@ def _family(test: Mapping[str, Any]) -> str:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    tell(line)

@@ -18,7 +18,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections import Counter
@@ -30,9 +29,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from braidrec import shown
 from braidrec.arguments import path_of
 from braidrec.errors import KnowledgeError
-from braidrec.files import load_tensors, read_json, save_tensors, write_json
+from braidrec.files import load_tensors, read_json, save_tensors, sha256, write_json
 from braidrec.knowledge.encoders.base import FittedEncoder, PricedEncoder, TextEncoder
 from braidrec.knowledge.matrix import Floats, Matrix
 from braidrec.knowledge.texts import PromptTemplate
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 Kind = Literal["item", "user"]
 Dtype = Literal["float16", "float32"]
 
-FORMAT = 1
+FORMAT = 2
+_FORMER = 1  # its checksums cover the vector alone; such tables are read, and filled further by their own rule
 _KINDS = ("item", "user")
 _ROWS = 16_384  # rows gathered at a time
 _SLICE = 512  # texts given to the encoder at a time, so that a bar can move inside a commit
@@ -119,6 +120,7 @@ class KnowledgeBase:
         self.identity = identity
         self.encoder = encoder
         self._views: dict[str, Matrix] = {}
+        self._format = FORMAT
         self._restore()
 
     @classmethod
@@ -259,7 +261,7 @@ class KnowledgeBase:
                 if isinstance(self.encoder, FittedEncoder):
                     self.encoder = self.encoder if self.encoder.state is not None else self.encoder.fit(texts)
                     fitted = save_tensors(self.folder / "fitted.safetensors", self.encoder.state or {})
-                manifest = _Manifest(format=FORMAT, identity=self.identity, fitted=fitted)
+                manifest = _Manifest(format=self._format, identity=self.identity, fitted=fitted)
                 write_json(self.folder / "manifest.json", manifest.model_dump())
             if self._table() is None:
                 _connect(self.folder).create_table("rows", schema=_schema(self.identity), exist_ok=True)
@@ -275,15 +277,16 @@ class KnowledgeBase:
             rows = by_length[start : start + _SLICE]
             vectors[rows] = self._encode([wanted[ids[row]][0] for row in rows])
             advance(len(rows))
+        keys, digests = [f"{kind}:{id}" for id in ids], [wanted[id][1] for id in ids]
         return pa.table(
             {
-                "key": [f"{kind}:{id}" for id in ids],
+                "key": keys,
                 "kind": [kind] * len(ids),
                 "id": ids,
                 "text": [wanted[id][0] for id in ids],
-                "text_hash": [wanted[id][1] for id in ids],
+                "text_hash": digests,
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width),
-                "vector_crc": pa.array(_checksums(vectors), pa.uint32()),
+                "vector_crc": pa.array(self._checksums(keys, digests, vectors), pa.uint32()),
             },
             schema=_schema(self.identity),
         )
@@ -345,9 +348,14 @@ class KnowledgeBase:
     def texts(self, ids: Sequence[str], kind: Kind = "item") -> dict[str, str]:
         """The stored text of each of ``ids`` that has one."""
         wanted, found = set(ids), {}
-        for batch in self._batches(self._table(), kind, ["id", "text"]):
-            pairs = zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True)
-            found.update({id: text for id, text in pairs if id in wanted})
+        for keys, own, texts, digests in self._columns(self._table(), kind, ["key", "id", "text", "text_hash"]):
+            for key, id, text, digest in zip(keys, own, texts, digests, strict=True):
+                if key != f"{kind}:{id}":
+                    raise self._damaged(kind, id, "key")
+                if id in wanted:
+                    if digest != _hash(text):
+                        raise self._damaged(kind, id, "text")
+                    found[id] = text
         return found
 
     def absent(self, ids: Iterable[str], kind: Kind = "item") -> list[str]:
@@ -480,10 +488,10 @@ class KnowledgeBase:
         counts: Counter[str] = Counter()
         keys: set[str] = set()
         problems: Counter[str] = Counter()
-        for batch in self._batches(table, None, ["key", "kind", "id", "text", "text_hash", "vector", "vector_crc"]):
-            vectors = _vectors(batch, self.width)
-            columns = (batch.column(name).to_pylist() for name in ("key", "kind", "id", "text", "text_hash", "vector_crc"))
-            for found, key, kind, id, text, digest, crc in zip(_checksums(vectors), *columns, strict=True):
+        for *columns, vectors in self._columns(table, None, ["key", "kind", "id", "text", "text_hash", "vector_crc", "vector"]):
+            keys_here, _, _, _, digests, _ = columns
+            found_here = self._checksums(keys_here, digests, vectors)
+            for found, key, kind, id, text, digest, crc in zip(found_here, *columns, strict=True):
                 counts[kind] += 1
                 problems["duplicate keys"] += key in keys
                 problems["keys that are not kind:id"] += key != f"{kind}:{id}"
@@ -493,7 +501,7 @@ class KnowledgeBase:
         version = 0 if table is None else int(table.version)
         for kind in _KINDS:
             folder = self._matrix_folder(kind, version)
-            problems["damaged derived matrices"] += folder.is_dir() and Matrix.load(folder) is None
+            problems["damaged derived matrices"] += folder.is_dir() and Matrix.load(folder, self._source(version)) is None
         faults = [f"{count:,} {what}" for what, count in problems.items() if count]
         if faults:
             raise KnowledgeError(
@@ -509,6 +517,7 @@ class KnowledgeBase:
         if not (self.folder / "manifest.json").is_file():
             return
         manifest = _read_manifest(self.folder)
+        self._format = manifest.format
         for name, received in self.identity.model_dump().items():
             stored = getattr(manifest.identity, name)
             if stored != received:
@@ -545,16 +554,40 @@ class KnowledgeBase:
 
     def _hashes(self, kind: Kind) -> dict[str, str]:
         hashes: dict[str, str] = {}
-        for batch in self._batches(self._table(), kind, ["id", "text_hash"]):
-            hashes.update(zip(batch.column("id").to_pylist(), batch.column("text_hash").to_pylist(), strict=True))
+        for keys, ids, digests in self._columns(self._table(), kind, ["key", "id", "text_hash"]):
+            for key, id in zip(keys, ids, strict=True):
+                if key != f"{kind}:{id}":
+                    raise self._damaged(kind, id, "key")
+            hashes.update(zip(ids, digests, strict=True))
         return hashes
 
-    def _batches(self, table: LanceTable | None, kind: Kind | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def _columns(self, table: LanceTable | None, kind: Kind | None, names: list[str]) -> Iterator[list[Any]]:
+        """Rows part by part: a list of each column, of the vectors an array [rows, width]."""
         if table is None:
             return
         with self._reading():
-            query = table.search().select(columns)
-            yield from (query.where(f"kind = '{kind}'") if kind else query).to_batches(8192)
+            query = table.search().select(names)
+            for batch in (query.where(f"kind = '{kind}'") if kind else query).to_batches(8192):
+                yield [_vectors(batch, self.width) if name == "vector" else batch.column(name).to_pylist() for name in names]
+
+    def _checksums(self, keys: Sequence[str], digests: Sequence[str], vectors: Floats) -> list[int]:
+        """Of each row: key, hash of the text and vector; in a former table of the vector alone."""
+        if self._format == _FORMER:
+            return [zlib.crc32(vector.data) for vector in vectors]
+        heads = (zlib.crc32(f"{key}\0{digest}\0".encode()) for key, digest in zip(keys, digests, strict=True))
+        return [zlib.crc32(vector.data, head) for vector, head in zip(vectors, heads, strict=True)]
+
+    def _damaged(self, kind: str, id: str, what: str) -> KnowledgeError:
+        return KnowledgeError(
+            f"{self.folder}: the {what} of {kind} {id!r} differs from its checksum; the files are damaged: "
+            "restore them from a copy, or delete the folder and sync again"
+        )
+
+    def _source(self, version: int) -> str:
+        """What a derived matrix was made from: the digest of the table's list of files at ``version``."""
+        folder = self.folder / "rows.lance" / "_versions"
+        names = (f"{version}.manifest", f"{2**64 - 1 - version:020d}.manifest")  # of both of Lance's ways to number them
+        return next((sha256(folder / name) for name in names if (folder / name).is_file()), "")
 
     def _matrix_folder(self, kind: str, version: int) -> Path:
         return self.folder / "matrix" / f"{kind}-{version}"
@@ -567,7 +600,7 @@ class KnowledgeBase:
         view = self._views.get(kind)
         if view is None or view.version != version:
             folder = self._matrix_folder(kind, version)
-            view = Matrix.load(folder) if folder.is_dir() else None
+            view = Matrix.load(folder, self._source(version)) if folder.is_dir() else None
             if view is None or view.vectors.shape[1] != self.width:
                 if folder.is_dir():
                     _log.warning("%s: damaged; made again from the table", folder)
@@ -578,31 +611,45 @@ class KnowledgeBase:
 
     def _derive(self, table: LanceTable | None, kind: Kind, version: int) -> Matrix:
         with self._reading():
-            count = 0 if table is None else table.count_rows(f"kind = '{kind}'")
+            counts = [0 if table is None else table.count_rows(f"kind = '{each}'") for each in _KINDS]
+            whole = 0 if table is None else table.count_rows()
+        if sum(counts) != whole:
+            raise KnowledgeError(
+                f"{self.folder}: {whole - sum(counts):,} rows are of no known kind; the files are damaged: restore them from a "
+                "copy, or delete the folder and sync again"
+            )
+        count = counts[_KINDS.index(kind)]
         if not count:
             return Matrix(version, [], np.empty((0, self.width), self.identity.dtype))
 
         def rows() -> Iterator[tuple[list[str], Floats]]:
-            for batch in self._batches(table, kind, ["id", "vector", "vector_crc"]):
-                vectors = _vectors(batch, self.width)
-                ids = batch.column("id").to_pylist()
-                for id, found, crc in zip(ids, _checksums(vectors), batch.column("vector_crc").to_pylist(), strict=True):
-                    if found != crc:
-                        raise KnowledgeError(
-                            f"{self.folder}: the vector of {kind} {id!r} differs from its checksum; the files are damaged: "
-                            "restore them from a copy, or delete the folder and sync again"
-                        )
+            names = ["key", "id", "text_hash", "vector_crc", "vector"]
+            for keys, ids, digests, sums, vectors in self._columns(table, kind, names):
+                found = self._checksums(keys, digests, vectors)
+                for key, id, one, other in zip(keys, ids, found, sums, strict=True):
+                    if one != other:
+                        raise self._damaged(kind, id, "vector")
+                    if key != f"{kind}:{id}":
+                        raise self._damaged(kind, id, "key")
                 yield ids, vectors
 
         return Matrix.build(
-            self._matrix_folder(kind, version), rows, count=count, width=self.width, dtype=self.identity.dtype, version=version
+            self._matrix_folder(kind, version),
+            rows,
+            count=count,
+            width=self.width,
+            dtype=self.identity.dtype,
+            version=version,
+            source=self._source(version),
         )
 
     @contextlib.contextmanager
     def _writing(self, action: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, ValueError) as cause:
+        except BaseException as cause:
+            if not _of_the_table(cause):
+                raise
             raise KnowledgeError(
                 f"{self.folder}: {action} failed ({_short(cause)}); nothing of it was kept, earlier batches are safe. "
                 "Check free space and write permission, then run sync again: it goes on where it stopped"
@@ -612,7 +659,9 @@ class KnowledgeBase:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, ValueError) as cause:
+        except BaseException as cause:
+            if not _of_the_table(cause):
+                raise
             raise KnowledgeError(
                 f"{self.folder}: the table cannot be read ({_short(cause)}); try again if another process is writing it, else "
                 "restore the folder from a copy, or delete it and sync again"
@@ -660,9 +709,15 @@ def _prompt_digest(prompt: PromptTemplate | str | None) -> str:
 def _read_manifest(folder: Path) -> _Manifest:
     path = folder / "manifest.json"
     values = read_json(path, KnowledgeError)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise KnowledgeError(f"{path}: not a knowledge table of format {FORMAT}; delete the folder and sync again")
-    return parse(_Manifest, values, str(path))
+    if not isinstance(values, dict) or values.get("format") not in (_FORMER, FORMAT):
+        raise KnowledgeError(f"{path}: not a knowledge table of format {_FORMER} or {FORMAT}; delete the folder and sync again")
+    manifest = parse(_Manifest, values, str(path))
+    if manifest.identity.table != folder.name:
+        raise KnowledgeError(
+            f"{path}: names the encoder {manifest.identity.encoder!r} and a prompt whose table would be "
+            f"'{manifest.identity.table}'; the file was changed or the folder renamed: bring it back as it was"
+        )
+    return manifest
 
 
 def _choose_table(path: Path, name: str | None) -> Path:
@@ -697,12 +752,15 @@ def _vectors(batch: pa.RecordBatch, width: int) -> Floats:
     return vectors
 
 
-def _checksums(vectors: Floats) -> list[int]:
-    return [zlib.crc32(vector.data) for vector in vectors]
+def _of_the_table(cause: BaseException) -> bool:
+    """Whether Lance, Arrow or the system raised it about the files: a damaged one may take any of their ways to fail."""
+    if type(cause).__name__ in ("PanicException", "RustPanic"):  # the first of them is no Exception
+        return True
+    return isinstance(cause, OSError | RuntimeError | ValueError | LookupError | TypeError | AttributeError)
 
 
 def _teller(show: bool) -> Callable[[str], None]:
-    return (lambda message: print(message, file=sys.stderr)) if show else _log.info
+    return shown.tell if show else _log.info
 
 
 def _short(cause: BaseException) -> str:

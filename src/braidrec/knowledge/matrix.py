@@ -2,7 +2,7 @@
 
 <folder>/vectors.npy   [rows, width]
 <folder>/ids.arrow     one column, row i names vectors[i]
-<folder>/matrix.json   version, and the sha256 of both files, checked whenever they are opened
+<folder>/matrix.json   version, what it was made from, and the sha256 of both files, checked whenever it is opened
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.errors import BraidError, KnowledgeError
-from braidrec.files import new_directory, read_json, sha256, write_json
+from braidrec.files import mapped, new_directory, read_json, sha256, write_json
 
+_FILES = ("vectors.npy", "ids.arrow")
 _BLOCK = 16384  # rows at a time where float32 copies are made
 _log = logging.getLogger(__name__)
 
@@ -39,13 +40,13 @@ class Matrix:
     vectors: Floats
 
     @classmethod
-    def load(cls, folder: Path) -> Matrix | None:
-        """The matrix in ``folder``, None when a file is missing or its bytes are not those that were written."""
+    def load(cls, folder: Path, source: str) -> Matrix | None:
+        """The matrix in ``folder``, None when it is not of ``source``, or a file is missing or damaged."""
         import pyarrow as pa
 
         try:
             manifest = read_json(folder / "matrix.json", KnowledgeError)
-            if any(sha256(folder / name) != manifest["sha256"][name] for name in ("vectors.npy", "ids.arrow")):
+            if manifest["source"] != source or any(sha256(folder / name) != manifest["sha256"][name] for name in _FILES):
                 return None
             vectors = np.load(folder / "vectors.npy", mmap_mode="r")
             with pa.OSFile(str(folder / "ids.arrow")) as source:
@@ -55,14 +56,14 @@ class Matrix:
             return None
 
     @classmethod
-    def build(cls, folder: Path, rows: Rows, *, count: int, width: int, dtype: str, version: int) -> Matrix:
+    def build(cls, folder: Path, rows: Rows, *, count: int, width: int, dtype: str, version: int, source: str) -> Matrix:
         """Write the matrix of ``rows()`` (at least one row; ids and vectors, part by part) and open it.
 
         Older versions are removed.  In a folder that cannot be written the matrix is held in memory instead.
         """
         try:
             with new_directory(folder) as temporary:
-                _write(temporary, rows, (count, width), dtype, version)
+                _write(temporary, rows, (count, width), dtype, version, source)
         except OSError as cause:
             if not folder.is_dir():  # else another process was faster
                 _log.info("%s cannot be written (%s); the matrix is held in memory", folder, cause)
@@ -75,7 +76,7 @@ class Matrix:
             number = other.name.rpartition("-")[2]
             if number.isdecimal() and int(number) < version:
                 shutil.rmtree(other, ignore_errors=True)
-        return cls.load(folder) or cls._in_memory(rows, (count, width), dtype, version)
+        return cls.load(folder, source) or cls._in_memory(rows, (count, width), dtype, version)
 
     @classmethod
     def _in_memory(cls, rows: Rows, shape: tuple[int, int], dtype: str, version: int) -> Matrix:
@@ -129,18 +130,18 @@ def _best_first(pair: tuple[str, float]) -> tuple[float, str]:
     return -pair[1], pair[0]
 
 
-def _write(folder: Path, rows: Rows, shape: tuple[int, int], dtype: str, version: int) -> None:
+def _write(folder: Path, rows: Rows, shape: tuple[int, int], dtype: str, version: int, source: str) -> None:
     import pyarrow as pa
 
-    vectors: Any = np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.dtype(dtype), shape=shape)
+    vectors = mapped(folder / "vectors.npy", shape, dtype)
     ids = _fill(vectors, rows)
     vectors.flush()
     del vectors
     table = pa.table({"id": pa.array(ids, pa.string())})
     with pa.OSFile(str(folder / "ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    digests = {name: sha256(folder / name) for name in ("vectors.npy", "ids.arrow")}
-    write_json(folder / "matrix.json", {"version": version, "sha256": digests})
+    digests = {name: sha256(folder / name) for name in _FILES}
+    write_json(folder / "matrix.json", {"version": version, "source": source, "sha256": digests})
 
 
 def _fill(target: Any, rows: Rows) -> list[str]:

@@ -42,6 +42,7 @@ from braidrec.files import (
     write_atomic,
     write_json,
     write_text,
+    writing,
 )
 from braidrec.locks import LockHeld, writer_lock
 from braidrec.runs.trained import USERS, Trained
@@ -105,8 +106,9 @@ def claim(
     Everything is checked while the folder is held, since others may have written there until then; yields True where one of
     them has finished this very run, which leaves nothing to train.  The lock lies beside ``training``, which ends before it.
     """
-    path.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(writing(path))
+        path.mkdir(parents=True, exist_ok=True)
         try:
             stack.enter_context(writer_lock(path / LOCK, wait=0))
         except LockHeld as held:
@@ -212,7 +214,9 @@ def save_record(
     ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
     shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
-    write_json(path / "environment.json", environment())
+    note = path / "training" / "threads.json"
+    threads = {"threads": read_json(note, RunError)} if note.exists() else {}
+    write_json(path / "environment.json", environment() | threads)
     phases = [_phase_record(phase) for phase in result.phases]
     record = {
         "format": RUN_FORMAT,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ from braidrec.runs.directory import (
 from braidrec.runs.doubts import doubts
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.runs.run import Catalogue, Run, load
+from braidrec.shown import tell
 from braidrec.strict import parse
 from braidrec.task import Plan
+from braidrec.threads import as_begun, noting_waits
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.contracts import CheckpointEvery, Hardware, PhaseResult
 from braidrec.training.devices import device_of
@@ -42,6 +46,7 @@ class FitWarning(UserWarning):
     """Of a run that `fit` trained or loaded: one of ``Run.warnings``."""
 
 
+_log = logging.getLogger(__name__)
 _EXAMPLES = {"model": 'dim": 64', "training": 'max_epochs": 2'}
 
 
@@ -161,14 +166,16 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
             return _finished(path, config, dataset)
-        result = train(
-            phases,
-            path / "training",
-            hardware=Hardware(accelerator=config.training.accelerator, precision=config.training.precision),
-            seed=config.seed,
-            checkpoint_every=CheckpointEvery(seconds=config.training.checkpoint_seconds),
-            show_progress=show_progress,
-        )
+        say = tell if show_progress else _log.warning
+        with as_begun(path / "training", say), noting_waits(say) if device.type == "cpu" else nullcontext():
+            result = train(
+                phases,
+                path / "training",
+                hardware=Hardware(accelerator=config.training.accelerator, precision=config.training.precision),
+                seed=config.seed,
+                checkpoint_every=CheckpointEvery(seconds=config.training.checkpoint_seconds),
+                show_progress=show_progress,
+            )
         for phase in result.phases:
             _keep(path, phase)
         model = plan.keep()

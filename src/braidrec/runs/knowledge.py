@@ -6,6 +6,7 @@ and questions in words use the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,16 @@ from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
 from braidrec.data.values import values_of
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy
-from braidrec.files import read_json, write_json
+from braidrec.files import read_json, write_json, writing
 from braidrec.knowledge.base import KnowledgeBase, SyncReport
 from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
 from braidrec.knowledge.encoders.base import LimitedEncoder, PricedEncoder
 from braidrec.knowledge.texts import ItemTexts, PromptTemplate
+from braidrec.knowledge.trust import confirm as confirm_address
+from braidrec.knowledge.trust import name_of, settings_file
 from braidrec.locks import writer_lock
 from braidrec.memory import held_whole
+from braidrec.shown import plain
 from braidrec.strict import Strict, parse
 from braidrec.training.seeding import own_randomness
 
@@ -186,8 +190,7 @@ class KnowledgeBases:
     def _reading(self) -> list[KnowledgeBase]:
         """The bases with their encoders."""
         return [
-            KnowledgeBase.open(folder, make_encoder(settings.encoder), prompt=settings.prompt)
-            for folder, settings in zip(self.folders, self.settings, strict=True)
+            _readable(folder, _allowed(folder, settings)) for folder, settings in zip(self.folders, self.settings, strict=True)
         ]
 
 
@@ -197,9 +200,28 @@ def open_knowledge(folder: Path | str | None, *, encode: bool = False) -> Knowle
         raise ConfigError(_none())
     folder = path_of(folder, "knowledge")
     settings = read_settings(folder)
-    if encode:
-        return KnowledgeBase.open(folder, make_encoder(settings.encoder), prompt=settings.prompt)
-    return KnowledgeBase.open(folder, table=settings.table)
+    return _readable(folder, _allowed(folder, settings)) if encode else KnowledgeBase.open(folder, table=settings.table)
+
+
+def _allowed(folder: Path, settings: KnowledgeSettings) -> KnowledgeSettings:
+    """Settings that a folder holds, whoever made it, as far as this user allows what they ask for."""
+    return settings.model_copy(update={"encoder": settings.encoder.confirmed(str(folder))})
+
+
+def _readable(folder: Path, settings: KnowledgeSettings) -> KnowledgeBase:
+    """A knowledge base with the encoder of its settings.
+
+    Raises KnowledgeError where that is not the encoder and prompt that filled its table.
+    """
+    encoder = make_encoder(settings.encoder)
+    base = KnowledgeBase.open(folder, encoder, prompt=settings.prompt)
+    if settings.table not in (None, base.identity.table):
+        raise KnowledgeError(
+            f"{folder}: filled as table '{settings.table}', but the encoder and prompt in {SETTINGS} now make "
+            f"'{base.identity.table}' ({encoder!r}), which would encode every text anew; bring the file and the encoder back "
+            f"as they were, or build another folder ({remedy('out=...', '--out')})"
+        )
+    return base
 
 
 def build(
@@ -226,25 +248,51 @@ def build(
         {"encoder": _encoder_values(encoder), "prompt": prompt.model_dump(), "missing": missing},
         "knowledge build",
     )
-    _refuse_other(folder, wanted)
-    return _sync(dataset, folder, wanted, confirm)
+    table = _refuse_other(folder, wanted)
+    wanted.encoder.own()
+    return _sync(dataset, folder, wanted.model_copy(update={"table": table}), confirm)
 
 
-def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> None:
-    """Only a folder without a knowledge base will do, or one that is filled in just this way."""
-    if (folder / SETTINGS).exists() and read_settings(folder).model_copy(update={"table": None}) != wanted.model_copy(
-        update={"table": None}
-    ):
+def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> str | None:
+    """Only a folder without a knowledge base will do, or one that is filled in just this way, whose table is returned."""
+    if not (folder / SETTINGS).exists():
+        return None
+    there = read_settings(folder)
+    if _shared(there) != _shared(wanted):
         raise KnowledgeError(
             f"{folder}: filled by another encoder, prompt or policy (see {SETTINGS}); vectors of two encoders never mix: "
             f"choose another folder ({remedy('out=...', '--out')})"
         )
+    return there.table
+
+
+def trust(
+    folder: Path | str,
+    key_variable: str | None,
+    *,
+    allow_private: bool,
+    confirm: Callable[[str], bool] | None,
+) -> str:
+    """Let the knowledge base at ``folder`` send text to the address that it names, once ``confirm`` has agreed."""
+    encoder = read_settings(path_of(folder, "folder")).encoder
+    if encoder.address is None:
+        return f"{folder}: its encoder '{encoder.kind}' sends text nowhere, so there is nothing to confirm"
+    key = "without a key" if key_variable is None else f"with the key in {name_of(key_variable)}"
+    if confirm is not None and not confirm(plain(f"Send text to {encoder.address}, {key}?")):
+        raise KnowledgeError("not confirmed: nothing was noted")
+    confirm_address(encoder.address, key_variable=key_variable, allow_private=allow_private)
+    return f"{encoder.address}: confirmed, {key}; noted in {settings_file()}"
+
+
+def _shared(settings: KnowledgeSettings, table: str | None = None) -> KnowledgeSettings:
+    """What a knowledge base keeps in its folder of how it is filled."""
+    return settings.model_copy(update={"encoder": settings.encoder.shared(), "table": table})
 
 
 def sync(data: Path | str, folder: Path | str, *, confirm: Callable[[str], bool] | None = None) -> str:
     """Encode only what is new or changed in the catalogue; ``confirm`` is asked before a paid endpoint starts."""
     folder = path_of(folder, "folder")
-    return _sync(Dataset.open(data), folder, read_settings(folder), confirm)
+    return _sync(Dataset.open(data), folder, _allowed(folder, read_settings(folder)), confirm)
 
 
 def nearest(folder: Path | str, item: str | None, text: str | None, k: int) -> list[tuple[str, str, float]]:
@@ -280,15 +328,16 @@ def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: 
             f"{dataset.name}: {rendered.empty:,} items have no text (first: '{first}'); "
             "use " + remedy("missing='mean'", "--missing mean")
         )
-    base = KnowledgeBase.open(folder, make_encoder(settings.encoder), prompt=settings.prompt)
+    base = _readable(folder, settings)
     if confirm is not None and isinstance(base.encoder, PricedEncoder):
         cost = base.encoder.estimate([text for text in rendered.texts if text])
-        if cost.price and not confirm(f"{base.encoder!r}: {cost}. Start?"):
+        if cost.price and not confirm(plain(f"{base.encoder!r}: {cost}. Start?")):
             raise KnowledgeError("not started: the cost was not accepted")
-    folder.mkdir(parents=True, exist_ok=True)
-    with writer_lock(folder / f"{SETTINGS}.lock"):
+    with writing(folder), contextlib.ExitStack() as held:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(writer_lock(folder / f"{SETTINGS}.lock"))
         _refuse_other(folder, settings)  # once more, since another process may have begun to fill the folder meanwhile
-        write_json(folder / SETTINGS, settings.model_copy(update={"table": base.identity.table}).model_dump())
+        write_json(folder / SETTINGS, _shared(settings, base.identity.table).model_dump())
     report = base.sync(rendered.ids, rendered.texts)
     return _summary(base, folder, rendered, report, settings)
 

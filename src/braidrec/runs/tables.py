@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidrec import shown
 from braidrec.config import RunConfig, from_toml
 from braidrec.errors import ConfigError, DataError
 from braidrec.registry import Metric
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """Text columns left, columns of numbers right; brackets in titles and cells are text, not markup."""
-    from rich.markup import escape
+    from rich.markup import escape as unmarked
     from rich.table import Table
+
+    def escape(text: str) -> str:
+        return unmarked(shown.escape(text))  # here, so that columns are as wide as what is shown
 
     table = Table(title=escape(title), title_justify="left")
     for at, name in enumerate(columns):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from braidrec.errors import BraidError, RunError
+from braidrec.errors import BraidError, RunError, WriteError
 from braidrec.files import load_tensors, new_directory, read_json, save_tensors, write_json
 
 FORMAT = 1
@@ -54,7 +54,8 @@ def write_archive(path: Path, archive: Archive) -> None:
             body = {"format": FORMAT, "files": digests, "facts": dict(archive.facts)}
             write_json(folder / _MANIFEST, {"digest": _digest(body), "body": body})
     except OSError as cause:
-        raise RunError(f"{path}: could not be written ({cause}); free or fix the disk, then resume") from cause
+        why = cause.__cause__ if isinstance(cause, WriteError) else cause
+        raise RunError(f"{path}: could not be written ({why}); free or fix the disk, then resume") from cause
 
 
 def read_archive(path: Path) -> Archive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from braidrec.errors import RunError
+from braidrec.files import writing
 
 
 class MetricsLog:
@@ -28,16 +30,18 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
+        with contextlib.suppress(OSError):  # what could not be written was said, and closing tries it once more
+            self._stream.close()
 
     @property
     def size(self) -> int:
         return os.fstat(self._stream.fileno()).st_size
 
     def append(self, line: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        with writing(self._path):
+            self._stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
 
     def cut(self, size: int) -> None:
         if self.size < size:

@@ -326,10 +326,14 @@ def _header(head: bytes, separator: str, quoting: bool, what: str) -> list[str]:
     except csv.Error as cause:
         raise DataError(f"{what}, line {line}: the column names are not well quoted ({cause}): {_short(text)}") from None
     names = [name.strip() for name in parts]
+    taken = set(names)
     for at, name in enumerate(names):
         if not name:
             own = f"column_{at + 1}"
-            names[at] = own + "_" * next(more for more in range(len(names)) if own + "_" * more not in names)
+            while own in taken:
+                own += "_"
+            names[at] = own
+            taken.add(own)
     if all(name.lstrip("+-").replace(".", "", 1).isdigit() for name in names):
         raise DataError(
             f"{what}, line {line}: {_short(text)} looks like data, not column names; put a line of names on top, or give them: "
@@ -339,11 +343,10 @@ def _header(head: bytes, separator: str, quoting: bool, what: str) -> list[str]:
 
 
 def _refuse_duplicates(names: Sequence[str], what: str) -> None:
+    first: dict[str, int] = {}
     for at, name in enumerate(names):
-        if name in names[:at]:
-            raise DataError(
-                f"{what}: the columns {names.index(name) + 1} and {at + 1} are both called '{name}'; rename one of them"
-            )
+        if first.setdefault(name, at) != at:
+            raise DataError(f"{what}: the columns {first[name] + 1} and {at + 1} are both called '{name}'; rename one of them")
 
 
 def _parse(data: bytes, names: Sequence[str], separator: str, quoting: bool, num_rows: int, what: str) -> pl.DataFrame:

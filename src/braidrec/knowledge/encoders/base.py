@@ -21,6 +21,25 @@ class EncoderConfig(Strict):
     if TYPE_CHECKING:
         kind: str
 
+    @property
+    def address(self) -> str | None:
+        """Where it sends texts to; None for one that runs here."""
+        return None
+
+    def shared(self) -> Self:
+        """These settings as a knowledge base keeps them, whose folder others may read."""
+        return self
+
+    def own(self) -> None:
+        """Note that this user gave these settings, so that knowledge bases may ask for what they name."""
+
+    def confirmed(self, where: str) -> Self:
+        """Settings that a knowledge base at ``where`` holds, whoever made it, as this user allows them.
+
+        Raises KnowledgeError where this user must say something first.
+        """
+        return self
+
 
 class TextEncoder(Protocol):
     """Texts to vectors.  Equal (name, revision, pooling) promises the same vector for the same text, up to rounding."""
