@@ -91,7 +91,7 @@ def test_its_task_and_its_fitted_model_do_all_that_a_run_does(braidrec: Shell) -
     data = dataset().path
     for power, out in ((1.0, "first"), (0.5, "second")):
         said = braidrec("fit", "--data", data, "--backbone", "counts", "--set", f"model.backbone.power={power}", "--out", out)
-        assert "Counts (ours): best validation HR@10" in said
+        assert "Counts (ours): validation HR@10" in said
     assert "HR@10" in braidrec("compare", "first", "second")
     assert "score" in braidrec("recommend", "first", "--items", dataset().item_ids[0], "-k", 2)
     assert "recommendations for" in braidrec("recommend", "first", "--all-users", "--out", "recs.parquet", "-k", 2)
