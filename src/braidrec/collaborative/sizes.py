@@ -34,7 +34,7 @@ def check_product(model: str, matrix: Any, memory_gib: float) -> None:
     needed = _PAIR_BYTES * pairs
     if needed > memory_gib * GIB:
         raise ConfigError(
-            f"{model}: up to {pairs:,} pairs of items that somebody has both of take {needed:,} bytes, memory_gib = "
-            f"{memory_gib:g} allows {int(memory_gib * GIB):,}; raise model.backbone.memory_gib where the machine has it, or take ials, which "
-            "holds no pairs"
+            f"{model}: up to {pairs:,} pairs of items that somebody has both of take {needed:,} bytes, "
+            f"memory_gib = {memory_gib:g} allows {int(memory_gib * GIB):,}; raise model.backbone.memory_gib where the machine has "
+            "it, or take ials, which holds no pairs"
         )
