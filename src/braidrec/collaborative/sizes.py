@@ -35,6 +35,6 @@ def check_product(model: str, matrix: Any, memory_gib: float) -> None:
     if needed > memory_gib * GIB:
         raise ConfigError(
             f"{model}: up to {pairs:,} pairs of items that somebody has both of take {needed:,} bytes, "
-            f"memory_gib = {memory_gib:g} allows {int(memory_gib * GIB):,}; raise model.backbone.memory_gib where the machine has "
-            "it, or take ials, which holds no pairs"
+            f"memory_gib = {memory_gib:g} allows {int(memory_gib * GIB):,}; raise model.backbone.memory_gib where the machine "
+            "has it, or take ials, which holds no pairs"
         )
