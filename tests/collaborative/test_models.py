@@ -341,3 +341,16 @@ def test_items_that_nobody_has_are_scored_times_cold_with_their_shares() -> None
             each.add(text[3:4])  # type: ignore[attr-defined]
         plain, boosted = (each.scores(some_baskets())[:, 17] for each in grown)  # type: ignore[attr-defined]
         assert torch.allclose(3 * plain, boosted)
+
+
+@pytest.mark.parametrize("name", ["item-knn", "gf-cf", "graph-filter", "turbo-cf"])
+def test_pairs_that_do_not_fit_are_refused_with_their_bytes(name: str) -> None:
+    # three users with 2, 1 and 2 items: 4 + 1 + 4 pairs of 8 bytes
+    graph = graph_of(np.array([[1, 1], [1, 2], [2, 2], [3, 2], [3, 3]]), 3, 3)
+    with pytest.raises(
+        ConfigError,
+        match=rf"{name}: up to 9 pairs of items that somebody has both of take 72 bytes, memory_gib = 6e-08 allows 64; raise "
+        r"model\.backbone\.memory_gib",
+    ):
+        fitted(name, graph, memory_gib=6e-8)
+    assert fitted(name, graph, memory_gib=7e-8).num_rows == 4

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.item_weights import ItemWeights, weights_tensors
+from braidrec.collaborative.sizes import check_product
 from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
 from braidrec.strict import Strict
@@ -25,7 +26,7 @@ from braidrec.training.stages import AnyStage, Fitted
 
 
 class GraphFilterConfig(Strict):
-    """Nothing to set."""
+    memory_gib: PositiveFloat = 8.0  # what pairs of items may take
 
 
 class GFCFConfig(Strict):
@@ -33,6 +34,7 @@ class GFCFConfig(Strict):
 
     factors: PositiveInt = 128
     alpha: NonNegativeFloat = 0.3
+    memory_gib: PositiveFloat = 8.0  # what pairs of items may take
 
 
 def normalised(matrix: Any, user: float = 0.5, item: float = 0.5) -> Any:
@@ -45,9 +47,10 @@ def normalised(matrix: Any, user: float = 0.5, item: float = 0.5) -> Any:
     return csr_array((values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _stages(parts: Parts, alpha: float, factors: int) -> list[AnyStage]:
+def _stages(name: str, parts: Parts, memory_gib: float, alpha: float = 0.0, factors: int = 0) -> list[AnyStage]:
     def fit() -> Mapping[str, Tensor]:
         matrix = parts.graph.matrix
+        check_product(name, matrix, memory_gib)
         smooth = normalised(matrix)
         tensors = weights_tensors(smooth.T @ smooth)
         if alpha:
@@ -60,11 +63,11 @@ def _stages(parts: Parts, alpha: float, factors: int) -> list[AnyStage]:
 
 
 def filter_stages(config: GraphFilterConfig, parts: Parts) -> list[AnyStage]:
-    return _stages(parts, 0.0, 0)
+    return _stages("graph-filter", parts, config.memory_gib)
 
 
 def gf_cf_stages(config: GFCFConfig, parts: Parts) -> list[AnyStage]:
-    return _stages(parts, config.alpha, config.factors)
+    return _stages("gf-cf", parts, config.memory_gib, config.alpha, config.factors)
 
 
 GRAPH_FILTER = Spec("graph-filter", "graph filter", GraphFilterConfig, filter_stages, fitted=True)

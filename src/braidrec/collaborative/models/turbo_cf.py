@@ -19,6 +19,7 @@ from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.item_weights import ItemWeights, weights_tensors
 from braidrec.collaborative.models.graph_filter import normalised
+from braidrec.collaborative.sizes import check_product
 from braidrec.registry import Spec
 from braidrec.strict import Strict
 from braidrec.training.stages import AnyStage, Fitted
@@ -31,6 +32,7 @@ class TurboCFConfig(Strict):
     alpha: float = Setting(default=0.5, ge=0, le=1)
     power: PositiveFloat = 0.7
     order: Literal[1, 2, 3] = 1
+    memory_gib: PositiveFloat = 8.0  # what pairs of items may take
 
 
 class TurboCF(ItemWeights):
@@ -57,6 +59,7 @@ def weights(matrix: Any, alpha: float, power: float) -> Any:
 
 def stages(config: TurboCFConfig, parts: Parts) -> list[AnyStage]:
     def fit() -> Mapping[str, Tensor]:
+        check_product("turbo-cf", parts.graph.matrix, config.memory_gib)
         return weights_tensors(weights(parts.graph.matrix, config.alpha, config.power))
 
     return [Fitted("fit", TurboCF(parts.num_items, config.order), fit)]
