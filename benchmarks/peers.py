@@ -17,6 +17,11 @@ epoch (a quarter of an hour and more on two cores), which is kept in ``.peers/sa
 trains until its validation nDCG@10 is what RecBole's is by then.  RecBole leaves the items that a user met before among a
 sequence model's candidates, so both sides are judged twice: as RecBole does it, and with those items left out.
 
+``--closed-form`` measures nothing of the above: EASE beside its own steps in bare torch, iALS and recommendations for everybody
+beside ``implicit``, which the Python named by ``--implicit`` has (``pip install implicit`` in an environment of its own):
+
+    python benchmarks/peers.py --closed-form --implicit ENV/bin/python --prepared prepared/ml-1m-shuffled --json closed.json
+
 A machine drifts, so a ratio is taken within a round and the median over rounds is reported with its range; gaps under 1.4x
 in a single round are noise.  ``--json FILE`` replaces the measured parts in that file and leaves its other parts alone.
 """
@@ -105,8 +110,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=_positive, default=20.0, help="timed seconds per measurement (default: 20)")
     parser.add_argument("--rounds", type=int, choices=range(1, 10), default=3, metavar="1..9", help="default: 3")
     parser.add_argument("--threads", type=int, choices=range(1, 257), default=2, metavar="N", help="per side (default: 2)")
+    parser.add_argument("--closed-form", action="store_true", help="EASE beside bare torch, iALS beside implicit, nothing else")
+    parser.add_argument(
+        "--implicit", type=Path, help="--closed-form: a Python that has implicit; left out, that side is missing"
+    )
+    parser.add_argument(
+        "--factors", type=_count, default=100, help="--closed-form: of both sides (default: 100, implicit's own)"
+    )
     parser.add_argument("--json", type=Path, help="also write everything measured to this file, after each measurement")
     options = parser.parse_args(arguments)
+    if options.closed_form and options.prepared is None:
+        parser.error("--prepared DIR is missing: --closed-form reads the training matrix of a prepared data set")
     if options.prepared is None and not options.peer_only and set(options.parts) & set(RANKING):
         parser.error("--prepared DIR is missing: our side trains on a prepared ML-1M directory; or pass --peer-only")
     if options.epoch and "sasrec" not in options.parts:
@@ -128,6 +142,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} must be a positive number of seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return value
 
 
@@ -384,12 +405,65 @@ def combine(
     return found
 
 
+# What is beside what in the table of --closed-form: line, ours, theirs; both are (side, key), and lower seconds are better.
+CLOSED_FORM = (
+    ("EASE, beside its own product, Cholesky and inverse by bare torch", ("braidrec", "ease"), ("braidrec", "ease_bare_torch")),
+    ("iALS, beside implicit's by conjugate gradients", ("braidrec", "ials"), ("implicit", "als")),
+    ("iALS, beside implicit's exact solver", ("braidrec", "ials"), ("implicit", "als_exact")),
+    ("recommend for everybody by EASE, beside implicit's", ("braidrec", "recommend_ease"), ("implicit", "recommend")),
+    ("recommend for everybody by iALS, beside implicit's", ("braidrec", "recommend_ials"), ("implicit", "recommend")),
+)
+
+
+def closed_form(options: argparse.Namespace) -> dict[str, Any]:
+    """Both sides in turn, as often as asked for; every ratio of CPU seconds is within a round."""
+    matrix = HOME / "closed-form.npz"
+    matrix.parent.mkdir(parents=True, exist_ok=True)
+    shape = ["--matrix", str(matrix), "--factors", str(options.factors)]
+    ours = [sys.executable, str(HERE / "peers" / "closed_form_side.py"), "--prepared", str(options.prepared.resolve()), *shape]
+    sides = {"braidrec": ours}
+    if options.implicit is not None:
+        sides["implicit"] = [str(options.implicit), str(HERE / "peers" / "implicit_side.py"), *shape]
+    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    rounds: list[dict[str, Any]] = []
+    for number in range(options.rounds):
+        say(f"round {number + 1} of {options.rounds}")
+        found: dict[str, Any] = {}
+        for side, words in sides.items():
+            own = threads | ({"OPENBLAS_NUM_THREADS": "1"} if side == "implicit" else {})  # it threads by itself, and says so
+            done = subprocess.run(words, env=os.environ | own, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{side} failed; command: {' '.join(words)}\n{done.stderr[-1500:]}")
+            found[side] = json.loads(done.stdout.strip().splitlines()[-1])
+        rounds.append(found)
+    return {"machine": machine(), "threads": options.threads, "factors": options.factors, "rounds": rounds}
+
+
+def closed_form_table(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """CPU seconds of both, medians over rounds, and how many times the other's ours takes (median, range)."""
+    lines = ["| CPU seconds | braidrec | beside | ratio | range |", "|---|--:|--:|--:|--:|"]
+    for title, ours, theirs in CLOSED_FORM:
+        if not all(side in found for found in rounds for side, _ in (ours, theirs)):
+            continue
+        pairs = [tuple(found[side][key]["cpu_seconds"] for side, key in (ours, theirs)) for found in rounds]
+        ratios = [own / other for own, other in pairs]
+        own, other = (median(column) for column in zip(*pairs, strict=True))
+        lines.append(f"| {title} | {own:.2f} | {other:.2f} | {median(ratios):.2f} | {min(ratios):.2f}-{max(ratios):.2f} |")
+    return "\n".join(lines)
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    if options.closed_form:
+        measured_forms = closed_form(options)
+        print(closed_form_table(measured_forms["rounds"]))
+        if options.json:
+            write_json(options.json, measured_forms)
+        return
     archive = source_archive()
     try:
         earlier = read_json(options.json, DataError) if options.json and options.json.exists() else {}

@@ -204,7 +204,7 @@ def test_a_model_of_another_package_is_trained_and_asked_like_any_other(braidrec
     run, other, data = tmp_path / "run", tmp_path / "other", small_runs.dataset().path
     with toy_run.held():
         text = braidrec("fit", "--data", data, "--backbone", "toy", "--out", run)
-        assert re.search(r"^Toy \(ours\): best validation HR@10 0\.\d{4} at step 0; 0 samples/s$", text, re.MULTILINE)
+        assert re.search(r"^Toy \(ours\): validation HR@10 0\.\d{4}; \d+\.\d\d s$", text, re.MULTILINE)
         assert "HR@10 / nDCG@10 in %" in braidrec("evaluate", run)
         text = braidrec("recommend", run, "--user", "10001", "-k", "2")
         assert "score" in text

@@ -358,12 +358,13 @@ def fit(
     run = fit_config(config, out or Path("runs") / Path(request.data).name / name, dataset=data_set)
     if config.knowledge and not run.task.reads_text(config):
         _print(f"note: {', '.join(config.knowledge)}: not read, for {run.title} reads no text")
-    best, speed, tables = run.record["best"], run.record["training"]["samples_per_second"], run.record["choices"].get("tables")
-    _print(
-        f"{run.title}: best validation {run.headline} at step {best['step']:,}; "
-        f"{speed:,.0f} samples/s{f', tables {tables}' if tables else ''}\n"
-        f"{run.path}\nnext: braidrec evaluate {run.path}"
-    )
+    best, training, tables = run.record["best"], run.record["training"], run.record["choices"].get("tables")
+    if training["steps"]:
+        reached = f"best validation {run.headline} at step {best['step']:,}"
+        speed = f"{training['samples_per_second']:,.0f} samples/s{f', tables {tables}' if tables else ''}"
+    else:  # fitted at once
+        reached, speed = f"validation {run.headline}", f"{training['seconds']:.2f} s"
+    _print(f"{run.title}: {reached}; {speed}\n{run.path}\nnext: braidrec evaluate {run.path}")
     if run.sized:
         _print(f"note: {run.sized}")
     for warning in run.warnings:

@@ -100,7 +100,10 @@ def test_low_rank_of_full_rank_is_exact_and_less_is_nearer_the_more_there_is() -
 def test_what_does_not_fit_is_of_low_rank_or_names_the_bytes() -> None:
     graph, text = random_graph(), random_text()
     tiny = 1e-6
-    assert fitted("ease", graph, memory_gib=tiny).dense is None  # type: ignore[attr-defined]
+    low = fitted("ease", graph, memory_gib=tiny)
+    assert low.dense is None  # type: ignore[attr-defined]
+    assert "EASE of rank 15: the exact form holds two item-item matrices, 2,048 bytes for 15 items" in low.remarks[0]
+    assert not fitted("ease", graph).remarks
     with pytest.raises(
         ConfigError,
         match=r"3 dense item-item matrices of 15 items take 3,072 bytes, memory_gib = 1e-06 allows 1,073; raise "
@@ -318,3 +321,23 @@ def test_a_model_is_a_module_whose_buffers_are_all_there_is() -> None:
         assert model.num_rows == 16
         assert not list(model.parameters())
     assert torch.equal(fitted("ease", random_graph(), penalty=2.0).dense, ease(random_graph().matrix, 2.0))  # type: ignore[attr-defined]
+
+
+def test_items_that_nobody_has_are_scored_times_cold_with_their_shares() -> None:
+    graph, text = random_graph(items=15), random_text(16)
+    wider = graph_of(np.column_stack([graph.user, graph.item]), 40, 16)  # nobody has item 16
+    items = torch.tensor([1, 4, 9])
+    for form in ("stack", "regularise"):
+        one, three = (fitted("ease", wider, text, text=form, cold=cold) for cold in (1.0, 3.0))
+        before, after = (each.scores(some_baskets()) for each in (one, three))
+        assert torch.equal(before[:, :16], after[:, :16])
+        assert torch.allclose(3 * before[:, 16], after[:, 16])
+        for left, right in zip(one.shares(items, 16), three.shares(items, 16), strict=True):
+            assert left is not None
+            assert right is not None
+            assert torch.allclose(3 * left, right)
+        grown = [twin(each) for each in (one, three)]  # type: ignore[type-var]
+        for each in grown:
+            each.add(text[3:4])  # type: ignore[attr-defined]
+        plain, boosted = (each.scores(some_baskets())[:, 17] for each in grown)  # type: ignore[attr-defined]
+        assert torch.allclose(3 * plain, boosted)

@@ -12,8 +12,12 @@ import torch
 from small_worlds import fitted, recall, two_causes
 
 from braidrec.collaborative.contracts import MatrixModel
+from braidrec.collaborative.models.ease import COLD
 from braidrec.collaborative.scoring import RowsScorer, part_rows, training_graph
+from braidrec.collaborative.task import TASK as ROOM
+from braidrec.config import RunRequest, resolve
 from braidrec.evaluation.retrieval import rank_targets
+from braidrec.training.stages import Fitted
 
 MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "behaviour": ("ease", {"penalty": 5.0}),
@@ -67,3 +71,19 @@ def test_both_halves_together_are_worth_more_than_either() -> None:
     both = recall(data, model_of("stack"))
     for alone in ("behaviour", "meaning"):
         assert both > 1.1 * recall(data, model_of(alone)), alone
+
+
+def test_the_weight_of_items_that_nobody_has_is_what_serves_validation_best() -> None:
+    """In this world the texts of a topic say much, so items that nobody has yet are worth more than their small scores."""
+    data, text = two_causes()
+    request = RunRequest(
+        data="-", task="collaborative", backbone="ease", knowledge=("k",), model={"cold": "valid", "penalty": 50}
+    )
+    plan = ROOM.plan(resolve(request, "test"), data, text.numpy(), show_progress=False)
+    [stage] = plan.stages
+    assert isinstance(stage, Fitted)
+    with torch.no_grad():
+        tensors = stage.fit()
+    boost = tensors["boost"][-1].item() if "boost" in tensors else 1.0
+    assert boost in COLD
+    assert boost > 1

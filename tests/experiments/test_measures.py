@@ -24,7 +24,7 @@ from braidrec.registry import TASKS
 from braidrec.runs.run import load
 from small_sequences import LAST_TWO, tables_of
 
-RANKING, SEQUENTIAL = TASKS["ranking"].metrics, TASKS["sequential"].metrics
+RANKING, SEQUENTIAL, COLLABORATIVE = (TASKS[name].metrics for name in ("ranking", "sequential", "collaborative"))
 COMMITTED = sorted((Path(__file__).parents[2] / "results").glob("*/cells/*.json"))
 
 
@@ -62,7 +62,7 @@ def test_a_cell_of_a_next_item_model_is_read_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: f"{file.parts[-3]}/{file.stem}")
 def test_every_committed_cell_has_what_tables_need(file: Path) -> None:
-    metrics = RANKING if file.parts[-3].startswith("disco") else SEQUENTIAL
+    metrics = {"disco": RANKING, "linear": COLLABORATIVE}.get(file.parts[-3].partition("-")[0], SEQUENTIAL)
     cell = read_cell(file, metrics)
     assert f"{cell['row']}-s{cell['seed']}" == file.stem
     assert all(0 < value_of(cell, metric.key) < 1 for metric in metrics)

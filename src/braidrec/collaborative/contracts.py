@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,12 +26,14 @@ class Parts:
     """What a model is built from.  Of a saved one, ``data`` is None: its tensors are put in afterwards.
 
     text: vectors of I + 1 rows, None where the model reads none    device: where large matrices are solved, the CPU for None
+    judge: of a module whose users have what a graph says: the monitored metric of the validation part
     """
 
     num_items: int
     data: Graph | None = None
     text: TextTable | None = None
     device: torch.device | None = None
+    judge: Callable[[nn.Module, Graph], float] | None = None
 
     @property
     def graph(self) -> Graph:
@@ -53,6 +55,11 @@ class MatrixModel(Protocol):
     @property
     def stand_in(self) -> str:
         return ""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a reader of its recommendations must know, such as a form that stands in for another."""
+        return ()
 
     @property
     def num_rows(self) -> int:

@@ -125,12 +125,21 @@ class ItemWeights(nn.Module, MatrixModel):
 
 
 class TextWeights(ItemWeights):
-    """Item weights that know text, so that an item joins by it.  Who inherits says what text makes of an item."""
+    """Item weights that know text, so that an item joins by it.  Who inherits says what text makes of an item.
 
-    def __init__(self, num_items: int, cold: float = 1.0):
+    boost (I + 2,): what the score of each item is multiplied by, and last that of items that come later; None: by 1
+    """
+
+    boost: Tensor | None
+
+    def __init__(self, num_items: int):
         super().__init__(num_items)
-        self.cold = cold
         self.text = TextSide()
+        self.register_buffer("boost", None)
+
+    def _scores(self, baskets: Baskets) -> Tensor:
+        found = super()._scores(baskets)
+        return found if self.boost is None else found.mul_(self.boost[:-1])
 
     @property
     def reads_text(self) -> bool:
@@ -151,6 +160,7 @@ class TextWeights(ItemWeights):
     def add(self, vectors: Tensor) -> None:
         new = self.text.prepared(vectors)
         self.late = new if self.late is None else torch.cat([self.late, new])
-        self.added = self.cold * self.text_column(self.late)
-        among = self.cold * self.text_among(self.late)
+        cold = 1.0 if self.boost is None else self.boost[-1]
+        self.added = cold * self.text_column(self.late)
+        among = cold * self.text_among(self.late)
         self.among = among - torch.diag(among.diagonal())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from braidrec.collaborative.scoring import score
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import RunError, remedy
+from braidrec.evaluation.closed_form import interactions
 from braidrec.layers.twins import twin
 from braidrec.task import Added, Described, Floats, Reason, Rows, Saved
 from braidrec.training.devices import place_of
@@ -70,10 +72,8 @@ class CollaborativeModel:
                 f"{self.config.title}: what a known user has stands in the log, which this model was loaded without; "
                 f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
-        log = self.data.log
-        events = log.slot_event[int(log.start[user]) : int(log.start[user + 1])]
-        liked = log.item[events[log.label[events] > 0]]
-        return Past(np.unique(np.concatenate([liked, more])), np.unique(np.concatenate([log.item[events], more])))
+        own = [part.indices[part.indptr[user] : part.indptr[user + 1]] for part in self._log]
+        return Past(*(np.unique(np.concatenate([part, more])) if len(more) else part for part in own))
 
     def seen(self, past: Past) -> Rows:
         return past.met
@@ -97,7 +97,7 @@ class CollaborativeModel:
         return sorted(found, key=lambda each: -each.share)
 
     def notes(self, *, new_user: bool, added: int) -> list[str]:
-        found = []
+        found = list(self._net.remarks)
         if new_user:
             found.append(
                 "a new user is known by the items given, in whatever order; without any, the items that most have come first"
@@ -132,6 +132,14 @@ class CollaborativeModel:
             base=self.module if self.base is None else self.base,
             added=vectors if self.added is None else torch.cat([self.added, vectors]),
         )
+
+    @cached_property
+    def _log(self) -> tuple[Any, Any]:
+        """What every user of the data has, and has met, (U + 1, I + 1) sparse rows each."""
+        assert self.data is not None
+        log, shape = self.data.log, (self.data.num_users + 1, self.data.num_items + 1)
+        liked = log.label > 0
+        return interactions(log.user[liked], log.item[liked], shape), interactions(log.user, log.item, shape)
 
     @property
     def _net(self) -> MatrixModel:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from braidrec import collaborative
 from braidrec.collaborative.config import CollaborativeConfig
 from braidrec.collaborative.contracts import MatrixModel, Parts, kept_module
+from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.model import ADDED, COUNTS, CollaborativeModel
 from braidrec.collaborative.scoring import Held, RowsScorer, part_rows, training_graph, user_slices, validation
 from braidrec.config import RunConfig
@@ -53,8 +54,13 @@ class CollaborativeTask:
         if text is not None:
             _check_finite(data, text)
             table = TextTable(torch.as_tensor(text))
-        stages = _stages(config, Parts(data.num_items, graph, table, device_of(config.training.accelerator)))
-        module, counts = kept_module(stages), torch.from_numpy(graph.item_counts)
+        counts, monitor = torch.from_numpy(graph.item_counts), cast(CollaborativeConfig, config.model).monitor
+
+        def judge(judged: nn.Module, known: Graph) -> float:
+            return validation(Held(part_rows(data, "valid").rows, known), counts)(judged)[monitor]
+
+        stages = _stages(config, Parts(data.num_items, graph, table, device_of(config.training.accelerator), judge))
+        module = kept_module(stages)
 
         def batches(stage: Stage) -> Batches:
             raise ConfigError(f"stage '{stage.name}': whole models of this task are fitted at once")
@@ -71,7 +77,7 @@ class CollaborativeTask:
             return CollaborativeModel(config, module, counts, {"items": data.num_items}, data)
 
         names = [stage.name for stage in stages]
-        return Plan(stages, batches, of_stage, cast(CollaborativeConfig, config.model).monitor, keep, names)
+        return Plan(stages, batches, of_stage, monitor, keep, names)
 
     def load(
         self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None

@@ -40,7 +40,7 @@ def gram(matrix: Any) -> Tensor:
     rows, columns = matrix.shape
     lengths = np.diff(matrix.indptr).astype(np.float64)
     if float((lengths**2).sum()) < _DENSE * matrix.nnz * columns:
-        return torch.from_numpy((matrix.T @ matrix).toarray())
+        return torch.from_numpy((matrix.T @ matrix).toarray(order="C"))
     found = torch.zeros(columns, columns)
     step = max(1, _CELLS // columns)
     for first in range(0, rows, step):
@@ -66,14 +66,16 @@ def item_cosine(matrix: Any, shrink: float = 20.0) -> Any:
 
 
 def inverse(spd: Tensor, what: str) -> Tensor:
-    """The inverse of a symmetric positive definite matrix (n, n) float32 by Cholesky, whose memory is used up.
+    """The inverse of a symmetric positive definite matrix (n, n) float32 by Cholesky, in its own memory.
 
     Raises DataError, naming ``what`` must be larger, where it is not positive definite to float32.
     """
-    factor, fault = torch.linalg.cholesky_ex(spd)
+    spd, fault = spd.contiguous(), torch.empty((), dtype=torch.int32, device=spd.device)
+    torch.linalg.cholesky_ex(spd, out=(spd, fault))
     if int(fault):
         raise DataError(f"the item-item matrix is not positive definite to float32 (row {int(fault)}); use a larger {what}")
-    return torch.cholesky_inverse(factor).mT  # symmetric, and LAPACK's columns are torch's rows
+    torch.cholesky_inverse(spd, out=spd)
+    return spd
 
 
 def ease_weights(precision: Tensor) -> Tensor:

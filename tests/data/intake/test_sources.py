@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import subprocess
@@ -13,7 +14,7 @@ import polars as pl
 import pytest
 
 from braidrec.data.intake import sources
-from braidrec.data.intake.sources import DATA_SETS, PublicDataset, locate, public_dataset, read_public
+from braidrec.data.intake.sources import DATA_SETS, PublicDataset, locate, public_dataset, read_public, rlmrec
 from braidrec.data.intake.sources.public import archive_members
 from braidrec.data.tables import Tables
 from braidrec.errors import DataError
@@ -202,3 +203,22 @@ def test_prime_pantry(real: str) -> None:
     assert len(following) == 4_046
     assert log.filter(pl.col("user") == "A0526222H977CBZM4DK7").rows()[0] == ("A0526222H977CBZM4DK7", "B00099XNXS", 0)
     assert not any("not the copy" in note for note in tables.report.notes)
+
+
+def write_rlmrec(folder: Path, pairs: str, items: str = "item,asin\n0,A\n1,B\n", users: str = "user,reviewerID\n0,U\n") -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in (("interactions", pairs), ("items", items), ("users", users)):
+        with gzip.open(folder / f"{name}.csv.gz", "wt") as stream:
+            stream.write(text)
+    return folder
+
+
+def test_the_layout_of_rlmrec_is_pairs_with_a_ready_made_split(tmp_path: Path) -> None:
+    folder = write_rlmrec(tmp_path, "user,item,split\n0,0,train\n0,1,val\n0,1,test\n")
+    tables = rlmrec.read_layout(folder, "small", {"users": 1, "items": 2, "train": 1, "val": 1, "test": 1})
+    assert tables.interactions["split"].to_list() == ["train", "valid", "test"]
+    assert (tables.schema.part, tables.schema.clock) == ("split", None)
+    with pytest.raises(DataError, match="not the published rlmrec-amazon-book: 1 users instead of 11,000"):
+        rlmrec.read(folder)
+    with pytest.raises(DataError, match="no column 'split'"):
+        rlmrec.read_layout(write_rlmrec(tmp_path, "user,item,part\n0,0,train\n"), "small", {})

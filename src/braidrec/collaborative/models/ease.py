@@ -6,7 +6,8 @@
     regularise   + kappa ||B - B_S||^2, B_S the EASE of S with text_penalty (the form of L3AE):
                  P = (G + (lambda + kappa) I)^-1, B = EASE by P + Q - P diag(Q_jj / P_jj), Q = kappa P B_S
 
-An item that came later has the column that the same problem gives an item of its text that nobody has, times ``cold``.
+An item that came later has the column that the same problem gives an item of its text that nobody has.  The scores of both are
+small beside those of items with behaviour; ``cold`` multiplies them.
 Explanation: what item i brings to the score of j is B_ij; its text share is what text alone puts into it, for the right-hand
 side of the normal equations is a sum of what users did and what text says.
 Low rank, where the dense matrices are larger than ``memory_gib``, or by ``rank``: the same with G's leading eigenvectors V and
@@ -15,23 +16,28 @@ f = e / (e + lambda) of its eigenvalues e alone: B = (V diag(f) V^T - diag(d)) d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field as Setting
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from braidrec.collaborative.contracts import Parts
+from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.item_weights import ItemWeights, TextSide, TextWeights
 from braidrec.collaborative.sizes import GIB, check_bytes, matrix_bytes
 from braidrec.evaluation.closed_form import ease_weights, gram, gram_times, inverse, leading_vectors
 from braidrec.layers.text import TextTable
 from braidrec.registry import Spec
 from braidrec.strict import Strict
-from braidrec.training.stages import AnyStage, Fitted
+from braidrec.training.stages import AnyStage, Fitted, put_fitted
 
+COLD = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+HIDDEN = 0.1  # of the items, for the weight of those that nobody has
 OWN_RANK = 512  # where the exact form does not fit
 
 
@@ -43,7 +49,7 @@ class EASEConfig(Strict):
     weight: NonNegativeFloat = 10.0  # of the text rows, stacked
     text_penalty: PositiveFloat = 1.0  # of B_S
     pull: NonNegativeFloat = 50.0  # towards B_S
-    cold: PositiveFloat = 1.0  # times the score of items that came later
+    cold: PositiveFloat | Literal["valid"] = 1.0  # times the score of items that nobody has; valid: as validation chooses
     rank: int | None = Setting(default=None, ge=1)  # None: exact where it fits
     memory_gib: PositiveFloat = 8.0  # what the item-item matrices may take
 
@@ -58,10 +64,14 @@ class TextEASE(TextWeights):
     solver: Tensor | None
 
     def __init__(self, num_items: int, config: EASEConfig):
-        super().__init__(num_items, config.cold)
+        super().__init__(num_items)
         self.config = config
         for name in ("diagonal", "by_text", "solver"):
             self.register_buffer(name, None)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return remarks_of(self.config, self.num_items)
 
     def text_column(self, vectors: Tensor) -> Tensor:
         if self.solver is not None:
@@ -78,15 +88,16 @@ class TextEASE(TextWeights):
     def text_shares(self, items: Tensor, target: int) -> Tensor | None:
         if target > self.num_items or bool((items > self.num_items).any()):
             return self.column_of(items, target)
+        scale = 1.0 if self.boost is None else self.boost[target]
         if self.by_text is not None:
-            return self.by_text[items, target]
+            return scale * self.by_text[items, target]
         if self.dense is None or self.diagonal is None:
             return None
         similar = self.text.vectors @ self.text.vectors[target]
         similar[target] = 0
         own = self._precision_rows(torch.cat([items, items.new_tensor([target])]))
         along = own @ similar
-        return self.config.weight * (along[:-1] - own[:-1, target] * along[-1] / own[-1, target])
+        return scale * self.config.weight * (along[:-1] - own[:-1, target] * along[-1] / own[-1, target])
 
     def _precision_rows(self, items: Tensor) -> Tensor:
         """P's rows (n, I + 1), which B and P's diagonal tell."""
@@ -110,25 +121,70 @@ class TextEASE(TextWeights):
         return found if self.by_text is None else found + self.by_text @ scaled
 
 
+class EASE(ItemWeights):
+    """Without text."""
+
+    def __init__(self, num_items: int, config: EASEConfig):
+        super().__init__(num_items)
+        self.config = config
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return remarks_of(self.config, self.num_items)
+
+
+def remarks_of(config: EASEConfig, num_items: int) -> list[str]:
+    """That a form of low rank stands in, and for how much; how much it loses is the data's own."""
+    rank = None if config.text == "regularise" else low_rank(config, num_items)
+    if rank is None:
+        return []
+    exact = f"the exact form holds two item-item matrices, {matrix_bytes(num_items, 2):,} bytes for {num_items:,} items"
+    remedy = "compare it with ials, or raise model.backbone.memory_gib where the machine has the memory"
+    return [f"EASE of rank {rank}: {exact}; low rank can lose much of the quality, so {remedy}"]
+
+
 def stages(config: EASEConfig, parts: Parts) -> list[AnyStage]:
-    if config.text == "none":
-        module: ItemWeights = ItemWeights(parts.num_items)
-    else:
-        module = TextEASE(parts.num_items, config)
+    module: ItemWeights = (EASE if config.text == "none" else TextEASE)(parts.num_items, config)
 
     def fit() -> Mapping[str, Tensor]:
-        side = {} if config.text == "none" else TextSide.tensors(_text(parts))
-        text = side.get("text.vectors")
-        if config.text == "regularise":
-            check_bytes("ease, text = 'regularise'", parts.num_items, 3, config.memory_gib, "text = 'stack'")
-            assert text is not None
-            return side | fit_regularised(parts, text, config)
-        rank = low_rank(config, parts.num_items)
-        if rank is not None:
-            return side | fit_low_rank(parts, text, config, rank)
-        return side | fit_exact(parts, text, config)
+        if config.text == "none":
+            return fit_form(parts, None, config)
+        side = TextSide.tensors(_text(parts))
+        cold = calibrated(parts, side, config) if config.cold == "valid" else config.cold
+        boost = {} if cold == 1 else {"boost": boost_of(parts.graph, cold)}
+        return side | fit_form(parts, side["text.vectors"], config) | boost
 
     return [Fitted("fit", module, fit)]
+
+
+def fit_form(parts: Parts, text: Tensor | None, config: EASEConfig) -> dict[str, Tensor]:
+    if config.text == "regularise":
+        check_bytes("ease, text = 'regularise'", parts.num_items, 3, config.memory_gib, "text = 'stack'")
+        assert text is not None
+        return fit_regularised(parts, text, config)
+    rank = low_rank(config, parts.num_items)
+    return fit_exact(parts, text, config) if rank is None else fit_low_rank(parts, text, config, rank)
+
+
+def boost_of(graph: Graph, cold: float) -> Tensor:
+    """(I + 2,) ``cold`` for items that nobody has, and for those that come later."""
+    return torch.from_numpy(np.where(np.append(graph.item_counts, 0) == 0, cold, 1.0).astype(np.float32))
+
+
+def calibrated(parts: Parts, side: Mapping[str, Tensor], config: EASEConfig) -> float:
+    """The multiple of ``COLD`` that serves validation best where a tenth of the items, at random, are hidden from training."""
+    assert parts.judge is not None
+    graph = parts.graph
+    met = np.flatnonzero(graph.item_counts)
+    hidden = np.random.default_rng(0).permutation(met)[: max(1, round(HIDDEN * len(met)))]
+    known = graph.masked(~np.isin(graph.item, hidden))
+    module = TextEASE(parts.num_items, config)
+    put_fitted(module, {**side, **fit_form(replace(parts, data=known), side["text.vectors"], config)})
+    values = {}
+    for cold in COLD:
+        put_fitted(module, {"boost": boost_of(known, cold)})
+        values[cold] = parts.judge(module, known)
+    return max(values, key=lambda cold: values[cold])
 
 
 def low_rank(config: EASEConfig, num_items: int) -> int | None:

@@ -26,7 +26,7 @@ from braidrec.registry import Spec
 from braidrec.strict import Strict
 from braidrec.training.stages import AnyStage, Fitted
 
-_CELLS = 1 << 21  # numbers of gathered factors at a time
+_CELLS = 1 << 19  # numbers of gathered factors at a time
 
 
 class IALSConfig(Strict):
@@ -99,7 +99,8 @@ def solve(start: np.ndarray[Any, Any], column: np.ndarray[Any, Any], other: Tens
         real = np.arange(longest) < counts[rows][:, None]
         places = np.where(real, column[np.minimum(slots, len(column) - 1)], len(other))
         chosen = torch.from_numpy(rows).to(other.device)
-        found[chosen] = _batch(turned[torch.from_numpy(places).to(other.device)], scale[chosen], config.alpha)
+        own = turned.index_select(0, torch.from_numpy(places.ravel()).to(other.device)).view(*places.shape, width)
+        found[chosen] = _batch(own, scale[chosen], config.alpha)
         first = last
     return found @ turn.T
 

@@ -26,7 +26,11 @@ def _tiers(*groups: str) -> _Tiers:
     return tuple(_names(group) for group in groups)
 
 
-_USER = _tiers("userid user uid", "reviewerid customerid memberid visitorid accountid listenerid readerid", "sessionid session")
+_USER = _tiers(
+    "userid user uid",
+    "reviewerid customerid customer memberid member visitorid visitor accountid listenerid readerid",
+    "sessionid session",
+)
 _ITEM = _tiers(
     "itemid item iid",
     "movieid movie productid product asin sku bookid book isbn songid song trackid track artistid artist newsid news articleid "

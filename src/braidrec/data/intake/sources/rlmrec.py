@@ -70,4 +70,6 @@ DATASET = PublicDataset(
     sha256=_SHA256,
     notes="11,000 users, 9,332 items, 120,464 + 40,290 + 40,106 pairs by a ready-made split; no time, no order, no text",
     split=SplitConfig(kind="given"),
+    sequences="all",
+    duplicates="keep",
 )
