@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import small_runs
 from braidrec.config import read_request
+from braidrec.data.dataset import Dataset
 from braidrec.errors import BraidError, ConfigError, RunError
 from braidrec.files import read_json, sha256, write_json
 from braidrec.runs.directory import digest_of_json
@@ -141,3 +145,28 @@ def test_deep_and_huge_toml_is_our_error(text: str, tmp_path: Path) -> None:
         with pytest.raises(BraidError, match=r"a\.toml"):
             call()
     assert [each.name for each in tmp_path.iterdir()] == ["a.toml"]
+
+
+COUNT = 200
+COLUMNS: dict[str, Callable[[], pl.Series]] = {
+    "duration": lambda: pl.Series([datetime.timedelta(seconds=at) for at in range(COUNT)]),
+    "time of day": lambda: pl.Series([datetime.time(1, 2, at % 60) for at in range(COUNT)]),
+    "binary": lambda: pl.Series([b"ab"] * COUNT),
+    "struct": lambda: pl.Series([{"a": 1}] * COUNT),
+    "object": lambda: pl.Series([object()] * COUNT, dtype=pl.Object),
+    "decimal": lambda: pl.Series([1] * COUNT).cast(pl.Decimal(10, 2)),
+    "null": lambda: pl.Series([None] * COUNT),
+    "array": lambda: pl.Series([[1, 2]] * COUNT, dtype=pl.Array(pl.Int64, 2)),
+    "nested": lambda: pl.Series([[["a"]]] * COUNT),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_column_of_any_type_in_any_role_is_read_or_refused(kind: str, tmp_path: Path) -> None:
+    tables = small_runs.rich_tables()
+    log = tables.interactions.head(COUNT)
+    for role in ("time", "rating", "user", "item", "device", "hour", "tags", "weight"):
+        odd = log.with_columns(COLUMNS[kind]().alias(role))
+        with contextlib.suppress(BraidError):
+            Dataset.from_frames(odd, items=tables.items, users=tables.users, path=tmp_path / role, schema=tables.schema)
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
