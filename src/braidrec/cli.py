@@ -111,7 +111,7 @@ def main() -> None:
             app(prog_name="braidrec")
     except (BraidError, OSError) as error:
         tell("error: " + " ".join(str(error).split()))
-        sys.exit(2)
+        sys.exit(error.exit_code if isinstance(error, BraidError) else 2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # how Typer ends on Ctrl-C, without a word
             tell("interrupted; the same command goes on where it stopped")

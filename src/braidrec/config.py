@@ -63,7 +63,7 @@ class RunRequest(Strict):
     backbone: str | None = None
     enhance: Names = ()  # one name or several
     preset: str = "ours"
-    seed: int = Setting(default=42, ge=0)
+    seed: int = Setting(default=42, ge=0, lt=2**32)  # what NumPy and torch both take
     # to rank logs of positives only: drawn per positive, whose sample weight they take; default: as the data set was prepared
     negatives: int | None = Setting(default=None, ge=1)
     model: dict[str, Any] = Setting(default_factory=dict)
@@ -202,7 +202,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {change!r}: expected key=value, such as model.dim=64")
         try:
             value: Any = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text.strip()
         for part in reversed(key.split(".")):
             value = {part.strip(): value}
@@ -465,7 +465,7 @@ def _read_toml(path: Path, what: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: {what} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+    except (ValueError, RecursionError) as cause:  # no TOML, no UTF-8, numbers or tables beyond any size
         raise ConfigError(f"{path}: not valid TOML ({cause})") from None
     except OSError as cause:
         raise ConfigError(f"{path}: {what} cannot be read ({cause.strerror})") from None

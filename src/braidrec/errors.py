@@ -19,6 +19,8 @@ class BraidError(Exception):
     Its words hold no key, and nothing that steers a terminal: no place that raises, logs or prints one has to think of it.
     """
 
+    exit_code = 2  # of a command that ends with it
+
     def __init__(self, *words: object):
         super().__init__(*(plain(each) if isinstance(each, str) else each for each in words))
 

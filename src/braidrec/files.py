@@ -49,6 +49,21 @@ def writing(path: Path) -> Iterator[None]:
         ) from cause
 
 
+@contextlib.contextmanager
+def understanding(path: Path, error: type[BraidError]) -> Iterator[None]:
+    """Raise ``error``, naming ``path``, where what is there is whole but lacks a key, a tensor or a shape."""
+    try:
+        yield
+    except BraidError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as cause:
+        first = (str(cause).strip().splitlines() or ["no reason given"])[0]
+        raise error(
+            f"{path}: not what this version writes ({type(cause).__name__}: {first}); it was changed or made by another one: "
+            "bring it back from a copy, or make it again"
+        ) from cause
+
+
 def _of_the_disk(cause: Exception) -> bool:
     if isinstance(cause, OSError):  # NumPy gives that of a short write no number, and shutil that of a tree
         return cause.errno in _DISK or isinstance(cause, shutil.Error) or " requested and " in str(cause)
@@ -133,7 +148,7 @@ def read_json(path: Path, error: type[BraidError]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: the file does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as cause:
+    except (ValueError, RecursionError) as cause:
         raise error(f"{path}: not valid JSON ({cause}); the file is damaged, make it again") from None
 
 

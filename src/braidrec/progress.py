@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator
 from braidrec.shown import tell
 
 Advance = Callable[[int], None]
+_EVERY = 30.0  # seconds between two lines of output that is not a terminal
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int, unit: str, *, show: bool = True) -> Iterator[Advance]:
-    """Yield ``advance(n)``.  On a terminal a bar; elsewhere one line at the end, and only if it took over two seconds."""
+    """Yield ``advance(n)``.  On a terminal a bar; elsewhere a line every 30 seconds, and one at the end if it took over two."""
     if not show:
         yield lambda count: None
         return
     if not sys.stderr.isatty():
-        yield from _quiet(title, unit)
+        yield from _quiet(title, total, unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,12 +45,17 @@ def progress(title: str, total: int, unit: str, *, show: bool = True) -> Iterato
         yield advance
 
 
-def _quiet(title: str, unit: str) -> Iterator[Advance]:
-    done, started = 0, time.monotonic()
+def _quiet(title: str, total: int, unit: str) -> Iterator[Advance]:
+    done = 0
+    started = said = time.monotonic()
 
     def advance(count: int) -> None:
-        nonlocal done
+        nonlocal done, said
         done += count
+        now = time.monotonic()
+        if now - said >= _EVERY:
+            said = now
+            tell(f"{title}: {done:,} of {total:,} {unit} ({done / (now - started):,.0f} {unit}/s)")
 
     yield advance
     seconds = time.monotonic() - started

@@ -383,7 +383,7 @@ def _encoder_values(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
         try:
             values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+        except (OSError, ValueError, RecursionError) as cause:
             raise ConfigError(f"{name}: cannot be read as an encoder's settings ({cause})") from None
         return parse(_EncoderFile, values, name).encoder.model_dump()
     if name not in ENCODERS:

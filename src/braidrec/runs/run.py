@@ -25,7 +25,7 @@ from braidrec.data.intake.readers import to_frame
 from braidrec.data.schema import Schema
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy, suggest
 from braidrec.evaluation.report import Report
-from braidrec.files import load_tensors, read_json, save_tensors, write_atomic, write_json
+from braidrec.files import load_tensors, read_json, save_tensors, understanding, write_atomic, write_json
 from braidrec.registry import TASKS
 from braidrec.runs.added import Additions, load_added, save_added
 from braidrec.runs.additions import encode_additions, read_late
@@ -570,6 +570,11 @@ def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders
     path, device = path_of(path, "path"), device_of(accelerator)
     if dataset is not None:
         instance_of(dataset, Dataset, "dataset", "open a prepared folder with Dataset.open(path)")
+    with understanding(path, RunError):
+        return _opened(path, dataset, knowledge, device)
+
+
+def _opened(path: Path, dataset: Dataset | None, knowledge: Folders, device: torch.device) -> Run:
     config, record = read_run(path)
     if knowledge is not None:
         bases = _bases(path, config, record, knowledge)
@@ -591,7 +596,11 @@ def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders
         return _bases(path, config, record).matrix(data)
 
     task: Task = config.chosen.task.room()
-    model = task.load(config, load_model(path), data, text)
+    saved = load_model(path)
+    for name, tensor in saved.tensors.items():
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise RunError(f"{path}: its weights hold NaN ('{name}'), so it can rank nothing; train it again")
+    model = task.load(config, saved, data, text)
     model.module.to(device)
     for more in (added, None if grown is None else grown.late):
         if more is not None and len(more):
@@ -599,7 +608,9 @@ def load(path: Path | str, *, dataset: Dataset | None = None, knowledge: Folders
     if grown is not None and grown.late is not None:
         catalogue = catalogue.with_added(grown.late.ids, grown.late.titles)
     kept = added.ids if added is not None else ()
-    return Run(path, config, record, model, catalogue, dataset, grown=grown, kept=kept)
+    run = Run(path, config, record, model, catalogue, dataset, grown=grown, kept=kept)
+    _ = run.title, run.headline, "".join(run.warnings)  # what its record must hold is asked for while it is opened
+    return run
 
 
 def _growth(path: Path, config: RunConfig, record: Mapping[str, Any], dataset: Dataset, catalogue: Catalogue) -> Grown:

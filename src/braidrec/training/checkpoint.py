@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.errors import BraidError, RunError, WriteError
-from braidrec.files import load_tensors, new_directory, read_json, save_tensors, write_json
+from braidrec.files import load_tensors, new_directory, read_json, save_tensors, understanding, write_json
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -60,9 +60,10 @@ def write_archive(path: Path, archive: Archive) -> None:
 
 def read_archive(path: Path) -> Archive:
     """Read an archive, every digest checked.  Raises RunError when it is incomplete, damaged or of another format."""
-    facts, digests = _read_manifest(path)
-    files = {name: load_tensors(path / f"{name}.safetensors", digest, RunError) for name, digest in digests.items()}
-    return Archive(files, facts)
+    with understanding(path, RunError):
+        facts, digests = _read_manifest(path)
+        files = {name: load_tensors(path / f"{name}.safetensors", digest, RunError) for name, digest in digests.items()}
+        return Archive(files, facts)
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -22,7 +22,7 @@ class PhaseTraining(Strict):
     max_epochs: int | None = Setting(default=None, ge=1)
     min_epochs: int | None = Setting(default=None, ge=0)
     patience: int | None = Setting(default=None, ge=1)
-    checks_per_epoch: int | None = Setting(default=None, ge=1)
+    checks_per_epoch: int | None = Setting(default=None, ge=1, le=10_000)
 
 
 class TrainingConfig(Strict):
@@ -35,7 +35,7 @@ class TrainingConfig(Strict):
     max_epochs: int = Setting(default=10, ge=1)
     min_epochs: int = Setting(default=0, ge=0)  # patience ends nothing before them: some models sit on a plateau first
     patience: int = Setting(default=4, ge=1)
-    checks_per_epoch: int = Setting(default=2, ge=1)
+    checks_per_epoch: int = Setting(default=2, ge=1, le=10_000)
     clip_norm: float | None = Setting(default=None, gt=0)
     average_epochs: float = Setting(default=0.0, ge=0)  # weights kept are a running mean over about so many epochs
     precision: Precision = "32-true"

@@ -16,6 +16,12 @@ class Interrupted(BaseException):
     """A signal arrived during validation, which may be left at any point."""
 
 
+class Terminated(TrainingError):
+    """SIGTERM ended a training, which can go on from its checkpoint."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
 class Signals:
     """Remembers SIGINT and SIGTERM until the loop has a moment for them; outside the main thread it does nothing."""
 
@@ -52,4 +58,4 @@ class Signals:
 
     def leave(self, where: str) -> None:
         message = f"interrupted {where}; start the same command again to resume"
-        raise KeyboardInterrupt(message) if self.caught == signal.SIGINT else TrainingError(message)
+        raise KeyboardInterrupt(message) if self.caught == signal.SIGINT else Terminated(message)

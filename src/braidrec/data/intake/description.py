@@ -196,7 +196,7 @@ def load_description(path: Path) -> DatasetDescription:
         raise ConfigError(f"{path}: the description does not exist (looked in {path.absolute().parent})") from None
     except OSError as cause:
         raise ConfigError(f"{path}: cannot be read ({cause.strerror or cause}); a TOML file is needed") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as cause:
+    except (ValueError, RecursionError) as cause:
         raise ConfigError(f"{path}: not valid TOML ({cause})") from None
     return parse(DatasetDescription, values, str(path))
 
