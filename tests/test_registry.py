@@ -172,9 +172,7 @@ def twin_task(name: str, backbone: str) -> TaskSpec:
 
 def test_a_name_that_two_tasks_share_needs_its_task() -> None:
     with TASKS.holding(twin_task("shelving", "din")):
-        with pytest.raises(
-            ConfigError, match="backbone 'din' is of ranking and of shelving; say which with task=\"ranking\""
-        ):
+        with pytest.raises(ConfigError, match="backbone 'din' is of ranking and of shelving; say which with task=\"ranking\""):
             task_of("din", None)
         assert task_of("din", "shelving").name == "shelving"
         assert task_of("dcn", None).name == "ranking"

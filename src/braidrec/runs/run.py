@@ -142,7 +142,7 @@ class Run:
         state = "not at hand" if not self.has_data else "at hand" if self._grown is None else "grown since"
         return [
             ("task", f"{config.chosen.task.title} ({config.task}); seed {config.seed}"),
-            ("validation", f"{self.headline} at step {record['best']['step']:,}"),
+            ("validation", self.headline + (f" at step {step:,}" if (step := record["best"]["step"]) else "")),
             *([("warning", "; ".join(self.warnings))] if self.warnings else []),
             ("data", f"{data['name']}{events}, {state}: {config.data}"),
             ("knowledge", ", ".join(config.knowledge) if record["knowledge"] else "reads no text"),
