@@ -13,6 +13,7 @@ from braidrec import quickstart
 from braidrec.data.planted import PlantedConfig
 from braidrec.errors import DataError
 from braidrec.runs.run import load
+from braidrec.runs.tables import reasons
 
 
 def test_the_tour_ends_with_numbers_and_a_second_one_reuses_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,9 +24,19 @@ def test_the_tour_ends_with_numbers_and_a_second_one_reuses_everything(tmp_path:
     shown: list[Any] = []
     quickstart.run(tmp_path, show=shown.append)
     words = "\n".join(each for each in shown if isinstance(each, str))
-    for step in ("[1/5] data: planted (small)", "[2/5]", "[3/5]", "[4/5]", "[5/5]", "120 texts encoded", "next:"):
+    for step in ("[1/6] data: planted (small)", "[2/6]", "[3/6]", "[4/6]", "[5/6]", "[6/6]", "120 texts encoded", "next:"):
         assert step in words
-    assert sum(isinstance(each, Table) for each in shown) == 5
+    tables = [each for each in shown if isinstance(each, Table)]
+    assert len(tables) == 7
+    assert "EASE" in str(tables[-2].columns[-1].header)
+    ease = load(tmp_path / "planted-ease")
+    assert ease.config.knowledge
+    first = ease.recommend(ease.dataset.user_ids[0], k=3, explain=True)[0]
+    assert sum(each.share for each in first.because) == pytest.approx(1)
+    titles, behind = (list(column.cells) for column in tables[-1].columns)
+    assert len(titles) == 3
+    assert titles[0] == first.title
+    assert behind[0] == reasons(first.because)
     model = (tmp_path / "planted-din-disco" / "model.safetensors").stat().st_mtime_ns
     shown.clear()
     quickstart.run(tmp_path, show=shown.append)

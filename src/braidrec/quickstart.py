@@ -1,4 +1,4 @@
-"""The tour in minutes: data, knowledge base, plain and enhanced models of both tasks, their test numbers side by side."""
+"""The tour in minutes: data, knowledge base, plain and enhanced models of two tasks, EASE with text, their test numbers."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def run(out: Path, *, planted: bool = False, show: Callable[[Any], None] = print
     """Prepare, build, fit, evaluate; everything stays under ``out`` and a second call reuses it."""
     from braidrec.runs.fit import fit
     from braidrec.runs.knowledge import build
-    from braidrec.runs.tables import comparison_tables, dataset_tables
+    from braidrec.runs.tables import comparison_tables, dataset_tables, evaluation_table, plain_table, reasons
 
     tables, why = _tables(planted)
-    show(f"[1/5] data: {tables.name} ({why})")
+    show(f"[1/6] data: {tables.name} ({why})")
     path = out / tables.name
     dataset = Dataset.open(path) if path.exists() else Dataset.prepare(tables, path, PrepareSettings())
     show(dataset_tables(dataset)[0])
 
-    show("[2/5] knowledge base: every item's text to a vector")
+    show("[2/6] knowledge base: every item's text to a vector")
     base = out / f"{tables.name}-knowledge"
     show(build(path, base, "offline"))
 
-    show("[3/5] a plain DIN, and the same DIN with DisCo")
+    show("[3/6] a plain DIN, and the same DIN with DisCo")
     plain = fit(dataset, path=out / f"{tables.name}-din", model=_MODEL, training=_TRAINING)
     enhanced = fit(
         dataset, path=out / f"{tables.name}-din-disco", enhance="disco", knowledge=base, model=_MODEL, training=_TRAINING
     )
 
-    show("[4/5] test numbers: all rows, seen and unseen users, warm and cold items")
+    show("[4/6] test numbers: all rows, seen and unseen users, warm and cold items")
     for table in comparison_tables([plain.path, enhanced.path]):
         show(table)
 
-    show("[5/5] what comes next: a plain SASRec, and the same with PAD, ranked over the whole catalogue")
+    show("[5/6] what comes next: a plain SASRec, and the same with PAD, ranked over the whole catalogue")
     followed = dataset
     if tables.name == "planted":
         likes = out / "planted-likes"
@@ -69,7 +69,13 @@ def run(out: Path, *, planted: bool = False, show: Callable[[Any], None] = print
     )
     for table in comparison_tables([sequence.path, padded.path]):
         show(table)
+
+    show("[6/6] what goes with what somebody has: EASE with text, solved at once from the positives of the same log")
+    ease = fit(followed, path=out / f"{tables.name}-ease", backbone="ease", knowledge=base)
+    show(evaluation_table([ease.path], "test", baselines=True))
     someone = followed.user_ids[0]
+    found = ease.recommend(someone, k=3, explain=True)
+    show(plain_table(f"for user {someone}", ("title", "behind it"), [(each.title, reasons(each.because)) for each in found]))
     show(
         "next:\n"
         f"  braidrec recommend {padded.path} --user {someone} -k 5\n"
