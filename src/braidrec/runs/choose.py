@@ -92,6 +92,8 @@ class Choices:
             lines.append((row.model, row.encoder, row.settings, *found, f"{row.seconds:.1f}", row.trouble))
         titles = [f"{metric.title}" for metric in self.shown]
         heads = ("model", "text read by", "settings", *titles, "seconds", "")
+        if not any(row.trouble for row in self.rows):
+            heads, lines = heads[:-1], [line[:-1] for line in lines]
         return plain_table(f"{self.data}, validation part", heads, lines)
 
 
