@@ -44,6 +44,7 @@ def test_the_tour_ends_with_numbers_and_a_second_one_reuses_everything(tmp_path:
     assert any("0 texts encoded" in each for each in shown if isinstance(each, str))
     someone = load(tmp_path / "planted-din-disco").dataset.user_ids[0]
     assert f"--user {someone}" in shown[-1]
+    assert f"recommend {tmp_path / 'planted-ease'} --user {ease.dataset.user_ids[0]} -k 5 --explain" in shown[-1]
     assert load(tmp_path / "planted-din-disco").recommend(someone, k=5)
     assert load(tmp_path / "planted-sasrec-pad").recommend(someone, k=5)
 

@@ -79,6 +79,7 @@ def run(out: Path, *, planted: bool = False, show: Callable[[Any], None] = print
     show(
         "next:\n"
         f"  braidrec recommend {padded.path} --user {someone} -k 5\n"
+        f"  braidrec recommend {ease.path} --user {someone} -k 5 --explain\n"
         f"  braidrec knowledge nearest {base} --text 'a story about space'\n"
         f"  braidrec fit --data {path} --knowledge {base} --backbone deepfm --enhance disco"
     )
