@@ -125,7 +125,7 @@ def quickstart(
         bool, typer.Option("--planted", help="Use the generated planted world even where MovieLens is at hand.")
     ] = False,
 ) -> None:
-    """A tour in minutes: data, knowledge base, a ranker and a next-item model, plain and enhanced, honest test numbers."""
+    """A tour in minutes: data, knowledge base, a ranker, a next-item model, EASE with text, honest test numbers."""
     from braidrec.quickstart import run
 
     run(out, planted=planted, show=_print)
