@@ -328,7 +328,7 @@ def fit(
     out: Out = None,
 ) -> None:
     """Train one model into a run directory; the same command again resumes or loads it."""
-    from braidrec.config import parse_changes, read_request, resolve
+    from braidrec.config import check_names, parse_changes, read_request
     from braidrec.errors import ConfigError
     from braidrec.strict import merge
 
@@ -348,7 +348,7 @@ def fit(
     if file is None and "data" not in given:
         raise ConfigError("fit: give a run file, or --data with a prepared data set")
     request = read_request(file, given)
-    resolve(request, where)  # names and keys, before anything heavy is imported
+    check_names(request, where)  # before anything heavy is imported
     from braidrec.runs.fit import fit_config, prepare_fit
 
     config, data_set = prepare_fit(request, where)

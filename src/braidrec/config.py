@@ -187,6 +187,15 @@ def read_request(path: Path | None, changes: Mapping[str, Any]) -> RunRequest:
     return parse(RunRequest, values, "fit" if path is None else str(path), tables=_tables_below())
 
 
+def check_names(request: RunRequest, where: str) -> None:
+    """`resolve` of what is known before any data are looked at: where those decide what is learned, [model] waits for it.
+
+    Raises ConfigError for names and keys.
+    """
+    open_yet = request.task is None and request.backbone is None and not request.enhance and request.negatives is None
+    resolve(request.model_copy(update={"model": {}}) if open_yet else request, where)
+
+
 def _tables_below() -> dict[str, set[str]]:
     """Keys of [training] and, as far as presets name them, of [model], whose classes would have to be imported."""
     presets = [values for task in TASKS.usable().values() for values in task.model.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ def ordered(kind: str) -> Dataset:
     rows = [(user, 1 + (user + at) % 8, at * 10 + user, float(at != 1)) for user in range(1, 7) for at in range(5)]
     events = dict(zip(("user", "item", "time", "label"), map(list, zip(*rows, strict=True)), strict=True))
     tables = tables_of(events, 8, f"ordered-{kind}", timestamp="time", label="label")
-    settings = PrepareSettings(split=SplitConfig(kind=kind, min_history=0, ratios=(0.6, 0.2, 0.2)))  # type: ignore[arg-type]
-    if kind == "leave_last_two":
-        settings = PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=0))
+    shares = {} if kind.startswith("leave") else {"ratios": (0.6, 0.2, 0.2)}
+    settings = PrepareSettings(split=SplitConfig.model_validate({"kind": kind, "min_history": 0, **shares}))
     return Dataset.prepare(tables, root() / f"ordered-{kind}", settings, overwrite=True)
 
 
@@ -79,6 +79,17 @@ def test_where_the_split_follows_order_a_row_reads_and_bars_all_that_came_before
     timed = ordered("temporal")
     assert known_positions(timed, "test").tolist() == list(range(int(timed.split["test"][0])))
     assert np.array_equal(training_positions(timed), np.arange(int(timed.split["valid"][0])))
+
+
+def test_the_same_cut_by_another_name_is_the_same_protocol() -> None:
+    last, few, timed = ordered("leave_last_two"), ordered("leave_k_out"), ordered("temporal")
+    assert np.array_equal(known_positions(few, "test"), known_positions(last, "test"))
+    border = [int(timed.log.timestamp[timed.split[part][0]]) for part in ("valid", "test")]
+    cut = SplitConfig.model_validate({"kind": "date", "min_history": 0, "valid_from": border[0], "test_from": border[1]})
+    dated = replace(timed, settings=timed.settings.model_copy(update={"split": cut}))
+    for part in ("valid", "test"):
+        assert np.array_equal(known_positions(dated, part), known_positions(timed, part))
+    assert np.array_equal(known_positions(dated, "train"), training_positions(dated))
 
 
 def test_a_shuffled_split_trains_on_all_that_is_not_held_out() -> None:

@@ -12,6 +12,7 @@ import torch
 from braidrec.data.cleaning import clean
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import RecentHistory, SemanticHistory, build_semantic_slots
+from braidrec.data.intake.readers import ReadConfig
 from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError
@@ -155,6 +156,38 @@ def test_events_of_one_second_can_be_kept_apart(tmp_path: Path) -> None:
             path=tmp_path / "pairs",
             settings=PrepareSettings(split=SplitConfig(kind="ratio"), ties="exclude"),
         )
+
+
+@pytest.mark.parametrize("form", ["ms", "clock", "unit"])
+def test_what_comes_within_a_second_keeps_its_order_and_is_no_copy(tmp_path: Path, form: str) -> None:
+    """Item 9 came before item 1, and 5 twice: 300 ms apart, so it is two events."""
+    first = 1_700_000_000_000
+    log = pl.DataFrame({"user": [1] * 5, "item": [5, 5, 7, 9, 1], "time": [first + at for at in (0, 300, 900, 1100, 1900)]})
+    reading = ReadConfig(time_unit="ms") if form == "unit" else ReadConfig()
+    if form == "clock":
+        log = log.with_columns(pl.from_epoch("time", "ms").cast(pl.Datetime("us")))
+    chosen = PrepareSettings(split=SplitConfig(kind="leave_last_two"))
+    data = Dataset.from_frames(log, settings=chosen, path=tmp_path / "d", read=reading)
+    assert [data.item_ids[item - 1] for item in data.log.item] == ["5", "5", "7", "9", "1"]
+    assert data.item_ids[data.log.item[data.split["test"][0]] - 1] == "1"
+    assert not any("merged" in note for note in data.manifest["notes"])
+    twice = Dataset.from_frames(pl.concat([log, log]), settings=chosen, path=tmp_path / "e", read=reading)
+    assert twice.fingerprint == data.fingerprint
+
+
+def test_ties_are_kept_apart_though_users_are_mixed_within_a_second(tmp_path: Path) -> None:
+    first = 1_700_000_000_000
+    log = pl.DataFrame(
+        {
+            "user": [1, 2, 1, 2, 1],
+            "item": [5, 5, 6, 6, 7],
+            "time": [first + at for at in (0, 100, 200, 300, 1000)],
+            "label": [1, 0, 1, 0, 1],
+        }
+    )
+    data = prepared(tmp_path / "d", log, ties="exclude")
+    assert data.log.past.tolist() == [0, 0, 0, 0, 2]
+    assert data.log.before.tolist() == [0, 0, 0, 0, 4]
 
 
 def test_statistics_hold_no_copy(tmp_path: Path) -> None:

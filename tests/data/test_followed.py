@@ -80,6 +80,14 @@ def test_parts_in_time_keep_their_borders(tmp_path: Path) -> None:
     assert letters(own, training_events(own.log, training_ends(own))[1]) == "abd"
 
 
+def test_a_date_is_a_border_for_sequences_too(tmp_path: Path) -> None:
+    """The first event of the user who comes late is of the time of validation, though it is in no part."""
+    log = pl.concat([rows("ABCDEF"), rows("xxxxABC").with_columns(user=pl.lit(1, pl.Int64)).filter(pl.col("label") == 1)])
+    split = SplitConfig.model_validate({"kind": "date", "valid_from": 4, "test_from": 5, "min_history": 2})
+    data = prepared(tmp_path, log, split=split)
+    assert training_ends(data).tolist() == [0, 4, 0]
+
+
 def test_a_part_without_a_positive_is_named(tmp_path: Path) -> None:
     split = SplitConfig(kind="temporal", min_history=0, ratios=(0.5, 0.25, 0.25))
     data = prepared(tmp_path, rows("ABCDefgh"), split=split)

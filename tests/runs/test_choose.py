@@ -126,3 +126,35 @@ def test_the_command_line_prints_the_table_and_the_command(tmp_path: Path) -> No
     assert "text read by tfidf in" in done.output
     assert "next: braidrec fit --data" in done.output
     assert np.isfinite(float(found().rows[0].seconds))
+
+
+def test_its_numbers_are_those_of_the_commands() -> None:
+    """iALS draws its first factors: whatever was drawn before, it is the model that the command trains."""
+    import torch
+
+    [row] = [each for each in found().rows if each.model == "iALS" and each.settings == "as they are"]
+    torch.manual_seed(99)
+    again = choose(dataset(), encoders=(), knowledge=root() / "choose-none", minutes=10, show_progress=False)
+    assert row.metrics == next(each.metrics for each in again.rows if each.model == "iALS" and each.settings == "as they are")
+    run = braidrec.fit(dataset(), path=root() / "choose-ials", backbone="ials", show_progress=False)
+    assert row.metrics is not None
+    assert run.record["best"]["metrics"]["recall@20"] == row.metrics["recall@20"]
+
+
+def test_a_command_with_settings_names_a_folder_of_its_own() -> None:
+    commands = {row.command for row in found().rows if row.metrics is not None}
+    assert all(("--out" in command) == ("--set" in command or "--knowledge" in command) for command in commands)
+    folders = [words[words.index("--out") + 1] for command in commands if "--out" in (words := shlex.split(command))]
+    assert len(folders) == len(set(folders)) > 1
+
+
+def test_encoders_are_a_list_of_names_or_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="encoders = 'tfidf' is one name; give a list"):
+        choose(dataset(), encoders="tfidf")
+    for name, width in (("a", 8), ("b", 16)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "enc.toml").write_text(f'[encoder]\nkind = "tfidf"\nwidth = {width}\n')
+    files = [tmp_path / name / "enc.toml" for name in ("a", "b")]
+    both = choose(dataset(), encoders=files, knowledge=tmp_path / "k", minutes=10, show_progress=False)
+    assert len(both.encoders) == 2
+    assert not [row for row in both.rows if row.metrics is None]

@@ -18,8 +18,10 @@ from braidrec.data.schema import Schema
 from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.runs.additions import ids_as_text
 from braidrec.runs.fit import fit, with_default
 from braidrec.runs.knowledge import build
+from braidrec.runs.pairs import vector_table, write_table
 from braidrec.runs.run import Run, load
 from small_runs import dataset as ranking_data
 from small_runs import root
@@ -155,3 +157,60 @@ def test_everybody_gets_a_list_and_runs_are_compared(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare", str(run().path), str(other.path)], env={**os.environ, "COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert "Recall@20" in done.output
+
+
+def test_the_default_may_be_set_without_being_named(tmp_path: Path) -> None:
+    words = ["fit", "--data", str(positives().path), "--set", "model.penalty=50", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "run").config.model.backbone.penalty == 50  # type: ignore[attr-defined]
+    done = CliRunner().invoke(app, [*words[:3], "--set", "modle.penalty=50"])
+    assert done.exit_code != 0
+
+
+def test_what_came_later_does_not_hide_what_behaviour_says(tmp_path: Path) -> None:
+    run_ = fit(positives(), path=tmp_path / "run", knowledge=knowledge(), show_progress=False)
+    item = positives().item_ids[3]
+    [before] = run_.recommend(items=[item], k=1, explain=True)
+    run_.add_items({"late-1": "a tale of ghosts"})
+    [after] = run_.recommend(items=[item, "late-1"], k=1, explain=True, allow=[before.item])
+    own = {each.item: each for each in after.because}
+    assert before.because[0].text is not None
+    assert own[item].text is not None
+    ratio = own[item].text / own[item].share
+    assert ratio == pytest.approx(before.because[0].text / before.because[0].share, rel=1e-3)
+    assert own["late-1"].text == pytest.approx(own["late-1"].share, rel=1e-3)
+
+
+def test_items_without_text_are_like_nothing_in_meaning(tmp_path: Path) -> None:
+    tables = positives()
+    items = tables.items.with_columns(
+        [
+            pl.when(pl.int_range(pl.len()) < 3).then(pl.lit("")).otherwise(pl.col(name)).alias(name)
+            for name in tables.schema.text
+        ]
+    )
+    log = pl.DataFrame({"user": np.arange(240) % 40, "item": tables.items[tables.schema.item].gather(np.arange(240) % 60)})
+    log = log.with_columns(time=pl.int_range(pl.len()))
+    schema = Schema(user="user", item="item", timestamp="time", text=tables.schema.text)
+    settings = PrepareSettings(split=SplitConfig(kind="leave_last_two"))
+    data = Dataset.from_frames(
+        log, items.rename({tables.schema.item: "item"}), schema=schema, settings=settings, path=tmp_path / "data"
+    )
+    build(data.path, tmp_path / "texts", "tfidf")
+    own = fit(data, path=tmp_path / "run", backbone="text-knn", knowledge=tmp_path / "texts", show_progress=False)
+    blank = data.item_ids[:3]
+    scores = own.model.scores([own.model.past(None, np.array([1], np.int32))], np.arange(1, 61, dtype=np.int32))
+    assert not scores.any()
+    with pytest.raises(DataError, match="has no text, so meaning says nothing of it"):
+        own.similar(blank[0], by="meaning")
+    assert blank[1] not in {each.item for each in own.similar(data.item_ids[10], by="meaning", k=60)}
+
+
+def test_vectors_are_no_csv_and_no_number_is_no_id(tmp_path: Path) -> None:
+    table = vector_table(["a"], np.zeros((1, 2), np.float32))
+    with pytest.raises(ConfigError, match=r"a CSV cell holds one value, and column 'vector' has vectors; name a .parquet file"):
+        write_table(table, tmp_path / "v.csv")
+    assert ids_as_text(pl.Series([3.0, float("nan"), None]), "here").to_list() == ["3", None, None]
+    with pytest.raises(DataError, match="here: ids of type Float64"):
+        ids_as_text(pl.Series([1e30]), "here")

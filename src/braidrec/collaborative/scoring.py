@@ -22,6 +22,7 @@ from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.graph import Graph
 from braidrec.data.dataset import Dataset
 from braidrec.data.sequences import training_ends
+from braidrec.data.settings import LEAVE
 from braidrec.errors import DataError
 from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import row_gains
@@ -58,10 +59,13 @@ def training_graph(data: Dataset) -> Graph:
 def known_positions(data: Dataset, part: str) -> Positions:
     """Events that the rows of ``part`` may read, and bar, ascending."""
     cut, split = data.settings.split, data.split
+    if cut.kind == "date" and part in ("valid", "test"):
+        valid, test = cut.borders
+        return np.arange(int(np.searchsorted(data.log.timestamp, valid if part == "valid" else test)))
     if cut.kind == "temporal":
         return np.arange(int(split[part][0]))
     training = training_positions(data)
-    return np.union1d(training, split["valid"]) if cut.kind == "leave_last_two" and part == "test" else training
+    return np.union1d(training, split["valid"]) if cut.kind in LEAVE and part == "test" else training
 
 
 @dataclass(frozen=True)

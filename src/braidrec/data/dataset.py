@@ -365,7 +365,7 @@ class _Preparation:
         ids = [log[name].alias("") for name in (schema.user, schema.item)]  # Polars reads some names as patterns
         keys = [column.cast(pl.String) if as_text else column for column in ids]
         if schema.clock is not None:
-            keys.insert(0, log[schema.clock])
+            keys = [log[name] for name in (schema.clock, self.tables.moment) if name is not None] + keys
         named = pl.DataFrame([column.alias(str(at)) for at, column in enumerate(keys)])
         order = named.select(pl.arg_sort_by(named.columns, maintain_order=True)).to_series()
         tables = (self.users[schema.user].alias(""), self.items[schema.item].alias(""))

@@ -6,6 +6,7 @@ Everything a model sees is cut from it without copying: ranking samples, histori
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ class InteractionLog:
         start[0] = 1
         rank = np.empty(len(user), np.int32)
         rank[order] = (np.arange(len(user)) + 1 - start[user[order]]).astype(np.int32)
-        visible, origin = _limits(user, item, timestamp, rank, exclude_ties)
+        visible, origin = _limits(user, item, timestamp, rank, order, exclude_ties)
         return cls(
             user,
             item,
@@ -124,16 +125,23 @@ class InteractionLog:
 
 
 def _limits(
-    user: Ints, item: Ints, timestamp: NDArray[np.int64], rank: Ints, exclude_ties: bool
+    user: Ints, item: Ints, timestamp: NDArray[np.int64], rank: Ints, order: Ints, exclude_ties: bool
 ) -> tuple[Ints | None, NDArray[np.int64] | None]:
-    """`InteractionLog.visible` and `origin`.  Rows that are alike stand side by side in log order."""
-    same_time = timestamp[1:] == timestamp[:-1]
-    same_user = same_time & (user[1:] == user[:-1])
-    copy = same_user & (item[1:] == item[:-1])
-    alike, together = (same_user, same_time) if exclude_ties else (copy, copy)
+    """`InteractionLog.visible` and `origin`.  Of one user, rows that are alike stand side by side: order (N,) is by user."""
+    own = _equal(timestamp[order]) & _equal(user[order])
+    alike = own if exclude_ties else own & _equal(item[order])
+    together = _equal(timestamp) if exclude_ties else _equal(timestamp) & _equal(user) & _equal(item)
     if not alike.any() and not together.any():
         return None, None
-    return rank[_first(alike)], _first(together)
+    visible = np.empty_like(rank)
+    visible[order] = rank[order][_first(alike)]
+    return visible, _first(together)
+
+
+def _equal(values: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """(N - 1,) whether each entry is that before it."""
+    same: NDArray[np.bool_] = values[1:] == values[:-1]
+    return same
 
 
 def _first(goes_on: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -65,7 +65,7 @@ def disliked(dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     if dataset.settings.sequences == "all":
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
     ends = training_ends(own)
-    border = len(log) if dataset.settings.split.kind in LEAVE else int(positions[own.split["valid"][0]])
+    border = len(log) if dataset.settings.split.kind in LEAVE else training_border(dataset)
     first = np.full(log.num_users + 1, border)
     held = own.log.rank >= ends[own.log.user]
     np.minimum.at(first, own.log.user[held], positions[held])
@@ -94,12 +94,19 @@ def training_ends(dataset: Dataset) -> NDArray[np.int64]:
     ends = log.history_length.copy()
     ends[0] = 0
     if cut.kind in ("temporal", "date"):
-        border = int(split["valid"][0])
+        border = training_border(dataset)
         ends[:] = np.bincount(log.user[:border], minlength=len(ends))
         return ends
     for part in ("valid", "test"):
         np.minimum.at(ends, log.user[split[part]], log.rank[split[part]].astype(np.int64))
     return ends
+
+
+def training_border(dataset: Dataset) -> int:
+    """The first position of the log that is no longer training, of a split at a moment in time."""
+    if dataset.settings.split.kind == "date":
+        return int(np.searchsorted(dataset.log.timestamp, dataset.settings.split.borders[0]))
+    return int(dataset.split["valid"][0])
 
 
 def training_events(log: InteractionLog, ends: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -44,4 +44,5 @@ class Tables:
     users: pl.DataFrame | None = None
     sources: tuple[SourceFile, ...] = ()
     report: ReadReport = field(default_factory=ReadReport)
+    moment: str | None = None  # the column of the interactions that orders events within a second
     ids: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from braidrec.memory import held_whole
 
 Preparation = Literal["plain", "normed", "centred"]
+NO_TEXT = 1e-3  # of the median length: below it a vector less the mean is that of an item without text, which got the mean
 _COLUMNS = 64  # whose mean is taken at a time: whole registers of every CPU, so each column is summed as if all were
 _ROWS = 8192  # of a large table, read at a time without gradients
 

@@ -96,7 +96,7 @@ def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset) -> dict[str, dic
         return {}
     spec, users = baselines[name], log.user[split["valid"]]
     ranking = spec.build(spec.config())(
-        RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["valid"])
+        RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["valid"], log.visible)
     )
     labels = part_labels(dataset, "valid", None)
     by_user = user_gains(labels, ranking.valid, users)

@@ -113,8 +113,10 @@ def ids_as_text(column: pl.Series, where: str) -> pl.Series:
     import polars as pl
 
     column = column.alias("")  # Polars reads some names as patterns
-    if column.dtype.is_float() and bool((column.is_null() | (column == column.floor())).all()):
-        column = column.cast(pl.Int64)
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        if bool((column.is_null() | ((column == column.floor()) & (column.abs() < 2.0**63))).all()):
+            column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise DataError(f"{where}: ids of type {column.dtype}; whole numbers or text are accepted")
     return column.cast(pl.String).str.strip_chars(BLANKS)

@@ -25,7 +25,7 @@ from braidrec.registry import TASKS, LogSize, Metric, Spec, TaskSpec
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import KnowledgeBases, build
 from braidrec.task import Plan, Task, Vectors
-from braidrec.training.seeding import own_randomness
+from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import Fitted, put_fitted
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class _Candidate:
 def choose(
     dataset: Dataset | Path | str,
     *,
-    encoders: Sequence[str] | None = None,
+    encoders: Sequence[str | Path] | None = None,
     deep: bool = False,
     minutes: float = 5.0,
     knowledge: Path | str = "knowledge",
@@ -128,11 +128,12 @@ def choose(
     if not minutes > 0:
         raise ConfigError(f"minutes = {minutes}; accepted: more than 0")
     data = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
-    if encoders is None:
-        encoders = ENCODERS if data.schema.text else ()
+    if isinstance(encoders, str | Path):
+        raise ConfigError(f"encoders = {str(encoders)!r} is one name; give a list of them, such as [{str(encoders)!r}]")
+    tried: Sequence[str | Path] = (ENCODERS if data.schema.text else ()) if encoders is None else encoders
     task = next(spec for spec in TASKS.usable().values() if spec.of_positives)
     search = _Search(data, task, time.monotonic() + 60 * minutes, show_progress)
-    bases = search.read_texts(encoders, path_of(knowledge, "knowledge"), confirm)
+    bases = search.read_texts([str(each) for each in tried], path_of(knowledge, "knowledge"), confirm)
     search.run(bases)
     if deep:
         search.train_defaults(path_of(runs, "runs"), next(iter(bases.values()), None))
@@ -160,8 +161,8 @@ class _Search:
     def read_texts(self, encoders: Sequence[str], folder: Path, confirm: Callable[[str], bool] | None) -> dict[str, Path]:
         """Encoder -> its knowledge base.  What fails is a line of the table, whatever somebody's encoder raises."""
         found: dict[str, Path] = {}
-        for encoder in encoders:
-            name = Path(encoder).name.removesuffix(".toml").lower()
+        names = _names(encoders)
+        for encoder, name in zip(encoders, names, strict=True):
             begun, base = time.monotonic(), folder / f"{self.data.name}-{name}"
             if self.is_over:
                 self._fail("", name, "not read: the time is up")
@@ -275,6 +276,7 @@ class _Search:
         with torch.no_grad():
             for stage in plan.stages:
                 assert isinstance(stage, Fitted)
+                seed_everything(spawn(config.seed, "phase", stage.name))  # as training does
                 put_fitted(stage.module, stage.fit())
             seconds = time.monotonic() - begun
             last = plan.stages[-1]
@@ -309,12 +311,26 @@ class _Search:
         self.failed.append(Tried(model, encoder, settings, None, seconds, command, " ".join(why.split())))
 
 
+def _names(encoders: Sequence[str]) -> list[str]:
+    """One for each, from its file or model; with the folder before it where two would be called alike."""
+    short = [Path(encoder).name.removesuffix(".toml").lower() for encoder in encoders]
+    return [
+        name if short.count(name) == 1 else "-".join(Path(encoder.removesuffix(".toml").lower()).parts).strip("-/")
+        for encoder, name in zip(encoders, short, strict=True)
+    ]
+
+
 def _command(request: RunRequest) -> str:
     """The command line that trains what a request says."""
     parts = ["braidrec fit", "--data", shlex.quote(request.data)]
     for base in request.knowledge:
         parts += ["--knowledge", shlex.quote(base)]
     parts += ["--backbone", str(request.backbone), "--seed", str(request.seed)]
-    for key, value in request.model.get("backbone", {}).items():
+    values = request.model.get("backbone", {})
+    for key, value in values.items():
         parts += ["--set", shlex.quote(f"model.backbone.{key}={value}")]
+    if request.knowledge or values:  # a folder of its own, as that of the plain model may be taken
+        told = [Path(base).name for base in request.knowledge] + [f"{key}-{value}" for key, value in values.items()]
+        out = Path("runs") / Path(request.data).name / "-".join([str(request.backbone), *told])
+        parts += ["--out", shlex.quote(str(out))]
     return " ".join(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.config import RunConfig, RunRequest, by_size, own_phases, resolve
+from braidrec.config import RunConfig, RunRequest, by_size, check_names, own_phases, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError, RunError, remedy
@@ -113,7 +113,7 @@ def prepare_fit(request: RunRequest, where: str) -> tuple[RunConfig, Dataset]:
 
     Raises ConfigError for names and keys before any data are looked at, DataError where there are none.
     """
-    resolve(request, where)
+    check_names(request, where)
     dataset = Dataset.open(request.data)
     request = with_default(request, dataset)
     return resolve(request, where, LogSize.of(dataset.manifest, request.negatives)), dataset

@@ -227,7 +227,7 @@ def _readable(folder: Path, settings: KnowledgeSettings) -> KnowledgeBase:
 def build(
     data: Path | str,
     out: Path | str | None,
-    encoder: str,
+    encoder: str | Path,
     *,
     missing: str = "mean",
     confirm: Callable[[str], bool] | None = None,
@@ -238,6 +238,7 @@ def build(
     sentence-transformers name or folder, or "offline".
     confirm: asked before a paid endpoint starts.
     """
+    encoder = str(encoder)
     dataset = Dataset.open(path_of(data, "data"))
     folder = path_of(out, "out") if out is not None else Path("knowledge") / dataset.name
     if not dataset.schema.text:

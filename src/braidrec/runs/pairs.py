@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from braidrec.errors import DataError, RunError, remedy
+from braidrec.errors import ConfigError, DataError, RunError, remedy
 from braidrec.files import write_atomic
 from braidrec.progress import progress
 from braidrec.runs.additions import ids_as_text
@@ -75,5 +75,8 @@ def vector_table(ids: Sequence[str], vectors: Floats) -> pl.DataFrame:
 
 def write_table(frame: pl.DataFrame, out: Path) -> None:
     """As Parquet, or as CSV where ``out`` is called so."""
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+    if out.suffix == ".csv" and nested:
+        raise ConfigError(f"{out}: a CSV cell holds one value, and column '{nested[0]}' has vectors; name a .parquet file")
     write = frame.write_csv if out.suffix == ".csv" else frame.write_parquet
     write_atomic(out, lambda temporary: write(temporary))

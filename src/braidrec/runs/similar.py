@@ -13,6 +13,7 @@ from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, DataError, RunError, suggest
 from braidrec.evaluation.closed_form import interactions
+from braidrec.layers.text import NO_TEXT
 from braidrec.runs.catalogue import Catalogue
 from braidrec.runs.knowledge import KnowledgeBases
 from braidrec.task import Model
@@ -65,7 +66,12 @@ def _by_meaning(run: Asked, row: int) -> Floats:
             "behaviour or by model"
         )
     vectors = np.array(KnowledgeBases.open(run.config.knowledge).matrix(run.dataset)[1:], np.float32)
-    return _cosines(vectors - vectors.mean(axis=0), row)
+    vectors -= vectors.mean(axis=0)
+    length = np.linalg.norm(vectors, axis=1)
+    vectors[length < NO_TEXT * np.median(length)] = 0  # without text: the mean of the others, and what rounding left of it
+    if not vectors[row - 1].any():
+        raise DataError(f"'{run.catalogue.id(row)}' has no text, so meaning says nothing of it; ask by behaviour or by model")
+    return _cosines(vectors, row)
 
 
 def _by_behaviour(run: Asked, row: int) -> Floats:

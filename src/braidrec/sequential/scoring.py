@@ -62,7 +62,7 @@ def yardsticks(baselines: Mapping[str, Spec], data: Dataset) -> dict[str, dict[s
     rows = part_rows(data, "valid")
     if len(rows) * rows.num_items > CHEAP_SCORES:
         return {}
-    met = training_events(data.log, training_ends(data))
+    met = training_events(data.followed.log, training_ends(data.followed))
     found = {}
     for spec in (baselines["popularity"], baselines["markov"]):
         ranks = rank_targets(spec.build(spec.config(), rows, *met), rows, top=0).rank

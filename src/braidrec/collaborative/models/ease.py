@@ -86,8 +86,16 @@ class TextEASE(TextWeights):
         return self.config.weight * (similar - within) / (self.config.weight + self.config.penalty)
 
     def text_shares(self, items: Tensor, target: int) -> Tensor | None:
-        if target > self.num_items or bool((items > self.num_items).any()):
+        if target > self.num_items:
             return self.column_of(items, target)
+        late = items > self.num_items
+        if bool(late.any()):  # what is known of these is text alone
+            known = self.text_shares(items[~late], target)
+            if known is None:
+                return None
+            found = self.column_of(items, target)
+            found[~late] = known
+            return found
         scale = 1.0 if self.boost is None else self.boost[target]
         if self.by_text is not None:
             return scale * self.by_text[items, target]

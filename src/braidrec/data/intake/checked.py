@@ -34,6 +34,7 @@ class CheckedTable:
         import polars as pl
 
         self.frame = self.raw.frame
+        self.moment: str | None = None
         self.bad = pl.repeat(False, len(self.frame), eager=True)
 
     def column(self, name: str) -> pl.Series:
@@ -64,6 +65,13 @@ class CheckedTable:
 
     def put(self, column: str, values: pl.Series) -> None:
         self.frame = self.frame.with_columns(values.alias(column))
+
+    def keep_moment(self, values: pl.Series) -> None:
+        """What orders rows within a second, in a column whose name is none of the table's."""
+        self.moment = "moment"
+        while self.moment in self.frame.columns:
+            self.moment += "_"
+        self.put(self.moment, values)
 
     def ids(self, column: str) -> None:
         """Whole numbers of any type as integers, anything else as text without outer blanks."""

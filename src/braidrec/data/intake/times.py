@@ -69,8 +69,13 @@ def _by_unit(log: CheckedTable, column: str, unit: str) -> pl.Series:
     log.refuse(column, numbers.is_not_null() & whole.is_null(), "does not fit 64 bits (the timestamp)")
     cut = int(((whole % factor != 0) | (whole.cast(pl.Float64) != numbers.cast(pl.Float64))).sum())
     if cut:
-        log.note(f"column '{column}': fractions of a second cut in {cut:,} rows")
+        _keep_fractions(log, column, numbers if factor == 1 else whole, cut)
     return whole // factor
+
+
+def _keep_fractions(log: CheckedTable, column: str, fine: pl.Series, cut: int) -> None:
+    log.note(f"column '{column}': fractions of a second cut in {cut:,} rows; they still say which event came first")
+    log.keep_moment(fine)
 
 
 def _by_size(log: CheckedTable, column: str, numbers: pl.Series) -> pl.Series:
@@ -90,6 +95,9 @@ def _by_size(log: CheckedTable, column: str, numbers: pl.Series) -> pl.Series:
             f"{log.raw.where}, column '{column}': mixed units, {' and '.join(parts)}; write all of them in seconds since 1970"
         )
     seconds = numbers // 1000 ** units[0]
+    cut = int((numbers % 1000 ** units[0] != 0).sum())
+    if cut:
+        _keep_fractions(log, column, numbers, cut)
     first, last = (_moment(int(seconds[row])) for row in (low, high))
     if units[0]:
         log.note(
@@ -299,10 +307,9 @@ def _seconds_of_clock(log: CheckedTable, column: str, clock: pl.Series) -> pl.Se
     log.refuse(column, (seconds < 0).fill_null(False), "lies before 1970; later times are accepted")
     zone = "as UTC" if kind.time_zone in (None, "UTC") else f"from {kind.time_zone}"
     cut = int((fine % 1_000_000 != 0).sum())
-    log.note(
-        f"column '{column}': dates read {zone} to seconds since 1970"
-        + (f", fractions of a second cut in {cut:,} rows" if cut else "")
-    )
+    log.note(f"column '{column}': dates read {zone} to seconds since 1970")
+    if cut:
+        _keep_fractions(log, column, fine, cut)
     return seconds
 
 

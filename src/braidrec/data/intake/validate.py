@@ -88,6 +88,7 @@ def validate(
             sum(table.raw.report.rows_skipped + table.num_bad for table in tables),
             (*notes, *(note for table in tables for note in (*table.raw.report.notes, *table.notes))),
         ),
+        moment=log.moment,
     )
 
 
