@@ -235,7 +235,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     if request.negatives is not None and not task.takes_negatives:
         raise ConfigError(
             f"{where}: negatives = {request.negatives} is drawn per positive of a ranking log; for '{backbone}' "
-            "set model.negatives, the items drawn per position"
+            + ("drop it" if task.of_positives else "set model.negatives, the items drawn per position")
         )
     given = parse(TrainingConfig, request.training, f"{where}: training")
     found = chosen(task.name, backbone, request.enhance)

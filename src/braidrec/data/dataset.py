@@ -510,6 +510,12 @@ class _Preparation:
         yield from self._notes_on_ties()
         yield from self._notes_on_parts()
         negatives = int((self.log.label == 0).sum())
+        if negatives and self.settings.sequences == "positives" and kind in LEAVE:
+            least, liked = 2 * self.settings.split.held_out + 1, np.bincount(self.log.user[self.log.label > 0])
+            yield (
+                f"{int((liked >= least).sum()):,} of {int((liked > 0).sum()):,} users with a positive have {least} or more, and so "
+                "rows in validation and test of next-item models"
+            )
         if negatives and self.settings.sequences == "positives":
             yield (
                 'sequences = "positives": next-item and collaborative models follow and name the '
