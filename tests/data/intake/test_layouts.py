@@ -215,6 +215,42 @@ def test_what_is_known_of_users_goes_with_their_samples(tmp_path: Path) -> None:
     assert tables.users.rows() == [(1, "a", "y"), (2, "a", "y"), (3, "b", "x"), (4, "b", "x")]
 
 
+@pytest.mark.parametrize(
+    ("items", "histories", "ids", "said"),
+    [
+        (
+            [1.0, 4.0],
+            [[4, 2], [1]],
+            [1, 2, 4],
+            "ids of the items asked for came as decimal numbers, all whole; read as integers",
+        ),
+        ([1, 4], [[4.0, 2.0], [1.0]], [1, 2, 4], "ids of the histories came as decimal numbers, all whole; read as integers"),
+        (["1.0", "4.0"], [[4, 2], [1]], ["1", "2", "4"], "2 ids differ by a decimal point alone (such as '1.0' and '1')"),
+        (["1", "4"], [["4.0", "b"], ["1"]], ["1", "4", "b"], "1 ids differ by a decimal point alone (such as '4.0' and '4')"),
+        ([1.0, 4.0], [["4", "b"], ["1"]], ["1", "4", "b"], "ids are Int64 in the items asked for and String in the histories"),
+    ],
+)
+def test_items_of_samples_meet_their_histories_whatever_type_each_has(
+    tmp_path: Path, items: list[Any], histories: list[Any], ids: list[Any], said: str
+) -> None:
+    pl.DataFrame({"past": histories, "target": items, "split": ["train", "test"]}).write_parquet(tmp_path / "s.parquet")
+    tables, _ = _cut(tmp_path, 'file = "s.parquet"\nhistory = "past"\nitem = "target"\npart = "split"')
+    assert sorted(set(tables.interactions["target"].to_list())) == ids
+    assert said in _said(tables)
+
+
+def test_fractions_among_the_items_of_samples(tmp_path: Path) -> None:
+    """Of typed tables no id; of text files an id as it is written, and whole ones meet all the same."""
+    frame = pl.DataFrame({"past": [[4, 2], [1]], "target": [1.5, 4.0], "split": ["train", "test"]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    keys = 'file = "s.parquet"\nhistory = "past"\nitem = "target"\npart = "split"'
+    with pytest.raises(DataError, match=r"s.parquet, row 1, column 'target': 1.5 is no id: decimal numbers cannot name"):
+        _cut(tmp_path, keys)
+    (tmp_path / "s.csv").write_text("past,target,split\n4 2,1.5,train\n1,4.0,test\n")
+    tables, _ = _cut(tmp_path, keys.replace("parquet", "csv") + '\nitem_separator = " "')
+    assert tables.interactions["target"].to_list() == ["4", "2", "1.5", "1", "4"]
+
+
 def test_samples_that_cannot_be_cut_are_named(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text(SAMPLES)
     with pytest.raises(DataError, match=r"column 'past': '1 2' is no list of items; .* item_separator = \" \""):

@@ -14,7 +14,7 @@ from braidrec.errors import DataError, suggest
 if TYPE_CHECKING:
     import polars as pl
 
-_EXACT_FLOAT = 2**53
+EXACT_FLOAT = 2**53
 _LARGEST_FLOAT32 = 3.4e38
 _SHOWN = 60
 _NAMED_PROBLEMS = 5
@@ -98,7 +98,7 @@ class CheckedTable:
 
         if values.dtype.is_float():
             values = values.fill_nan(None)
-            inexact = ~((values == values.floor()) & (values.abs() < _EXACT_FLOAT)).fill_null(True)
+            inexact = ~((values == values.floor()) & (values.abs() < EXACT_FLOAT)).fill_null(True)
         else:
             inexact = (values.cast(pl.Int64, strict=False).cast(values.dtype) != values).fill_null(values.is_not_null())
         if not self.raw.typed and inexact.any():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import BLANKS
-from braidrec.data.intake.checked import wordless
+from braidrec.data.intake.checked import EXACT_FLOAT, wordless
 from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROW = "row"  # order = "row": the order of the file, where no column is called so
+_SIDES = ("items asked for", "histories")
 HISTORY = "history"  # the part of events that only stand in histories
 
 
@@ -132,7 +133,8 @@ def log_of_samples(
     item, own = roles["item"], log.frame
     beside = [name for name in own.columns if name not in (history, item, roles.get("user"))]
     columns = {name: _where(asked, own[name].alias(""), None) for name in beside}
-    columns[item] = _joined(asked, own[item].alias(""), _flat(past, log.typed))
+    named, met, alike = _alike(own[item].alias(""), _flat(past, log.typed), log.typed)
+    columns[item] = _joined(asked, named, met)
     columns[roles["part"]] = _where(asked, own[roles["part"]].alias("").cast(pl.String), HISTORY)
     if "label" in roles:
         columns[roles["label"]] = _where(asked, own[roles["label"]].alias("").cast(pl.String), "1")
@@ -142,7 +144,7 @@ def log_of_samples(
     said = (
         f"{len(own):,} ready-made samples: each is a user of its own (column '{sample}'), with {int(lengths.sum()):,} earlier "
         f"items from '{history}' that count as positive and are in no part"
-    )
+    ) + "".join(f"; {each}" for each in alike)
     made: dict[str, Any] = {"user": sample, "order": place, **{role: name for role, name in roles.items() if role != "user"}}
     people = None
     if "user" in roles:
@@ -220,13 +222,62 @@ def _where(asked: NDArray[np.bool_], own: pl.Series, other: str | None) -> pl.Se
 
 
 def _joined(asked: NDArray[np.bool_], own: pl.Series, past: pl.Series) -> pl.Series:
-    """(n,) ``own`` at the places that are asked for, ``past`` in turn elsewhere; of one type."""
+    """(n,) ``own`` at the places that are asked for, ``past`` in turn elsewhere; both of one type."""
     import polars as pl
 
-    if own.dtype != past.dtype:
-        own, past = own.cast(pl.String), past.cast(pl.String)
     order = np.argsort(np.concatenate([np.flatnonzero(asked), np.flatnonzero(~asked)]), kind="stable")
     return pl.concat([own, past]).gather(order)
+
+
+def _alike(own: pl.Series, past: pl.Series, typed: bool) -> tuple[pl.Series, pl.Series, list[str]]:
+    """The items asked for and those of the histories in one type, in which one id is written one way; and what was decided.
+
+    Whole decimal numbers are integers; text is what is left where one of both is text, and there 4.0 is 4 where 4 stands too.
+    """
+    import polars as pl
+
+    said = []
+    if own.dtype != past.dtype:
+        sides = [_whole(own), _whole(past)]
+        changed = [name for name, before, after in zip(_SIDES, (own, past), sides, strict=True) if before.dtype != after.dtype]
+        said += [f"ids of the {' and '.join(changed)} came as decimal numbers, all whole; read as integers"] if changed else []
+        own, past = sides
+    if own.dtype != past.dtype:
+        kinds = {own.dtype, past.dtype}
+        if all(kind.is_integer() for kind in kinds) and pl.UInt64 not in kinds:
+            own, past = own.cast(pl.Int64), past.cast(pl.Int64)
+        elif typed and all(kind.is_numeric() for kind in kinds) and any(not kind.is_integer() for kind in kinds):
+            return own.cast(pl.Float64), past.cast(pl.Float64), said  # a fraction, which is no id: refused with its row
+        else:
+            listed_kinds = " and ".join(
+                f"{kind} in the {name}" for name, kind in zip(_SIDES, (own.dtype, past.dtype), strict=True)
+            )
+            said.append(f"ids are {listed_kinds}; compared as text")
+            own, past = own.cast(pl.String), past.cast(pl.String)
+    if own.dtype == pl.String:
+        every = pl.concat([own, past]).unique().drop_nulls()
+        spelt = pl.DataFrame({"raw": every, "plain": every.str.strip_chars(BLANKS).str.extract(r"^(-?(?:0|[1-9]\d*))\.0+$")})
+        twins = dict(spelt.filter(spelt["plain"].is_in(every.str.strip_chars(BLANKS).implode())).sort("raw").rows())
+        if twins:
+            first = next(iter(twins))
+            said.append(
+                f"{len(twins):,} ids differ by a decimal point alone (such as {first!r} and {twins[first]!r}); "
+                "taken as the same"
+            )
+            own, past = own.replace(twins), past.replace(twins)
+    return own, past, said
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    """Decimal numbers as integers where all are whole and exact, anything else as it is."""
+    import polars as pl
+
+    if not (values.dtype.is_float() or values.dtype.is_decimal()):
+        return values
+    bare = values.fill_nan(None) if values.dtype.is_float() else values
+    whole = bare.cast(pl.Int64, strict=False)
+    exact = (whole.cast(bare.dtype) == bare) & (whole.abs() < EXACT_FLOAT)
+    return whole if exact.fill_null(bare.is_null()).all() else values
 
 
 def _free(name: str, taken: Collection[str]) -> str:
