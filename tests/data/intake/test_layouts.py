@@ -20,7 +20,7 @@ from braidrec.data.intake.readers import read_table
 from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings
 from braidrec.data.tables import Tables
-from braidrec.errors import ConfigError, DataError
+from braidrec.errors import ConfigError, DataError, at_command_line
 
 
 def _cut(folder: Path, keys: str, more: str = "") -> tuple[Tables, PrepareSettings]:
@@ -112,7 +112,10 @@ def test_names_and_dates_with_blanks_are_not_cut_with_the_items(tmp_path: Path) 
 
 def test_an_order_of_rows_is_no_order_of_the_items_in_them(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text('user,items,position\na,"[1, 2]",2\na,"[3]",1\n')
-    with pytest.raises(DataError, match=r"column 'position': says the order of rows, each of which holds several items"):
+    said = r"column 'position': says the order of rows, each of which holds several items .* in their order, "
+    with pytest.raises(DataError, match=said + "pass the table without that column$"):
+        tables_from_frames(tmp_path / "log.csv")
+    with pytest.raises(DataError, match=said + r"leave the column out: ignore = \[\"position\"\]$"), at_command_line():
         _cut(tmp_path, 'file = "log.csv"')
     tables, _ = _cut(tmp_path, 'file = "log.csv"\nignore = ["position"]')
     assert _events(tables) == [("a", 1, 0), ("a", 2, 1), ("a", 3, 2)]
@@ -158,6 +161,15 @@ def test_a_ready_made_split_in_three_files(tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("user,item,stars\na,2,5\n")
     with pytest.raises(DataError, match=r"valid.csv: other columns than in .*train.csv \(rating, stars in one alone\)"):
         _cut(tmp_path, keys)
+
+
+@pytest.mark.parametrize("name", ["*", "^u.*$"])
+def test_no_column_of_a_ready_made_split_is_a_pattern(tmp_path: Path, name: str) -> None:
+    for at, part in enumerate(("train", "valid", "test")):
+        (tmp_path / f"{part}.csv").write_text(f"user,item,{name}\na,{at},{'x' if at else 1}\n")
+    tables, _ = _cut(tmp_path, 'train = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"')
+    assert tables.interactions[name].to_list() == ["1", "x", "x"]
+    assert tables.interactions.columns == ["user", "item", name, "part"]
 
 
 @pytest.mark.parametrize(

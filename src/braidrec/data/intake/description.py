@@ -376,5 +376,8 @@ def _parts_of_files(tables: Mapping[str, RawTable]) -> tuple[RawTable, str]:
 
 def _without(table: RawTable, column: str, key: str) -> RawTable:
     """Without a column that is called as the interactions call their ids, and is not the id."""
+    import polars as pl
+
     note = f"{table.where}: column '{column}' is not used: the id is '{key}', which the interactions call '{column}'"
-    return replace(table, frame=table.frame.drop(column), report=replace(table.report, notes=(*table.report.notes, note)))
+    frame = pl.DataFrame([values for values in table.frame.get_columns() if values.name != column])
+    return replace(table, frame=frame, report=replace(table.report, notes=(*table.report.notes, note)))

@@ -18,7 +18,7 @@ from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
 from braidrec.data.values import listed
-from braidrec.errors import DataError, suggest
+from braidrec.errors import DataError, remedy, suggest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -71,9 +71,10 @@ def one_event_a_row(
             if other is not None and bool((other.list.len().fill_null(0) == lengths).all()):
                 along[name] = other
     if order is not None and order not in along:
+        how = remedy("pass the table without that column", f'leave the column out: ignore = ["{order}"]')
         raise DataError(
             f"{log.where}, column '{order}': says the order of rows, each of which holds several items in '{item}'; bring one "
-            f'event a row, or, where the rows stand in their order, leave the column out: ignore = ["{order}"]'
+            f"event a row, or, where the rows stand in their order, {how}"
         )
     origin = np.repeat(np.arange(len(lengths)), lengths.to_numpy())
     columns = [
