@@ -263,6 +263,40 @@ def test_fractions_among_the_items_of_samples(tmp_path: Path) -> None:
     assert tables.interactions["target"].to_list() == ["4", "2", "1.5", "1", "4"]
 
 
+def test_weights_of_samples(tmp_path: Path) -> None:
+    """Earlier events, which no row names, weigh 1."""
+    for cells, heavy in ((("2", "3", "0", "1"), 2), (("2.5", "3", "0", "1"), 2.5), (("2 500", "3", "0", "1"), None)):
+        rows = SAMPLES.replace("split\n", "split,weight\n").splitlines()
+        text = "\n".join([rows[0], *(f"{row},{cell}" for row, cell in zip(rows[1:], cells, strict=True))])
+        (tmp_path / "s.csv").write_text(text)
+        if heavy is None:
+            with pytest.raises(DataError, match=r"s.csv, line 2, column 'weight': '2 500' is not a number"):
+                _cut(tmp_path, KEYS)
+            continue
+        tables, settings = _cut(tmp_path, KEYS)
+        assert tables.interactions["weight"].to_list() == [1, 1, heavy, 1, 1, 1, 3, 0, 1, 1]
+        assert "earlier items weigh 1 in 'weight'" in _said(tables)
+        notes = Dataset.prepare(tables, tmp_path / f"data {heavy}", settings).manifest["notes"]
+        assert any(note.endswith("6 of 10 events are in no part: they are history alone, as they are given") for note in notes)
+        assert not any("min_history" in note for note in notes)
+
+
+def test_samples_have_labels_and_no_ratings_or_times(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(SAMPLES.replace("clicked", "stars"))
+    for keys in (KEYS, KEYS + '\nrating = "stars"'):
+        with pytest.raises(DataError, match=r"column 'stars': is the rating of ready-made samples, .* have none; .* label = "):
+            _cut(tmp_path, keys)
+    assert _cut(tmp_path, KEYS + '\nignore = ["stars"]')[0].schema.signal is None
+    with pytest.raises(DataError, match=r"column 'stars': is the timestamp of ready-made samples, .* have none; leave it out"):
+        _cut(tmp_path, KEYS + '\ntimestamp = "stars"')
+    rows = SAMPLES.splitlines()
+    (tmp_path / "s.csv").write_text("\n".join([f"{rows[0]},rating", *(f"{row},5" for row in rows[1:])]))
+    tables, _ = _cut(tmp_path, KEYS)
+    assert (tables.schema.label, tables.schema.rating) == ("clicked", None)
+    with pytest.raises(DataError, match=r"column 'rating': is the rating of ready-made samples"):
+        _cut(tmp_path, KEYS + '\nrating = "rating"')
+
+
 def test_samples_that_cannot_be_cut_are_named(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text(SAMPLES)
     with pytest.raises(DataError, match=r"column 'past': '1 2' is no list of items; .* item_separator = \" \""):

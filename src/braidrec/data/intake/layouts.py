@@ -103,8 +103,9 @@ def log_of_samples(
 ) -> Samples:
     """A table of samples, each a history and the item asked for, as a log.
 
-    roles: user (if known), item, label (if any) and part -> their columns.  Raises DataError for a column that is missing and
-    for histories that are no lists.
+    roles: user (if known), item, label, rating, timestamp and weight (if any) and part -> their columns.  Events of histories
+    weigh 1.  Raises DataError for a column that is missing, for histories that are no lists, and for a rating or a timestamp,
+    which no event of a history has.
     """
     import polars as pl
 
@@ -114,6 +115,18 @@ def log_of_samples(
         if name != history and wordless(log.frame.schema[name]):
             raise DataError(
                 f"{log.where}, column '{name}': type {log.frame.schema[name]} where one value a row is needed (the {role})"
+            )
+    for role in ("rating", "timestamp"):
+        if role in roles:
+            how = "leave it out: samples stand in no order but that of their histories"
+            if role == "rating":
+                how = (
+                    'name the column that says which samples are positive: label = "..." (0 and 1, or yes and no); where none '
+                    f'does, leave it unused: ignore = ["{roles[role]}"]'
+                )
+            raise DataError(
+                f"{log.where}, column '{roles[role]}': is the {role} of ready-made samples, whose earlier events, from "
+                f"'{history}', have none; {how} (under [interactions])"
             )
     past = _lists(log.frame[history].alias(""), separator, log.typed, always=True)
     if past is None:
@@ -139,9 +152,14 @@ def log_of_samples(
     columns[roles["part"]] = _where(asked, own[roles["part"]].alias("").cast(pl.String), HISTORY)
     if "label" in roles:
         columns[roles["label"]] = _where(asked, own[roles["label"]].alias("").cast(pl.String), "1")
+    if "weight" in roles:
+        weights = own[roles["weight"]].alias("")
+        columns[roles["weight"]] = _where(asked, weights if weights.dtype.is_numeric() else weights.cast(pl.String), 1)
     columns[sample] = pl.Series(origin + 1)
     columns[place] = pl.Series(np.arange(count))
     frame = pl.DataFrame([column.alias(name) for name, column in columns.items()])
+    if "weight" in roles:
+        alike.append(f"earlier items weigh 1 in '{roles['weight']}'")
     said = (
         f"{len(own):,} ready-made samples: each is a user of its own (column '{sample}'), with {int(lengths.sum()):,} earlier "
         f"items from '{history}' that count as positive and are in no part"
@@ -213,13 +231,15 @@ def _flat(lists: pl.Series, typed: bool) -> pl.Series:
     return as_numbers(flat) if flat.dtype == pl.String and not typed else flat
 
 
-def _where(asked: NDArray[np.bool_], own: pl.Series, other: str | None) -> pl.Series:
+def _where(asked: NDArray[np.bool_], own: pl.Series, other: str | int | None) -> pl.Series:
     """(n,) ``own`` at the places that are asked for, ``other`` elsewhere."""
     import polars as pl
 
     at = np.where(asked, np.cumsum(asked) - 1, -1)
     found = own.gather(pl.Series(at).set(pl.Series(at < 0), None))
-    return found if other is None else found.zip_with(pl.Series(asked), pl.Series([other]).new_from_index(0, len(asked)))
+    if other is None:
+        return found
+    return found.zip_with(pl.Series(asked), pl.Series([other]).cast(found.dtype).new_from_index(0, len(asked)))
 
 
 def _joined(asked: NDArray[np.bool_], own: pl.Series, past: pl.Series) -> pl.Series:
