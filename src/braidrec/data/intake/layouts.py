@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import BLANKS
-from braidrec.data.intake.checked import EXACT_FLOAT, wordless
+from braidrec.data.intake.checked import as_whole, wordless
 from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
@@ -154,7 +154,8 @@ def log_of_samples(
         columns[roles["label"]] = _where(asked, own[roles["label"]].alias("").cast(pl.String), "1")
     if "weight" in roles:
         weights = own[roles["weight"]].alias("")
-        columns[roles["weight"]] = _where(asked, weights if weights.dtype.is_numeric() else weights.cast(pl.String), 1)
+        as_read = weights.dtype.is_integer() or (log.typed and weights.dtype.is_numeric())
+        columns[roles["weight"]] = _where(asked, weights if as_read else weights.cast(pl.String), 1)
     columns[sample] = pl.Series(origin + 1)
     columns[place] = pl.Series(np.arange(count))
     frame = pl.DataFrame([column.alias(name) for name, column in columns.items()])
@@ -259,7 +260,7 @@ def _alike(own: pl.Series, past: pl.Series, typed: bool) -> tuple[pl.Series, pl.
 
     said = []
     if own.dtype != past.dtype:
-        sides = [_whole(own), _whole(past)]
+        sides = [as_whole(own), as_whole(past)]
         changed = [name for name, before, after in zip(_SIDES, (own, past), sides, strict=True) if before.dtype != after.dtype]
         said += [f"ids of the {' and '.join(changed)} came as decimal numbers, all whole; read as integers"] if changed else []
         own, past = sides
@@ -287,18 +288,6 @@ def _alike(own: pl.Series, past: pl.Series, typed: bool) -> tuple[pl.Series, pl.
             )
             own, past = own.replace(twins), past.replace(twins)
     return own, past, said
-
-
-def _whole(values: pl.Series) -> pl.Series:
-    """Decimal numbers as integers where all are whole and exact, anything else as it is."""
-    import polars as pl
-
-    if not (values.dtype.is_float() or values.dtype.is_decimal()):
-        return values
-    bare = values.fill_nan(None) if values.dtype.is_float() else values
-    whole = bare.cast(pl.Int64, strict=False)
-    exact = (whole.cast(bare.dtype) == bare) & (whole.abs() < EXACT_FLOAT)
-    return whole if exact.fill_null(bare.is_null()).all() else values
 
 
 def _free(name: str, taken: Collection[str]) -> str:
