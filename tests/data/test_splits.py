@@ -362,8 +362,22 @@ def test_dates_that_make_no_parts_are_refused(tmp_path: Path, split: dict[str, o
 
 
 def test_a_date_that_leaves_a_part_empty_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"the date split leaves no row for 'test'"):
+    said = (
+        r"the date split leaves no row for 'test': 6 events, .*, from 2023-12-09T00:00:00Z to 2023-12-14T00:00:00Z, where "
+        r"validation begins at split.valid_from = 2023-12-12T00:00:00Z and test at split.test_from = 2024-12-12T00:00:00Z; "
+        r"choose moments within that time or bring a longer log$"
+    )
+    with pytest.raises(DataError, match=said):
         dated(tmp_path, valid_from="2023-12-12", test_from="2024-12-12")
+
+
+def test_more_held_out_than_anybody_has_is_named() -> None:
+    log = pl.DataFrame({"user": [1] * 6 + [2] * 3, "item": range(9), "time": range(9)})
+    schema = Schema(user="user", item="item", timestamp="time")
+    chosen = PrepareSettings(split=SplitConfig(kind="leave_k_out", held_out=3))
+    said = r"leave_k_out split leaves no row for 'valid': 9 events, .*; 0 users have the 7 events that it takes; "
+    with pytest.raises(DataError, match=said + r"lower split.held_out = 3 or bring a longer log$"):
+        Dataset.from_frames(log, schema=schema, settings=chosen)
 
 
 def test_the_last_few_of_each_user(tmp_path: Path) -> None:

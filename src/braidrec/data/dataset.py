@@ -571,10 +571,12 @@ class _Preparation:
         if outside.any():
             alone = (met > 0) & (np.bincount(log.user[~outside], minlength=len(met)) == 0)
             whole = f", all of {int(alone.sum()):,} users among them," if alone.any() else ""
-            yield (
-                f"{int(outside.sum()):,} of {len(log):,} events{whole} are in no part: "
+            why = (
                 f"split.min_history = {split.min_history} asks for that many earlier ones of their user; they are history alone"
             )
+            if split.kind == "given":
+                why = "they are history alone, as they are given"
+            yield f"{int(outside.sum()):,} of {len(log):,} events{whole} are in no part: {why}"
 
     def _cardinality(self, entry: Vocabulary) -> int:
         """Distinct raw values over the whole log, whatever the vocabulary was fitted on."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from braidrec.data.log import InteractionLog
 from braidrec.data.schema import Schema
-from braidrec.data.settings import SplitConfig
+from braidrec.data.settings import LEAVE, SplitConfig
 from braidrec.errors import DataError
 
 Positions = NDArray[np.int64]
@@ -123,14 +123,29 @@ def named_parts(log: InteractionLog, config: SplitConfig, parts: Mapping[str, Po
                 "change split.ratios, or leave split.per_user out"
             )
         if not len(rows):
-            share = f", give '{name}' a larger share than split.ratios = {config.ratios}" if config.by_share else ""
-            raise DataError(
-                f"the {config.kind} split leaves no row for '{name}': {len(log):,} events, "
-                f"{np.count_nonzero(log.past >= config.min_history):,} of them with "
-                f"{config.min_history} or more earlier events of their user; lower split.min_history{share} or bring a longer "
-                "log"
-            )
+            raise DataError(f"the {config.kind} split leaves no row for '{name}': {_why_none(log, config, name)}")
     return Split({name: rows.astype(np.int64) for name, rows in parts.items()})
+
+
+def _why_none(log: InteractionLog, config: SplitConfig, part: str) -> str:
+    """What the log has, what the split asks of it, and what to change."""
+    eligible = np.count_nonzero(log.past >= config.min_history)
+    had = f"{len(log):,} events, {eligible:,} of them with {config.min_history} or more earlier events of their user"
+    remedies = ["lower split.min_history"] if config.min_history or config.by_share else []
+    if config.kind == "date" and len(log):
+        first, last = (f"{np.datetime64(int(moment), 's')}Z" for moment in (log.timestamp.min(), log.timestamp.max()))
+        had += (
+            f", from {first} to {last}, where validation begins at split.valid_from = {config.valid_from} and test at "
+            f"split.test_from = {config.test_from}"
+        )
+        remedies.append("choose moments within that time")
+    elif config.kind in LEAVE:
+        least, events = 2 * config.held_out + 1, log.history_length[1:]
+        had += f"; {np.count_nonzero(events >= least):,} users have the {least} events that it takes"
+        remedies += [f"lower split.held_out = {config.held_out}"] if config.held_out > 1 else []
+    elif config.by_share:
+        remedies.append(f"give '{part}' a larger share than split.ratios = {config.ratios}")
+    return f"{had}; {', '.join(remedies)}{' or ' if remedies else ''}bring a longer log"
 
 
 def _by_share(rows: Positions, config: SplitConfig) -> dict[str, Positions]:

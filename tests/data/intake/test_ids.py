@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,12 @@ def test_few_are_an_error_too_and_the_share_can_be_said(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"15 of 30 interactions \(50.0%\).*accepted: 90% or more"):
         _read(tmp_path, ids, ids[:15], "[read]\nleast_met = 0.9\n")
+
+
+def test_a_column_of_durations_has_no_ids() -> None:
+    items = pl.DataFrame({"item": [8, 9], "length": [timedelta(seconds=1)] * 2})
+    with pytest.raises(DataError, match=r"the log has ids such as '1', the table such as '8'"):
+        tables_from_frames(pl.DataFrame({"user": [1, 2], "item": [1, 2]}), items)
 
 
 def test_users_likewise() -> None:

@@ -148,6 +148,18 @@ def test_a_number_with_two_readings_is_refused_until_one_is_said(tmp_path: Path)
         assert _read(tmp_path, "rating", ["1,234", "2"], keys).interactions["rating"].to_list() == [first, 2.0]
 
 
+def test_a_decimal_comma_holds_where_every_cell_has_a_point_alone(tmp_path: Path) -> None:
+    keys = "[read]\ndecimal = ','\n"
+    assert _read(tmp_path, "rating", ["1.231", "1.235"], keys).interactions["rating"].to_list() == [1231.0, 1235.0]
+    assert _read(tmp_path, "rating", ["1.231", "1.235"]).interactions["rating"].to_list() == [1.231, 1.235]
+    with pytest.raises(
+        DataError, match=r"line 3, column 'rating': 4.5 is not a number \(the rating\) as decimal = ',' reads it"
+    ):
+        _read(tmp_path, "rating", ["1.231", "4.5"], keys)
+    typed = pl.DataFrame({"user": [1, 2], "item": [1, 2], "rating": [1.231, 2.5]})
+    assert tables_from_frames(typed, read=braidrec.ReadConfig(decimal=",")).interactions["rating"].to_list() == [1.231, 2.5]
+
+
 def test_in_python_the_same_is_said_with_a_setting() -> None:
     log = pl.DataFrame({"user": [1, 2], "item": [1, 2], "rating": ["1,234", "2"]})
     with pytest.raises(DataError, match="can be read two ways"):

@@ -20,7 +20,7 @@ from braidrec.data.intake.readers import read_table
 from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings
 from braidrec.data.tables import Tables
-from braidrec.errors import ConfigError, DataError
+from braidrec.errors import ConfigError, DataError, at_command_line
 
 
 def _cut(folder: Path, keys: str, more: str = "") -> tuple[Tables, PrepareSettings]:
@@ -112,7 +112,10 @@ def test_names_and_dates_with_blanks_are_not_cut_with_the_items(tmp_path: Path) 
 
 def test_an_order_of_rows_is_no_order_of_the_items_in_them(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text('user,items,position\na,"[1, 2]",2\na,"[3]",1\n')
-    with pytest.raises(DataError, match=r"column 'position': says the order of rows, each of which holds several items"):
+    said = r"column 'position': says the order of rows, each of which holds several items .* in their order, "
+    with pytest.raises(DataError, match=said + "pass the table without that column$"):
+        tables_from_frames(tmp_path / "log.csv")
+    with pytest.raises(DataError, match=said + r"leave the column out: ignore = \[\"position\"\]$"), at_command_line():
         _cut(tmp_path, 'file = "log.csv"')
     tables, _ = _cut(tmp_path, 'file = "log.csv"\nignore = ["position"]')
     assert _events(tables) == [("a", 1, 0), ("a", 2, 1), ("a", 3, 2)]
@@ -158,6 +161,15 @@ def test_a_ready_made_split_in_three_files(tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("user,item,stars\na,2,5\n")
     with pytest.raises(DataError, match=r"valid.csv: other columns than in .*train.csv \(rating, stars in one alone\)"):
         _cut(tmp_path, keys)
+
+
+@pytest.mark.parametrize("name", ["*", "^u.*$"])
+def test_no_column_of_a_ready_made_split_is_a_pattern(tmp_path: Path, name: str) -> None:
+    for at, part in enumerate(("train", "valid", "test")):
+        (tmp_path / f"{part}.csv").write_text(f"user,item,{name}\na,{at},{'x' if at else 1}\n")
+    tables, _ = _cut(tmp_path, 'train = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"')
+    assert tables.interactions[name].to_list() == ["1", "x", "x"]
+    assert tables.interactions.columns == ["user", "item", name, "part"]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +225,76 @@ def test_what_is_known_of_users_goes_with_their_samples(tmp_path: Path) -> None:
     tables, _ = _cut(tmp_path, KEYS, '[users]\nfile = "u.csv"\n')
     assert tables.users is not None
     assert tables.users.rows() == [(1, "a", "y"), (2, "a", "y"), (3, "b", "x"), (4, "b", "x")]
+
+
+@pytest.mark.parametrize(
+    ("items", "histories", "ids", "said"),
+    [
+        (
+            [1.0, 4.0],
+            [[4, 2], [1]],
+            [1, 2, 4],
+            "ids of the items asked for came as decimal numbers, all whole; read as integers",
+        ),
+        ([1, 4], [[4.0, 2.0], [1.0]], [1, 2, 4], "ids of the histories came as decimal numbers, all whole; read as integers"),
+        (["1.0", "4.0"], [[4, 2], [1]], ["1", "2", "4"], "2 ids differ by a decimal point alone (such as '1.0' and '1')"),
+        (["1", "4"], [["4.0", "b"], ["1"]], ["1", "4", "b"], "1 ids differ by a decimal point alone (such as '4.0' and '4')"),
+        ([1.0, 4.0], [["4", "b"], ["1"]], ["1", "4", "b"], "ids are Int64 in the items asked for and String in the histories"),
+    ],
+)
+def test_items_of_samples_meet_their_histories_whatever_type_each_has(
+    tmp_path: Path, items: list[Any], histories: list[Any], ids: list[Any], said: str
+) -> None:
+    pl.DataFrame({"past": histories, "target": items, "split": ["train", "test"]}).write_parquet(tmp_path / "s.parquet")
+    tables, _ = _cut(tmp_path, 'file = "s.parquet"\nhistory = "past"\nitem = "target"\npart = "split"')
+    assert sorted(set(tables.interactions["target"].to_list())) == ids
+    assert said in _said(tables)
+
+
+def test_fractions_among_the_items_of_samples(tmp_path: Path) -> None:
+    """Of typed tables no id; of text files an id as it is written, and whole ones meet all the same."""
+    frame = pl.DataFrame({"past": [[4, 2], [1]], "target": [1.5, 4.0], "split": ["train", "test"]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    keys = 'file = "s.parquet"\nhistory = "past"\nitem = "target"\npart = "split"'
+    with pytest.raises(DataError, match=r"s.parquet, row 1, column 'target': 1.5 is no id: decimal numbers cannot name"):
+        _cut(tmp_path, keys)
+    (tmp_path / "s.csv").write_text("past,target,split\n4 2,1.5,train\n1,4.0,test\n")
+    tables, _ = _cut(tmp_path, keys.replace("parquet", "csv") + '\nitem_separator = " "')
+    assert tables.interactions["target"].to_list() == ["4", "2", "1.5", "1", "4"]
+
+
+def test_weights_of_samples(tmp_path: Path) -> None:
+    """Earlier events, which no row names, weigh 1."""
+    for cells, heavy in ((("2", "3", "0", "1"), 2), (("2.5", "3", "0", "1"), 2.5), (("2 500", "3", "0", "1"), None)):
+        rows = SAMPLES.replace("split\n", "split,weight\n").splitlines()
+        text = "\n".join([rows[0], *(f"{row},{cell}" for row, cell in zip(rows[1:], cells, strict=True))])
+        (tmp_path / "s.csv").write_text(text)
+        if heavy is None:
+            with pytest.raises(DataError, match=r"s.csv, line 2, column 'weight': '2 500' is not a number"):
+                _cut(tmp_path, KEYS)
+            continue
+        tables, settings = _cut(tmp_path, KEYS)
+        assert tables.interactions["weight"].to_list() == [1, 1, heavy, 1, 1, 1, 3, 0, 1, 1]
+        assert "earlier items weigh 1 in 'weight'" in _said(tables)
+        notes = Dataset.prepare(tables, tmp_path / f"data {heavy}", settings).manifest["notes"]
+        assert any(note.endswith("6 of 10 events are in no part: they are history alone, as they are given") for note in notes)
+        assert not any("min_history" in note for note in notes)
+
+
+def test_samples_have_labels_and_no_ratings_or_times(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(SAMPLES.replace("clicked", "stars"))
+    for keys in (KEYS, KEYS + '\nrating = "stars"'):
+        with pytest.raises(DataError, match=r"column 'stars': is the rating of ready-made samples, .* have none; .* label = "):
+            _cut(tmp_path, keys)
+    assert _cut(tmp_path, KEYS + '\nignore = ["stars"]')[0].schema.signal is None
+    with pytest.raises(DataError, match=r"column 'stars': is the timestamp of ready-made samples, .* have none; leave it out"):
+        _cut(tmp_path, KEYS + '\ntimestamp = "stars"')
+    rows = SAMPLES.splitlines()
+    (tmp_path / "s.csv").write_text("\n".join([f"{rows[0]},rating", *(f"{row},5" for row in rows[1:])]))
+    tables, _ = _cut(tmp_path, KEYS)
+    assert (tables.schema.label, tables.schema.rating) == ("clicked", None)
+    with pytest.raises(DataError, match=r"column 'rating': is the rating of ready-made samples"):
+        _cut(tmp_path, KEYS + '\nrating = "rating"')
 
 
 def test_samples_that_cannot_be_cut_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braidrec.data.intake.description import load_description, read_tables, tables_from_frames
+from braidrec.data.intake.readers import ReadConfig
 from braidrec.data.schema import Schema
 from braidrec.data.tables import Tables
 from braidrec.errors import ConfigError, DataError
@@ -113,6 +114,11 @@ def test_one_row_tells_for_the_whole_column() -> None:
         ([20210314, 20210315], 'time_format = "%Y%m%d" or time_unit = "s"'),
         ([2021031412], "as the date 2021-03-14 12:00:00, or as seconds since 1970 (2034-"),
         ([20210314120509], 'time_format = "%Y%m%d%H%M%S" or time_unit = "ms"'),
+        (
+            [*range(20210101, 20210129), 20210230],
+            "20210101 can be read two ways: as the date 2021-01-01 00:00:00 (like 28 of 29",
+        ),
+        ([20210230, *range(20210101, 20210129)], "values, but not 20210230, row 1), or as seconds since 1970"),
         ([2019, 2021], "as the year 2019-01-01 00:00:00, or as seconds since 1970 (1970-01-01 00:33:39)"),
         (["2021-02-30", "2021-03-01"], "'2021-02-30' is not a time"),
         (["2021-03-01 25:00", "2021-03-01 12:00"], "'2021-03-01 25:00' is not a time"),
@@ -141,6 +147,22 @@ def test_a_format_settles_it(tmp_path: Path, times: list[str], key: str, expecte
     assert _file(tmp_path, times, keys).interactions["time"][0] == int(expected.replace(tzinfo=UTC).timestamp())
     with pytest.raises(DataError, match=r"line 3, column 'time': 'soon' is not a time as time_format = "):
         _file(tmp_path, [times[0], "soon"], keys)
+
+
+def test_a_format_reads_whole_numbers_beside_gaps_and_refuses_what_is_no_text() -> None:
+    read = ReadConfig(time_format="%y%m%d", on_bad_rows="skip")
+    frame = pl.DataFrame({"user": [1, 1, 1], "item": [1, 2, 3], "time": [210314.0, None, 210315.0]})
+    for times in (frame["time"], frame["time"].fill_null(float("nan")), frame["time"].cast(pl.Decimal(10, 2))):
+        tables = tables_from_frames(frame.with_columns(times.alias("time")), schema=SCHEMA, read=read)
+        assert tables.interactions["time"].to_list() == [DAY, DAY + 86_400]
+    for times in (frame["time"] + 0.5, pl.Series([datetime(2021, 3, 14)] * 3)):
+        with pytest.raises(DataError, match=r"column 'time': type .* where time_format = '%y%m%d' reads text or whole numbers"):
+            tables_from_frames(frame.with_columns(times.alias("time")), schema=SCHEMA, read=read)
+
+
+def test_what_looks_like_a_decimal_number_is_read_by_the_format_as_it_stands(tmp_path: Path) -> None:
+    tables = _file(tmp_path, ["14.0321", "15.0321"], 'time_format = "%d.%m%y"\n')
+    assert tables.interactions["time"].to_list() == [DAY, DAY + 86_400]
 
 
 @pytest.mark.parametrize(

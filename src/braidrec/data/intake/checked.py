@@ -119,10 +119,14 @@ class CheckedTable:
         """A column as numbers: integers stay integers, text is read as numbers; NaN and infinity are refused."""
         import polars as pl
 
-        values = self.column(column)
+        values, decimal = self.column(column), self.raw.read.decimal
+        if values.dtype.is_float() and decimal == "," and not self.raw.typed:
+            written = values.cast(pl.String)  # as it stands in the file: only what can be written back became a number
+            if written.str.contains(".", literal=True).any():
+                values = written
         if values.dtype == pl.String:
             text = stripped(values)
-            found = read_numbers(text, self.raw.read.decimal)
+            found = read_numbers(text, decimal)
             if found.doubt is not None:
                 row = (text == found.doubt).fill_null(False).arg_max()
                 assert row is not None
@@ -139,7 +143,7 @@ class CheckedTable:
             self.refuse(
                 column,
                 values.is_null() & text.is_not_null(),
-                f"is not a number ({role}); correct it" + _empty_hint(may_be_empty),
+                f"is not a number ({role}){_with_commas(decimal)}; correct it" + _empty_hint(may_be_empty),
             )
         elif values.dtype == pl.Boolean:
             values = values.cast(pl.Int8)
@@ -187,6 +191,10 @@ def last_place(table: CheckedTable, row: int) -> str:
     return table.raw.place(row).rpartition(", ")[2]
 
 
+def _with_commas(decimal: str | None) -> str:
+    return " as decimal = ',' reads it" if decimal == "," else ""
+
+
 def _empty_hint(may_be_empty: bool) -> str:
     return ", or leave the cell empty" if may_be_empty else ""
 
@@ -194,6 +202,18 @@ def _empty_hint(may_be_empty: bool) -> str:
 def shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def as_whole(values: pl.Series) -> pl.Series:
+    """Decimal numbers as integers where all are whole and exact, anything else as it is."""
+    import polars as pl
+
+    if not (values.dtype.is_float() or values.dtype.is_decimal()):
+        return values
+    bare = values.fill_nan(None) if values.dtype.is_float() else values
+    whole = bare.cast(pl.Int64, strict=False)
+    exact = (whole.cast(bare.dtype) == bare) & (whole.abs() < _EXACT_FLOAT)
+    return whole if exact.fill_null(bare.is_null()).all() else values
 
 
 def wordless(kind: Any) -> bool:

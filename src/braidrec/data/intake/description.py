@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 
 _PLACED = ("item", "timestamp", "order")
+_OF_SAMPLES = ("user", "item", "label", "rating", "timestamp", "weight", "part")
 
 
 class InteractionsConfig(Strict):
@@ -294,10 +295,13 @@ def _tables(
 ) -> Tables:
     """Bring one event into each row, guess what is not ``given``, call the ids of all tables alike, check."""
     if history is not None:
-        roles: dict[str, str] = {role: given[role] for role in ("user", "item", "label", "part") if role in given}
-        for role in ("user", "label"):
+        roles: dict[str, str] = {role: given[role] for role in _OF_SAMPLES if role in given}
+        for role in ("user", "label", "weight", "rating"):
             named = column_of(role, interactions.frame, (*ignore, *roles.values()))
-            roles |= {role: named} if role not in roles and named is not None else {}
+            if role == "rating" and "label" in roles:
+                ignore = (*ignore, named) if named is not None and role not in roles else ignore
+            else:
+                roles |= {role: named} if role not in roles and named is not None else {}
         made = log_of_samples(interactions, users, history=history, separator=item_separator, roles=roles)
         interactions, users, given, ids = made.log, made.users, {**given, **made.roles}, {**ids, "users": None}
     else:
@@ -376,5 +380,8 @@ def _parts_of_files(tables: Mapping[str, RawTable]) -> tuple[RawTable, str]:
 
 def _without(table: RawTable, column: str, key: str) -> RawTable:
     """Without a column that is called as the interactions call their ids, and is not the id."""
+    import polars as pl
+
     note = f"{table.where}: column '{column}' is not used: the id is '{key}', which the interactions call '{column}'"
-    return replace(table, frame=table.frame.drop(column), report=replace(table.report, notes=(*table.report.notes, note)))
+    frame = pl.DataFrame([values for values in table.frame.get_columns() if values.name != column])
+    return replace(table, frame=frame, report=replace(table.report, notes=(*table.report.notes, note)))

@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.arguments import BLANKS
-from braidrec.data.intake.checked import wordless
+from braidrec.data.intake.checked import as_whole, wordless
 from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
 from braidrec.data.values import listed
-from braidrec.errors import DataError, suggest
+from braidrec.errors import DataError, remedy, suggest
 
 if TYPE_CHECKING:
     import polars as pl
 
 ROW = "row"  # order = "row": the order of the file, where no column is called so
+_SIDES = ("items asked for", "histories")
 HISTORY = "history"  # the part of events that only stand in histories
 
 
@@ -70,9 +71,10 @@ def one_event_a_row(
             if other is not None and bool((other.list.len().fill_null(0) == lengths).all()):
                 along[name] = other
     if order is not None and order not in along:
+        how = remedy("pass the table without that column", f'leave the column out: ignore = ["{order}"]')
         raise DataError(
             f"{log.where}, column '{order}': says the order of rows, each of which holds several items in '{item}'; bring one "
-            f'event a row, or, where the rows stand in their order, leave the column out: ignore = ["{order}"]'
+            f"event a row, or, where the rows stand in their order, {how}"
         )
     origin = np.repeat(np.arange(len(lengths)), lengths.to_numpy())
     columns = [
@@ -101,8 +103,9 @@ def log_of_samples(
 ) -> Samples:
     """A table of samples, each a history and the item asked for, as a log.
 
-    roles: user (if known), item, label (if any) and part -> their columns.  Raises DataError for a column that is missing and
-    for histories that are no lists.
+    roles: user (if known), item, label, rating, timestamp and weight (if any) and part -> their columns.  Events of histories
+    weigh 1.  Raises DataError for a column that is missing, for histories that are no lists, and for a rating or a timestamp,
+    which no event of a history has.
     """
     import polars as pl
 
@@ -112,6 +115,18 @@ def log_of_samples(
         if name != history and wordless(log.frame.schema[name]):
             raise DataError(
                 f"{log.where}, column '{name}': type {log.frame.schema[name]} where one value a row is needed (the {role})"
+            )
+    for role in ("rating", "timestamp"):
+        if role in roles:
+            how = "leave it out: samples stand in no order but that of their histories"
+            if role == "rating":
+                how = (
+                    'name the column that says which samples are positive: label = "..." (0 and 1, or yes and no); where none '
+                    f'does, leave it unused: ignore = ["{roles[role]}"]'
+                )
+            raise DataError(
+                f"{log.where}, column '{roles[role]}': is the {role} of ready-made samples, whose earlier events, from "
+                f"'{history}', have none; {how} (under [interactions])"
             )
     past = _lists(log.frame[history].alias(""), separator, log.typed, always=True)
     if past is None:
@@ -132,17 +147,24 @@ def log_of_samples(
     item, own = roles["item"], log.frame
     beside = [name for name in own.columns if name not in (history, item, roles.get("user"))]
     columns = {name: _where(asked, own[name].alias(""), None) for name in beside}
-    columns[item] = _joined(asked, own[item].alias(""), _flat(past, log.typed))
+    named, met, alike = _alike(own[item].alias(""), _flat(past, log.typed), log.typed)
+    columns[item] = _joined(asked, named, met)
     columns[roles["part"]] = _where(asked, own[roles["part"]].alias("").cast(pl.String), HISTORY)
     if "label" in roles:
         columns[roles["label"]] = _where(asked, own[roles["label"]].alias("").cast(pl.String), "1")
+    if "weight" in roles:
+        weights = own[roles["weight"]].alias("")
+        as_read = weights.dtype.is_integer() or (log.typed and weights.dtype.is_numeric())
+        columns[roles["weight"]] = _where(asked, weights if as_read else weights.cast(pl.String), 1)
     columns[sample] = pl.Series(origin + 1)
     columns[place] = pl.Series(np.arange(count))
     frame = pl.DataFrame([column.alias(name) for name, column in columns.items()])
+    if "weight" in roles:
+        alike.append(f"earlier items weigh 1 in '{roles['weight']}'")
     said = (
         f"{len(own):,} ready-made samples: each is a user of its own (column '{sample}'), with {int(lengths.sum()):,} earlier "
         f"items from '{history}' that count as positive and are in no part"
-    )
+    ) + "".join(f"; {each}" for each in alike)
     made: dict[str, Any] = {"user": sample, "order": place, **{role: name for role, name in roles.items() if role != "user"}}
     people = None
     if "user" in roles:
@@ -210,23 +232,62 @@ def _flat(lists: pl.Series, typed: bool) -> pl.Series:
     return as_numbers(flat) if flat.dtype == pl.String and not typed else flat
 
 
-def _where(asked: NDArray[np.bool_], own: pl.Series, other: str | None) -> pl.Series:
+def _where(asked: NDArray[np.bool_], own: pl.Series, other: str | int | None) -> pl.Series:
     """(n,) ``own`` at the places that are asked for, ``other`` elsewhere."""
     import polars as pl
 
     at = np.where(asked, np.cumsum(asked) - 1, -1)
     found = own.gather(pl.Series(at).set(pl.Series(at < 0), None))
-    return found if other is None else found.zip_with(pl.Series(asked), pl.Series([other]).new_from_index(0, len(asked)))
+    if other is None:
+        return found
+    return found.zip_with(pl.Series(asked), pl.Series([other]).cast(found.dtype).new_from_index(0, len(asked)))
 
 
 def _joined(asked: NDArray[np.bool_], own: pl.Series, past: pl.Series) -> pl.Series:
-    """(n,) ``own`` at the places that are asked for, ``past`` in turn elsewhere; of one type."""
+    """(n,) ``own`` at the places that are asked for, ``past`` in turn elsewhere; both of one type."""
     import polars as pl
 
-    if own.dtype != past.dtype:
-        own, past = own.cast(pl.String), past.cast(pl.String)
     order = np.argsort(np.concatenate([np.flatnonzero(asked), np.flatnonzero(~asked)]), kind="stable")
     return pl.concat([own, past]).gather(order)
+
+
+def _alike(own: pl.Series, past: pl.Series, typed: bool) -> tuple[pl.Series, pl.Series, list[str]]:
+    """The items asked for and those of the histories in one type, in which one id is written one way; and what was decided.
+
+    Whole decimal numbers are integers; text is what is left where one of both is text, and there 4.0 is 4 where 4 stands too.
+    """
+    import polars as pl
+
+    said = []
+    if own.dtype != past.dtype:
+        sides = [as_whole(own), as_whole(past)]
+        changed = [name for name, before, after in zip(_SIDES, (own, past), sides, strict=True) if before.dtype != after.dtype]
+        said += [f"ids of the {' and '.join(changed)} came as decimal numbers, all whole; read as integers"] if changed else []
+        own, past = sides
+    if own.dtype != past.dtype:
+        kinds = {own.dtype, past.dtype}
+        if all(kind.is_integer() for kind in kinds) and pl.UInt64 not in kinds:
+            own, past = own.cast(pl.Int64), past.cast(pl.Int64)
+        elif typed and all(kind.is_numeric() for kind in kinds) and any(not kind.is_integer() for kind in kinds):
+            return own.cast(pl.Float64), past.cast(pl.Float64), said  # a fraction, which is no id: refused with its row
+        else:
+            listed_kinds = " and ".join(
+                f"{kind} in the {name}" for name, kind in zip(_SIDES, (own.dtype, past.dtype), strict=True)
+            )
+            said.append(f"ids are {listed_kinds}; compared as text")
+            own, past = own.cast(pl.String), past.cast(pl.String)
+    if own.dtype == pl.String:
+        every = pl.concat([own, past]).unique().drop_nulls()
+        spelt = pl.DataFrame({"raw": every, "plain": every.str.strip_chars(BLANKS).str.extract(r"^(-?(?:0|[1-9]\d*))\.0+$")})
+        twins = dict(spelt.filter(spelt["plain"].is_in(every.str.strip_chars(BLANKS).implode())).sort("raw").rows())
+        if twins:
+            first = next(iter(twins))
+            said.append(
+                f"{len(twins):,} ids differ by a decimal point alone (such as {first!r} and {twins[first]!r}); "
+                "taken as the same"
+            )
+            own, past = own.replace(twins), past.replace(twins)
+    return own, past, said
 
 
 def _free(name: str, taken: Collection[str]) -> str:

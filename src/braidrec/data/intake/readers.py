@@ -202,7 +202,7 @@ def concatenated(tables: Sequence[RawTable], where: str, read: ReadConfig) -> Ra
             )
     if not any(len(table.frame) for table in tables):
         raise DataError(f"{where}: the table has no row (columns: {', '.join(first.frame.columns)})")
-    frames = [table.frame.select(first.frame.columns) for table in tables]
+    frames = [pl.DataFrame([table.frame[name] for name in first.frame.columns]) for table in tables]  # no name is a pattern
     for name in first.frame.columns:  # text files tell types by their cells: what is text in one is text in all
         kinds = {frame.schema[name] for frame in frames}
         if pl.String in kinds and len(kinds) > 1 and not any(kind.is_nested() for kind in kinds):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from braidrec.data.intake.checked import wordless
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -53,6 +55,6 @@ def _text(values: pl.Series) -> pl.Series:
     """As text, without the name, which Polars may read as a pattern; empty where values cannot be ids."""
     import polars as pl
 
-    if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object, pl.Boolean):
+    if wordless(values.dtype) or values.dtype == pl.Boolean:
         return pl.Series([], dtype=pl.String)
     return values.alias("").cast(pl.String)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from braidrec.data.intake.checked import CheckedTable, last_place
+from braidrec.data.intake.checked import CheckedTable, as_whole, last_place
 from braidrec.data.intake.numbers import stripped
 from braidrec.errors import DataError
 
@@ -41,7 +41,15 @@ def seconds_of(log: CheckedTable, column: str) -> pl.Series:
     import polars as pl
 
     values, read = log.column(column), log.raw.read
-    if read.time_format is not None and (values.dtype == pl.String or values.dtype.is_integer()):
+    if read.time_format is not None:
+        values = as_whole(values)
+        if values.dtype.is_float() and not log.raw.typed:
+            values = values.cast(pl.String)  # as it was written: only what can be written back became a number
+        if not (values.dtype == pl.String or values.dtype.is_integer()):
+            raise DataError(
+                f"{log.raw.where}, column '{column}': type {values.dtype} where time_format = {read.time_format!r} reads text "
+                "or whole numbers; leave it out ([read] in TOML, ReadConfig in Python) or bring text"
+            )
         return _seconds_of_clock(log, column, _by_format(log, column, values, read.time_format))
     if values.dtype == pl.String:
         values = _clock_of_text(log, column, values)
@@ -113,29 +121,36 @@ def _by_size(log: CheckedTable, column: str, numbers: pl.Series) -> pl.Series:
 
 
 def _refuse_compact(log: CheckedTable, column: str, numbers: pl.Series) -> None:
-    """Raise DataError where every number is a date in digits, such as 20210304, as well as seconds since 1970."""
+    """Raise DataError where most numbers are dates in digits, such as 20210304, as well as seconds since 1970."""
     import polars as pl
 
-    known = numbers.drop_nulls()
-    digits = len(str(known[0]))
-    form = _COMPACT.get(digits)
-    if form is None or not bool(known.is_between(10 ** (digits - 1), 10**digits - 1).all()):
+    middle = numbers.quantile(0.5, "nearest")  # of one length with most of them, if most have one
+    assert middle is not None
+    digits = len(str(int(middle)))
+    form, count = _COMPACT.get(digits), len(numbers) - numbers.null_count()
+    if form is None:
         return
-    years = known // 10 ** (digits - 4)
-    if not bool(years.is_between(1900, 2100).all()):
+    possible = numbers.is_between(10 ** (digits - 1), 10**digits - 1) & (numbers // 10 ** (digits - 4)).is_between(1900, 2100)
+    possible = possible.fill_null(False)
+    if 2 * int(possible.sum()) <= count:
         return
-    clock = _parsed(known.cast(pl.String), form)
-    if clock.null_count():
+    clock = _parsed(numbers.set(~possible, None).cast(pl.String), form)
+    dates = clock.is_not_null()
+    odd = ~dates & numbers.is_not_null()
+    if 2 * int(dates.sum()) <= count or (form == "%Y" and odd.any()):  # a number beside years may count anything
         return
-    unit = sum(int(known[0]) >= border for border in _BORDERS)
-    seconds = int(known[0]) // 1000**unit
-    dated = "the year" if form == "%Y" else "the date"
-    row = numbers.is_not_null().arg_max()
+    row, other = dates.arg_max(), odd.arg_max()
     assert row is not None
+    assert other is not None
+    first = int(numbers[row])
+    unit = sum(first >= border for border in _BORDERS)
+    dated = f"{'the year' if form == '%Y' else 'the date'} {clock[row]}"
+    if odd.any():
+        dated += f" (like {int(dates.sum()):,} of {count:,} values, but not {numbers[other]}, {last_place(log, other)})"
     raise log.fail(
         column,
         row,
-        f"can be read two ways: as {dated} {clock[0]}, or as {list(_UNITS.values())[unit]} since 1970 ({_moment(seconds)}); "
+        f"can be read two ways: as {dated}, or as {list(_UNITS.values())[unit]} since 1970 ({_moment(first // 1000**unit)}); "
         f'say which: time_format = "{form}" or time_unit = "{list(_UNITS)[unit]}" {_SETTLES}',
     )
 
