@@ -513,8 +513,8 @@ class _Preparation:
         if negatives and self.settings.sequences == "positives" and kind in LEAVE:
             least, liked = 2 * self.settings.split.held_out + 1, np.bincount(self.log.user[self.log.label > 0])
             yield (
-                f"{int((liked >= least).sum()):,} of {int((liked > 0).sum()):,} users with a positive have {least} or more, and "
-                "so rows in validation and test of next-item models"
+                f"{int((liked >= least).sum()):,} of {int((liked > 0).sum()):,} users with a positive have {least} or more, "
+                "and so rows in validation and test of next-item models"
             )
         if negatives and self.settings.sequences == "positives":
             yield (
