@@ -306,6 +306,20 @@ def test_users_of_samples_are_numbers_of_any_type_in_a_column_of_any_name(tmp_pa
     assert tables.users.rows() == [(1, 7, "y"), (2, 7, "y"), (3, None, None), (4, 9, "x")]
 
 
+def test_a_sample_whose_user_cannot_be_used_stays_and_is_counted(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"who": [1.0, 1.5, None], "past": [[1]] * 3, "target": [2, 3, 4], "split": ["train", "valid", "test"]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    pl.DataFrame({"who": [1, None], "town": ["x", "y"]}).write_parquet(tmp_path / "u.parquet")
+    keys = KEYS.replace("s.csv", "s.parquet") + '\n[users]\nfile = "u.parquet"'
+    with pytest.raises(DataError, match=r"s.parquet, row 2, column 'who': 1.5 is no id: decimal numbers"):
+        _cut(tmp_path, keys)
+    tables, _ = _cut(tmp_path, keys, '[read]\non_bad_rows = "skip"\n')
+    assert tables.users is not None
+    assert tables.users.rows() == [(1, 1, "x"), (2, None, None), (3, None, None)]
+    assert (len(tables.interactions), tables.report.rows_skipped) == (6, 1)
+    assert "the users of 1 rows are left empty: 1 such as" in _said(tables)
+
+
 def test_weights_of_samples(tmp_path: Path) -> None:
     """Earlier events, which no row names, weigh 1."""
     for cells, heavy in ((("2", "3", "0", "1"), 2), (("2.5", "3", "0", "1"), 2.5), (("2 500", "3", "0", "1"), None)):
