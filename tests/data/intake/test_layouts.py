@@ -263,6 +263,63 @@ def test_fractions_among_the_items_of_samples(tmp_path: Path) -> None:
     assert tables.interactions["target"].to_list() == ["4", "2", "1.5", "1", "4"]
 
 
+def test_users_of_samples_meet_their_table_as_those_of_a_log_do(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(SAMPLES)
+    users = '[users]\nfile = "u.csv"\n'
+
+    def people(rows: str, more: str = "") -> Tables:
+        (tmp_path / "u.csv").write_text(rows)
+        return _cut(tmp_path, KEYS, users + more)[0]
+
+    met = people("uid,who,town\na,9,y\nb,8,x\nc,7,x\n", 'id = "uid"\n')
+    assert met.users is not None
+    assert met.users.rows() == [(1, "a", "y"), (2, "a", "y"), (3, "b", "x"), (4, "b", "x")]
+    assert [field.name for field in met.schema.user_fields] == ["who", "town"]
+    assert "column 'who' is not used: the id is 'uid', which the interactions call 'who'" in _said(met)
+    chosen = people("who,town,age\na,y,5\nb,x,6\n", '[[users.fields]]\nname = "age"\nkind = "numeric"\n')
+    assert [field.name for field in chosen.schema.user_fields] == ["who", "age"]
+    few = people("who,town\na,y\nc,x\n")
+    assert few.users is not None
+    assert few.users["town"].to_list() == ["y", "y", None, None]
+    assert "2 interactions are with 1 values of 'who' that its table does not list (such as 'b')" in _said(few)
+    with pytest.raises(
+        DataError, match=r"none of 4 interactions \(0.0%\) find their user in .*u.csv, .* differ in capital letters"
+    ):
+        people("who,town\nA,y\nB,x\n")
+    with pytest.raises(DataError, match=r"u.csv, column 'who': the id 'a' stands twice, at line 2 and line 4"):
+        people("who,town\na,y\nb,x\na,z\n")
+    with pytest.raises(DataError, match=r"u.csv: no column 'udi' \(named as id of the users\) \(did you mean 'uid'\?\)"):
+        people("uid,town\na,y\n", 'id = "udi"\n')
+    with pytest.raises(DataError, match=r"u.csv, line 3, column 'age': 'old' is not a number \(a numeric field\)"):
+        people("who,age\nc,5\nb,old\na,7\n", '[[users.fields]]\nname = "age"\nkind = "numeric"\n')
+
+
+@pytest.mark.parametrize("name", ["^u$", "*"])
+def test_users_of_samples_are_numbers_of_any_type_in_a_column_of_any_name(tmp_path: Path, name: str) -> None:
+    rows = zip(SAMPLES.splitlines()[1:], (7, 7, "", 9), strict=True)
+    (tmp_path / "s.csv").write_text(
+        "\n".join([f"{name},past,target,clicked,split", *(f"{user},{row.partition(',')[2]}" for row, user in rows)])
+    )
+    pl.DataFrame({name: [9.0, 7.0], "u": ["x", "y"]}).write_parquet(tmp_path / "u.parquet")
+    tables, _ = _cut(tmp_path, KEYS.replace('"who"', f'"{name}"'), '[users]\nfile = "u.parquet"\n')
+    assert tables.users is not None
+    assert tables.users.rows() == [(1, 7, "y"), (2, 7, "y"), (3, None, None), (4, 9, "x")]
+
+
+def test_a_sample_whose_user_cannot_be_used_stays_and_is_counted(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"who": [1.0, 1.5, None], "past": [[1]] * 3, "target": [2, 3, 4], "split": ["train", "valid", "test"]})
+    frame.write_parquet(tmp_path / "s.parquet")
+    pl.DataFrame({"who": [1, None], "town": ["x", "y"]}).write_parquet(tmp_path / "u.parquet")
+    keys = KEYS.replace("s.csv", "s.parquet") + '\n[users]\nfile = "u.parquet"'
+    with pytest.raises(DataError, match=r"s.parquet, row 2, column 'who': 1.5 is no id: decimal numbers"):
+        _cut(tmp_path, keys)
+    tables, _ = _cut(tmp_path, keys, '[read]\non_bad_rows = "skip"\n')
+    assert tables.users is not None
+    assert tables.users.rows() == [(1, 1, "x"), (2, None, None), (3, None, None)]
+    assert (len(tables.interactions), tables.report.rows_skipped) == (6, 1)
+    assert "the users of 1 rows are left empty: 1 such as" in _said(tables)
+
+
 def test_weights_of_samples(tmp_path: Path) -> None:
     """Earlier events, which no row names, weigh 1."""
     for cells, heavy in ((("2", "3", "0", "1"), 2), (("2.5", "3", "0", "1"), 2.5), (("2 500", "3", "0", "1"), None)):

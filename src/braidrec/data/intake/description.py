@@ -294,6 +294,11 @@ def _tables(
     clean: bool = False,
 ) -> Tables:
     """Bring one event into each row, guess what is not ``given``, call the ids of all tables alike, check."""
+    for kind, catalogue in (("items", items), ("users", users)):
+        key = ids.get(kind)
+        if catalogue is not None and key is not None and key not in catalogue.frame.columns:
+            columns = catalogue.frame.columns
+            raise DataError(f"{catalogue.where}: no column '{key}' (named as id of the {kind}){suggest(key, columns)}")
     if history is not None:
         roles: dict[str, str] = {role: given[role] for role in _OF_SAMPLES if role in given}
         for role in ("user", "label", "weight", "rating"):
@@ -302,7 +307,16 @@ def _tables(
                 ignore = (*ignore, named) if named is not None and role not in roles else ignore
             else:
                 roles |= {role: named} if role not in roles and named is not None else {}
-        made = log_of_samples(interactions, users, history=history, separator=item_separator, roles=roles)
+        if users is not None and "user" in roles:
+            users = _with_ids(users, ids.get("users") or guess_id("users", users.frame, roles["user"]), roles["user"])
+        made = log_of_samples(
+            interactions,
+            users,
+            history=history,
+            separator=item_separator,
+            roles=roles,
+            user_fields=given.get("user_fields"),
+        )
         interactions, users, given, ids = made.log, made.users, {**given, **made.roles}, {**ids, "users": None}
     else:
         item, time, order = (given.get(role) or column_of(role, interactions.frame, ignore) for role in _PLACED)
@@ -312,10 +326,6 @@ def _tables(
         if place is not None:
             given = {**given, "item": item} | ({"order": place} if time is None and order is None else {})
     catalogues = {kind: table for kind, table in (("items", items), ("users", users)) if table is not None}
-    for kind, table in catalogues.items():
-        key = ids.get(kind)
-        if key is not None and key not in table.frame.columns:
-            raise DataError(f"{table.where}: no column '{key}' (named as id of the {kind}){suggest(key, table.frame.columns)}")
     asked = [(role, given[role]) for role in ("user", "item") if role in given] + [("one to ignore", key) for key in ignore]
     for role, key in asked:
         if key not in interactions.frame.columns:
@@ -376,6 +386,15 @@ def _parts_of_files(tables: Mapping[str, RawTable]) -> tuple[RawTable, str]:
     ]
     where = " + ".join(table.where for table in tables.values())
     return concatenated(marked, where, marked[0].read), part
+
+
+def _with_ids(table: RawTable, key: str, name: str) -> RawTable:
+    """With the ids in ``key`` called ``name``, and no other column called so."""
+    import polars as pl
+
+    table = _without(table, name, key) if key != name and name in table.frame.columns else table
+    columns = [values.alias(name) if values.name == key else values for values in table.frame.get_columns()]
+    return replace(table, frame=pl.DataFrame(columns))
 
 
 def _without(table: RawTable, column: str, key: str) -> RawTable:

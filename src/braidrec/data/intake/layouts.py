@@ -5,7 +5,7 @@ Nothing is dropped without a count, and every event keeps its place in the file,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from braidrec.arguments import BLANKS
 from braidrec.data.intake.checked import as_whole, wordless
+from braidrec.data.intake.guess import field_of
 from braidrec.data.intake.readers import RawTable, as_numbers
+from braidrec.data.intake.validate import meeting
 from braidrec.data.schema import Field
 from braidrec.data.tables import ReadReport
 from braidrec.data.values import listed
@@ -100,12 +102,14 @@ def log_of_samples(
     history: str,
     separator: str | None,
     roles: Mapping[str, str],
+    user_fields: Sequence[Field] | None = None,
 ) -> Samples:
     """A table of samples, each a history and the item asked for, as a log.
 
     roles: user (if known), item, label, rating, timestamp and weight (if any) and part -> their columns.  Events of histories
-    weigh 1.  Raises DataError for a column that is missing, for histories that are no lists, and for a rating or a timestamp,
-    which no event of a history has.
+    weigh 1.  ``users`` calls its ids as the samples do; ``user_fields`` are those of it, None where they are guessed.
+    Raises DataError for a column that is missing, for histories that are no lists, for a rating or a timestamp, which no event
+    of a history has, and where samples and users do not meet.
     """
     import polars as pl
 
@@ -143,7 +147,8 @@ def log_of_samples(
     origin = np.repeat(np.arange(len(lengths)), lengths + 1)
     asked = np.zeros(count, np.bool_)
     asked[ends] = True
-    sample, place = (_free(name, log.frame.columns) for name in ("sample", "order"))
+    taken = [*log.frame.columns, *(users.frame.columns if users is not None else ())]
+    sample, place = (_free(name, taken) for name in ("sample", "order"))
     item, own = roles["item"], log.frame
     beside = [name for name in own.columns if name not in (history, item, roles.get("user"))]
     columns = {name: _where(asked, own[name].alias(""), None) for name in beside}
@@ -169,7 +174,10 @@ def log_of_samples(
     people = None
     if "user" in roles:
         people = _people(log, users, roles["user"], sample)
-        made["user_fields"] = (Field(name=roles["user"]),)
+        known = [] if users is None else [values for values in users.frame.get_columns() if values.name != roles["user"]]
+        guessed = [field for field, _ in map(field_of, known) if field is not None]
+        told = guessed if user_fields is None else [field for field in user_fields if field.name != roles["user"]]
+        made["user_fields"] = (Field(name=roles["user"]), *told)
     elif users is not None:
         raise DataError(f"{users.where}: the samples name no user, so a table of users says nothing; name it: user = ...")
     return Samples(_noted(replace(log, frame=frame, origin=origin), said), people, made)
@@ -180,15 +188,15 @@ def _people(log: RawTable, users: RawTable | None, user: str, sample: str) -> Ra
     import polars as pl
 
     numbers = pl.Series(sample, np.arange(1, len(log.frame) + 1))
-    frame = pl.DataFrame([numbers, log.frame[user]])
-    if users is not None:
-        if user not in users.frame.columns:
-            raise DataError(f"{users.where}: no column '{user}', as the samples call their users")
-        key = pl.col(user).cast(pl.String).str.strip_chars(BLANKS)
-        known = users.frame.with_columns(key).unique(user, keep="first", maintain_order=True)
-        frame = frame.with_columns(key).join(known, on=user, how="left", maintain_order="left")
-    sources = log if users is None else users
-    return RawTable(frame, sources.source, ReadReport(), log.where, log.lines, log.read, pieces=log.pieces)
+    if users is None:
+        frame = pl.DataFrame([numbers, log.frame[user]])
+        return RawTable(frame, log.source, ReadReport(), log.where, log.lines, log.read, pieces=log.pieces)
+    met = meeting(log, users, user, "user")
+    known = [
+        values.alias("").gather(met.rows).alias(values.name) for values in users.frame.get_columns() if values.name != user
+    ]
+    frame = pl.DataFrame([numbers, met.ids.alias(user), *known])
+    return replace(users, frame=frame, report=met.report, origin=met.rows.fill_null(0).to_numpy().astype(np.int64))
 
 
 def _lists(values: pl.Series, separator: str | None, typed: bool, always: bool = False) -> pl.Series | None:

@@ -9,7 +9,10 @@ part        train, valid or test
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from braidrec.arguments import BLANKS
 from braidrec.data.intake.checked import CheckedTable, last_place, shown, wordless
@@ -89,6 +92,54 @@ def validate(
             (*notes, *(note for table in tables for note in (*table.raw.report.notes, *table.notes))),
         ),
         moment=log.moment,
+    )
+
+
+@dataclass(frozen=True)
+class Met:
+    """What a catalogue knows of each row of another table."""
+
+    ids: pl.Series  # (n,) in the type and the spelling of the catalogue, null where the row names none
+    rows: pl.Series  # (n,) of the catalogue as read, null where it does not list the id
+    report: ReadReport  # of both tables' ids
+
+
+def meeting(asked: RawTable, catalogue: RawTable, key: str, kind: str) -> Met:
+    """Find the ids in column ``key`` of ``asked`` in that of ``catalogue``, as those of a log are found.
+
+    Raises DataError for ids that are none or stand twice in the catalogue, and where too few are found.
+    """
+    import polars as pl
+
+    values = asked.frame[key].alias("")
+    bare = stripped(values) if values.dtype == pl.String else values.fill_nan(None) if values.dtype.is_float() else values
+    at = bare.is_not_null().arg_true().to_numpy().astype(np.int64)
+    if not len(at):
+        raise DataError(f"{asked.where}, column '{key}': names no {kind}, so a table of {kind}s says nothing; leave it out")
+    log = CheckedTable(
+        replace(asked, frame=pl.DataFrame({key: values.gather(pl.Series(at))}), origin=at), asked.read.on_bad_rows
+    )
+    table = CheckedTable(catalogue, catalogue.read.on_bad_rows)
+    log.ids(key)
+    table.ids(key)
+    _refuse_repeats(table, key)
+    _one_type(key, [log, table])
+    _meet(log, table, key)
+    usable = log.frame.filter(~log.bad)
+    if log.problems:
+        log.note(f"column '{key}': the {kind}s of {int(log.bad.sum()):,} rows are left empty: {'; '.join(log.problems)}")
+    known = table.finish()
+    _count_strangers(log, usable, table, known, key, kind)
+    listed = pl.DataFrame({"id": known[key].alias(""), "row": (~table.bad).arg_true()})
+    found = pl.DataFrame({"id": usable[key].alias("")}).join(listed, on="id", how="left", maintain_order="left")
+    back = np.full(len(values), -1)
+    back[at[(~log.bad).to_numpy()]] = np.arange(len(usable))
+    place = pl.Series(back).set(pl.Series(back < 0), None)
+    notes = (*catalogue.report.notes, *log.notes, *table.notes)
+    return Met(
+        found["id"].gather(place),
+        found["row"].gather(place),
+        ReadReport(catalogue.report.rows_skipped + table.num_bad, notes),
     )
 
 
