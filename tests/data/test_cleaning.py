@@ -186,6 +186,7 @@ def test_ties_are_kept_apart_though_users_are_mixed_within_a_second(tmp_path: Pa
         }
     )
     data = prepared(tmp_path / "d", log, ties="exclude")
+    assert "4 events (80.0%) share 'time' with another of their user" in " ".join(data.manifest["notes"])
     assert data.log.past.tolist() == [0, 0, 0, 0, 2]
     assert data.log.before.tolist() == [0, 0, 0, 0, 4]
 

@@ -72,6 +72,14 @@ def test_a_copy_is_followed_once(tmp_path: Path) -> None:
     assert letters(own, own.log.item) == "abcd"
 
 
+def test_a_copy_is_one_though_others_came_between_within_the_second(tmp_path: Path) -> None:
+    first = 1_700_000_000_000
+    moments = [first + at for at in (0, 100, 200, 1000, 1100, 2000, 2100, 3000)]
+    log = pl.DataFrame({"user": [1, 2, 1, 1, 2, 1, 2, 2], "item": [*"aaab", *"bccd"], "time": moments, "label": [1] * 8})
+    own = prepared(tmp_path, log).followed
+    assert [letters(own, own.log.item[own.log.user == user]) for user in (1, 2)] == ["abc", "abcd"]
+
+
 def test_parts_in_time_keep_their_borders(tmp_path: Path) -> None:
     split = SplitConfig(kind="temporal", min_history=1, ratios=(0.5, 0.25, 0.25))
     data = prepared(tmp_path, rows("ABcDeFgHI"), split=split)

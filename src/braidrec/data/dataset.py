@@ -529,8 +529,9 @@ class _Preparation:
             )
 
     def _notes_on_ties(self) -> Iterator[str]:
-        log, schema = self.log, self.schema
-        again = (log.user[1:] == log.user[:-1]) & (log.timestamp[1:] == log.timestamp[:-1])
+        log, schema, own = self.log, self.schema, self.log.slot_event[1:]  # user by user
+        user, item, time = log.user[own], log.item[own], log.timestamp[own]
+        again = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
         if schema.clock is not None and again.any():
             tied = int((np.r_[again, False] | np.r_[False, again]).sum())
             how = (
@@ -542,7 +543,7 @@ class _Preparation:
                 f"{tied:,} events ({tied / len(log):.1%}) share '{schema.clock}' with another of their user; "
                 f'ties = "{self.settings.ties}": {how}'
             )
-        copies = int((again & (log.item[1:] == log.item[:-1])).sum())
+        copies = int((again & (item[1:] == item[:-1])).sum())
         if copies:
             keys = ", ".join(f"'{name}'" for name in (schema.user, schema.item, schema.clock) if name is not None)
             yield f"{copies:,} events repeat an earlier one in {keys}; kept, none in the history of another"

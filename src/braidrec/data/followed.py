@@ -13,10 +13,12 @@ from braidrec.errors import DataError
 
 def followed_positions(log: InteractionLog, settings: PrepareSettings) -> NDArray[np.int64]:
     """(n,) ascending positions of the positives (of every event with ``sequences = "all"``), copies left out."""
-    kept = np.flatnonzero(log.label > 0) if settings.sequences == "positives" else np.arange(len(log))
-    user, item, time = log.user[kept], log.item[kept], log.timestamp[kept]
+    own = log.slot_event[1:].astype(np.int64)  # user by user: there copies stand side by side
+    if settings.sequences == "positives":
+        own = own[log.label[own] > 0]
+    user, item, time = log.user[own], log.item[own], log.timestamp[own]
     again = (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (time[1:] == time[:-1])
-    return kept[np.r_[True, ~again]] if len(kept) else kept
+    return np.sort(own[np.r_[True, ~again]] if len(own) else own)
 
 
 def followed(log: InteractionLog, split: Split, settings: PrepareSettings, positions: NDArray[np.int64], name: str) -> Split:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from braidrec.data.schema import Schema
+from braidrec.data.cleaning import clean
+from braidrec.data.settings import PrepareSettings
 from braidrec.data.tables import Tables
-
-if TYPE_CHECKING:
-    import polars as pl
 
 PART = "part"
 
@@ -24,7 +22,7 @@ def core_in_parts(tables: Tables, *, core: int, seed: int, share: float = 0.2) -
     import polars as pl
 
     schema = tables.schema
-    pairs = _core(tables.interactions.unique([schema.user, schema.item], keep="first", maintain_order=True), schema, core)
+    pairs = clean(tables.interactions, schema, PrepareSettings(repeats="first", k_core=core)).interactions
     kept = pairs[schema.item].unique().implode()
     items = None if tables.items is None else tables.items.filter(pl.col(schema.item).is_in(kept))
     users = pairs[schema.user].to_numpy()
@@ -40,15 +38,3 @@ def shares(users: NDArray[Any], rng: np.random.Generator, share: float) -> NDArr
     turn[order] = np.arange(len(users)) - (np.cumsum(counts) - counts)[own[order]]
     held = np.maximum(1, np.round(share * counts)).astype(np.int64)[own]
     return np.where(turn < held, "test", np.where(turn < 2 * held, "valid", "train"))
-
-
-def _core(pairs: pl.DataFrame, schema: Schema, core: int) -> pl.DataFrame:
-    """Users and items with fewer than ``core`` pairs left out, until nobody has fewer."""
-    import polars as pl
-
-    while True:
-        left = pairs.filter(pl.len().over(schema.item) >= core)
-        left = left.filter(pl.len().over(schema.user) >= core)
-        if len(left) == len(pairs):
-            return left
-        pairs = left
