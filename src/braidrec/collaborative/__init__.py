@@ -28,7 +28,12 @@ TASK = TaskSpec(
         "collaborative",
         backbones={
             "mf": "braidrec.collaborative.backbones.mf:SPEC",
+            "gccf": "braidrec.collaborative.backbones.gccf:SPEC",
             "lightgcn": "braidrec.collaborative.backbones.lightgcn:SPEC",
+            "sgl": "braidrec.collaborative.backbones.sgl:SPEC",
+            "simgcl": "braidrec.collaborative.backbones.simgcl:SPEC",
+            "dccf": "braidrec.collaborative.backbones.dccf:SPEC",
+            "autocf": "braidrec.collaborative.backbones.autocf:SPEC",
         },
         models={
             "ease": "braidrec.collaborative.models.ease:SPEC",
