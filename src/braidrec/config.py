@@ -138,6 +138,11 @@ class RunConfig(Strict):
         """Whether the backbone or an enhancer needs item text vectors; a task may need them besides (`Task.reads_text`)."""
         return any(spec.needs_text(settings) for spec, settings in self.chosen.parts(self.model))
 
+    @property
+    def reads_people(self) -> bool:
+        """Whether a part that reads text reads vectors of users as well, where there are such."""
+        return any(spec.reads_people and spec.needs_text(settings) for spec, settings in self.chosen.parts(self.model))
+
 
 @dataclass(frozen=True)
 class Chosen:

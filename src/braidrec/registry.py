@@ -36,6 +36,7 @@ class Spec:
     presets: preset -> what it sets here    joined: the same, besides, where a method joins this backbone
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
+    reads_people: whether it reads user vectors as well, where the run's knowledge base has such
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
     informed: what it sets, besides, in every preset where the run has a knowledge base
     tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
@@ -53,6 +54,7 @@ class Spec:
     training: Mapping[str, Values] = field(default_factory=dict)
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
+    reads_people: bool = False
     fitted: bool = False
     informed: Values = field(default_factory=dict)
     tried: Sequence[Values] = ()

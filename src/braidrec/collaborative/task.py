@@ -47,7 +47,15 @@ class CollaborativeTask:
     # -- training -----------------------------------------------------------------------------------------------------
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Vectors | None,
+        *,
+        people: Vectors | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         """Raises DataError for data without a positive, ConfigError for a text vector that is no number."""
         seed_everything(config.seed)
         graph, table = training_graph(data), None

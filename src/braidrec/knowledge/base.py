@@ -97,9 +97,12 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class TableVersion:
+    """users: how many of its rows are of users"""
+
     number: int
     committed: datetime.datetime
     rows: int
+    users: int
 
 
 @dataclass(frozen=True)
@@ -456,12 +459,14 @@ class KnowledgeBase:
     def versions(self) -> list[TableVersion]:
         """The commits that are still kept, oldest first."""
         table = lance.table_of(self.folder)
+        found = []
         with lance.reading(self.folder):
-            found = [] if table is None else table.list_versions()
-        return [
-            TableVersion(int(each["version"]), each["timestamp"], int(each["metadata"]["total_rows"]))
-            for each in sorted(found, key=lambda each: int(each["version"]))
-        ]
+            for each in sorted([] if table is None else table.list_versions(), key=lambda each: int(each["version"])):
+                assert table is not None
+                table.checkout(int(each["version"]))
+                users, rows = table.count_rows("kind = 'user'"), int(each["metadata"]["total_rows"])
+                found.append(TableVersion(int(each["version"]), each["timestamp"], rows, users))
+        return found
 
     def verify(self) -> VerifyReport:
         """Read everything: keys, text hashes, vector checksums, and the derived matrices that exist.
