@@ -140,8 +140,9 @@ class RunConfig(Strict):
 
     @property
     def reads_people(self) -> bool:
-        """Whether a part that reads text reads vectors of users as well, where there are such."""
-        return any(spec.reads_people and spec.needs_text(settings) for spec, settings in self.chosen.parts(self.model))
+        """Whether an enhancer reads vectors of users besides those of items, where the run's knowledge bases have such."""
+        enhancers = self.chosen.parts(self.model)[1:]
+        return self.chosen.task.reads_people and any(spec.needs_text(settings) for spec, settings in enhancers)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ class Spec:
     presets: preset -> what it sets here    joined: the same, besides, where a method joins this backbone
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
-    reads_people: whether it reads user vectors as well, where the run's knowledge base has such
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
     informed: what it sets, besides, in every preset where the run has a knowledge base
     tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
@@ -54,7 +53,6 @@ class Spec:
     training: Mapping[str, Values] = field(default_factory=dict)
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
-    reads_people: bool = False
     fitted: bool = False
     informed: Values = field(default_factory=dict)
     tried: Sequence[Values] = ()
@@ -250,6 +248,7 @@ class TaskSpec:
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     of_positives: whether its default is meant where nothing is named and the log holds positives alone
+    reads_people: whether methods that read text read vectors of users besides, where the run's knowledge bases have such
     open_backbone: whether a backbone's own keys may stand in [model] itself, as those of whole models do
     """
 
@@ -270,6 +269,7 @@ class TaskSpec:
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False
     of_positives: bool = False
+    reads_people: bool = False
     open_backbone: bool = False
 
     def __contains__(self, name: str) -> bool:

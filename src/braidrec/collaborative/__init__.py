@@ -50,4 +50,5 @@ TASK = TaskSpec(
     presets=_PRESETS,
     open_backbone=True,
     of_positives=True,
+    reads_people=True,
 )
