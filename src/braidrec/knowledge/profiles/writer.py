@@ -185,25 +185,26 @@ class ProfileWriter:
         """An answer to each question.  Where the endpoint fails, that error, and None for whatever it kept from being answered:
         what came until then is paid for, and the caller's to keep.
         """
-        found: list[Answer | None] = [None] * len(questions)
-        trouble: KnowledgeError | None = None
+        found: list[Answer | None] = []
+        troubles: list[KnowledgeError] = []
         with self._calls.client() as client, ThreadPoolExecutor(self.config.parallel) as pool:
 
             def ask(question: Question) -> Answer | None:
-                return None if trouble is not None else self._answer(client, question)
+                try:
+                    return None if troubles else self._answer(client, question)
+                except KnowledgeError as cause:
+                    troubles.append(cause)
+                    return None
 
             asked = [pool.submit(ask, question) for question in questions]
             try:
-                for at, future in enumerate(asked):
-                    try:
-                        found[at] = future.result()
-                        advance(1)
-                    except KnowledgeError as cause:
-                        trouble = trouble or cause
+                for future in asked:
+                    found.append(future.result())
+                    advance(found[-1] is not None)
             except BaseException:  # interrupted: what is under way ends within its time, the rest is not begun
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return found, trouble
+        return found, troubles[0] if troubles else None
 
     def _answer(self, client: httpx.Client, question: Question) -> Answer:
         usage, problem = Usage(), ""
@@ -216,10 +217,7 @@ class ProfileWriter:
                 asked.append(
                     {"role": "user", "content": f"Your answer could not be used: {problem}. Answer again in the asked form."}
                 )
-            try:
-                given = self._completion(client, asked)
-            except TooLargeError as cause:
-                given = Completion("", str(cause), None)
+            given = self._completion(client, asked)
             guessed = Usage(sum(_tokens(each["content"]) for each in asked), _tokens(given.message), 1, counted=False)
             usage += given.usage or guessed
             try:
@@ -237,7 +235,10 @@ class ProfileWriter:
             body["response_format"] = {"type": "json_object"}
         # a token is rarely more than sixteen bytes, and JSON writes one as six where it escapes it
         most = BESIDE_BYTES + 96 * self.config.max_tokens
-        return Completion.of(self._calls.post(client, "chat/completions", body, most=most, what="an answer of max_tokens"))
+        try:
+            return Completion.of(self._calls.post(client, "chat/completions", body, most=most, what="an answer of max_tokens"))
+        except TooLargeError:
+            return Completion("", f"it has more than {most:,} bytes", None)
 
     def _question(self, kind: Kind, values: dict[str, Any]) -> Question:
         content = json.dumps(values, ensure_ascii=False)
