@@ -99,8 +99,8 @@ def every_file(folder: Path) -> bytes:
 def test_profiles_are_written_from_training_alone_and_encoded_by_id(chat: Chat, tmp_path: Path) -> None:
     data = shelf(tmp_path)
     said = write_profiles(data.path, tmp_path / "kb", chat.file(tmp_path, parallel=1), "tfidf")
-    assert "8 item profiles written, 0 unchanged" in said
-    assert "6 user profiles written, 0 unchanged" in said
+    assert "item profiles: 8 written, 0 unchanged" in said
+    assert "user profiles: 6 written, 0 unchanged" in said
     assert "14 calls, 140 tokens read and 70 written; no price is set" in said
     assert "14 texts encoded" in said
     assert chat.of_items() == [f"Here is a story, title is {TITLES[item]}." for item in sorted(TITLES)]
@@ -129,7 +129,7 @@ def test_what_is_new_or_changed_is_written_and_nothing_else(chat: Chat, tmp_path
     write_profiles(shelf(tmp_path).path, tmp_path / "kb", file, "tfidf")
     chat.bodies.clear()
     said = write_profiles(tmp_path / "shelf", tmp_path / "kb", file, "tfidf", confirm=pytest.fail)
-    assert "0 item profiles written, 8 unchanged\n0 user profiles written, 6 unchanged\n0 texts encoded" in said
+    assert "item profiles: 0 written, 8 unchanged\nuser profiles: 0 written, 6 unchanged\n0 texts encoded" in said
     assert not chat.bodies
     changed = shelf(tmp_path, titles={**TITLES, "i4": "Story oak"}, overwrite=True)
     said = sync(changed.path, tmp_path / "kb")
@@ -137,7 +137,7 @@ def test_what_is_new_or_changed_is_written_and_nothing_else(chat: Chat, tmp_path
     assert 0 < len(readers) < 6
     assert chat.of_items() == ["Here is a story, title is Story oak."]
     assert len(chat.of_users()) == len(readers)
-    assert f"1 item profiles written, 7 unchanged\n{len(readers)} user profiles written" in said
+    assert f"item profiles: 1 written, 7 unchanged\nuser profiles: {len(readers)} written" in said
     assert f"{1 + len(readers)} texts encoded" in said
 
 
@@ -187,8 +187,8 @@ def test_items_alone(chat: Chat, tmp_path: Path) -> None:
 def test_who_has_nothing_to_write_of_is_counted(chat: Chat, tmp_path: Path) -> None:
     data = shelf(tmp_path, titles={**TITLES, "i0": None}, first=("new",))
     said = write_profiles(data.path, tmp_path / "kb", chat.file(tmp_path), "tfidf")
-    assert "1 items have no text, so nothing is written of them" in said
-    assert "1 users have no item with text in training, so nothing is written of them" in said
+    assert "nothing is written of 1 item without text" in said
+    assert "nothing is written of 1 user without an item with text in training" in said
     vectors = KnowledgeBases.open(tmp_path / "kb").people(data)
     assert vectors is not None
     assert not vectors[data.user_rows["new"]].any()
@@ -210,8 +210,10 @@ def test_failures_are_kept_by_name_counted_and_asked_for_again(chat: Chat, tmp_p
 
     chat.answer = answer
     said = write_profiles(data.path, tmp_path / "kb", file, "tfidf")
-    assert "1 item profiles failed (first: 'i5': it is no JSON (JSONDecodeError)), so their catalogue text is read" in said
-    assert "1 user profiles failed (first: 'u1': its profile has 2 characters, where 20 to 800 are asked for)" in said
+    assert (
+        "item profiles: 1 failed (first: 'i5': it is no JSON (JSONDecodeError)), so the catalogue's text is read there" in said
+    )
+    assert "user profiles: 1 failed (first: 'u1': its profile has 2 characters, where 20 to 800 are asked for)" in said
     assert "16 calls" in said
     base = KnowledgeBase.open(tmp_path / "kb")
     assert base.texts(["i5"]) == {"i5": odd}
@@ -224,7 +226,7 @@ def test_failures_are_kept_by_name_counted_and_asked_for_again(chat: Chat, tmp_p
     assert not vectors[data.user_rows["u1"]].any()
     chat.answer = well
     chat.bodies.clear()
-    assert "1 item profiles failed" in sync(data.path, tmp_path / "kb")
+    assert "item profiles: 1 failed" in sync(data.path, tmp_path / "kb")
     assert not chat.bodies
     said = sync(data.path, tmp_path / "kb", again=True)
     assert "failed" not in said
@@ -241,7 +243,7 @@ def test_where_no_answer_fits_nothing_more_is_asked(chat: Chat, tmp_path: Path) 
     assert len(chat.bodies) == 8
     assert ProfileStore(tmp_path / "kb").read("item") == {}
     chat.answer = well
-    assert "8 item profiles written" in write_profiles(data.path, tmp_path / "kb", file, "tfidf")
+    assert "item profiles: 8 written" in write_profiles(data.path, tmp_path / "kb", file, "tfidf")
 
 
 def test_an_endpoint_that_fails_takes_nothing_that_was_answered(chat: Chat, tmp_path: Path) -> None:
@@ -517,7 +519,7 @@ def test_a_key_stands_in_no_file_and_no_word(
 
     chat.answer = answer
     said.append(write_profiles(data.path, tmp_path / "kb", chat.file(tmp_path, key_variable="CLOUD_KEY"), "tfidf"))
-    assert "2 item profiles failed" in said[0]
+    assert "item profiles: 2 failed" in said[0]
     assert set(chat.keys) == {f"Bearer {KEY}"}
     chat.answer = lambda body: 403
     with pytest.raises(BraidError) as caught:

@@ -38,15 +38,16 @@ class Written:
     usage: Usage
 
     def lines(self) -> list[str]:
-        found = [f"{self.written:,} {self.kind} profiles written, {self.unchanged:,} unchanged"]
+        found = [f"{self.kind} profiles: {self.written:,} written, {self.unchanged:,} unchanged"]
         if self.failed:
-            stand_in = "their catalogue text is read" if self.kind == "item" else "they have no vector of their own"
+            stand_in = "the catalogue's text is read there" if self.kind == "item" else "they have no vector of their own"
             found.append(
-                f"{self.failed:,} {self.kind} profiles failed (first: {self.first}), so {stand_in}; --again asks for them anew"
+                f"{self.kind} profiles: {self.failed:,} failed (first: {self.first}), so {stand_in}; --again asks for them anew"
             )
         if self.nothing:
-            why = "no text" if self.kind == "item" else "no item with text in training"
-            found.append(f"{self.nothing:,} {self.kind}s have {why}, so nothing is written of them")
+            whom = f"{self.nothing:,} {self.kind}{'s' * (self.nothing != 1)}"
+            what = "text" if self.kind == "item" else "an item with text in training"
+            found.append(f"nothing is written of {whom} without {what}")
         return found
 
 
