@@ -55,4 +55,5 @@ TASK = TaskSpec(
     presets=_PRESETS,
     open_backbone=True,
     of_positives=True,
+    reads_people=True,
 )
