@@ -353,9 +353,12 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
 
 
 def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
-    """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``."""
+    """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``.
+
+    So may that of a backbone, where the task says so.
+    """
     keys: set[str] = set()
-    if found.backbone.name in found.task.models:
+    if found.task.open_backbone or found.backbone.name in found.task.models:
         keys = set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields)
     own = {key: value for key, value in values.items() if key not in keys}
     moved = {key: value for key, value in values.items() if key in keys}

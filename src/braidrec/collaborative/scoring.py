@@ -101,7 +101,8 @@ class RowsScorer:
         self._device, self._popularity = place_of(model), popularity.float()
 
     def scores(self, rows: NDArray[np.int64]) -> Tensor:
-        return score(self._model, Baskets.of_rows(self._matrix[self._users[rows]]).to(self._device), self._popularity)
+        users = self._users[rows]
+        return score(self._model, Baskets.of_rows(self._matrix[users], users).to(self._device), self._popularity)
 
 
 def score(model: MatrixModel, baskets: Baskets, popularity: Tensor) -> Tensor:
