@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from small_worlds import pairs_in_parts, recall
 
 from braidrec.collaborative.contracts import Parts
 from braidrec.collaborative.graph_model import GraphModel, node_stages
@@ -15,7 +16,6 @@ from braidrec.config import RunRequest, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.layers.text import TextTable
 from braidrec.training.config import TrainingConfig
-from small_worlds import pairs_in_parts, recall
 
 USERS, ITEMS, GROUPS = 400, 300, 10
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from planted_strands import Strands, found, model_of, parts_of, strands, trained
+from small_worlds import random_graph, random_text
 
 from braidrec.collaborative.contracts import Parts, Propagated, Widths
 from braidrec.collaborative.methods.darec import SPEC as DAREC
@@ -18,8 +20,6 @@ from braidrec.collaborative.node_text import NEAR, NodeText, TextConfig
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.layers.text import TextTable
 from braidrec.objectives.structure import global_structure, orthogonality, uniformity
-from planted_strands import Strands, found, model_of, parts_of, strands, trained
-from small_worlds import random_graph, random_text
 
 METHODS = ("darec", "rlmrec-con", "rlmrec-gen", "kar")
 NODES = Widths(8, 8)
@@ -195,7 +195,7 @@ def test_gen_hides_nodes_behind_one_token_and_asks_for_their_text() -> None:
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     [grad] = torch.autograd.grad(loss, method.token)
     assert grad.abs().max() > 0
-    tiny, one = Generative(GenConfig(masked=1e-6), parts, NODES).inputs(nodes, rng())
+    _, one = Generative(GenConfig(masked=1e-6), parts, NODES).inputs(nodes, rng())
     assert one is not None
     assert len(one) == 1
 
@@ -257,7 +257,7 @@ def test_equal_seeds_draw_alike(world: Strands, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_new_items_are_near_the_known_ones_of_their_group(world: Strands, method: str) -> None:
-    model = trained(model_of(parts_of(world), method), 30)
+    model = trained(model_of(parts_of(world), method), 10)
     kept = model.kept()
     twins = world.items[1:41]
     kept.add(twins)

@@ -30,6 +30,12 @@ TASK = TaskSpec(
             "mf": "braidrec.collaborative.backbones.mf:SPEC",
             "lightgcn": "braidrec.collaborative.backbones.lightgcn:SPEC",
         },
+        methods={
+            "darec": "braidrec.collaborative.methods.darec:SPEC",
+            "rlmrec-con": "braidrec.collaborative.methods.rlmrec:SPEC",
+            "rlmrec-gen": "braidrec.collaborative.methods.rlmrec:GEN",
+            "kar": "braidrec.collaborative.methods.kar:SPEC",
+        },
         models={
             "ease": "braidrec.collaborative.models.ease:SPEC",
             "ials": "braidrec.collaborative.models.ials:SPEC",

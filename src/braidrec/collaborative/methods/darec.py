@@ -3,7 +3,7 @@
     E_C (N, D) -> what the backbone scores by    E_L (N, R) -> frozen text    four MLPs: shared and specific of both sides
     L_or    the parts of a side are at right angles, eq. 2        L_uni   specific parts are spread, eq. 3
     L_glo   shared parts have the same Gram matrix, eqs. 4-5      L_loc   their clusters' centres, matched, agree, eqs. 6-10
-    L = L_backbone + lambda (L_or + L_uni + L_glo + L_loc), eq. 11, all of them on a fresh sample of rows, the same on both sides
+    L = L_backbone + lambda (L_or + L_uni + L_glo + L_loc), eq. 11, on a fresh sample of rows, the same ones on both sides
 
 Inference is the backbone alone.  No code of the authors is known; the paper leaves open what stands here as a default.
 Departures: eq. 5 over rows of length 1 and as a mean (``literal`` is as printed), for its sum over millions of pairs is solved
@@ -56,7 +56,7 @@ class DaRecConfig(Strict):
 
 
 class DaRec(nn.Module, Enhancer):
-    """keys (I, width): the shared text parts of items, once training is over    parts (4, N, width): all four, for a look inside"""
+    """Once training is over: keys (I, width), shared text parts of items    parts (4, N, width), all four, to be looked at"""
 
     knows_by_text = True
     stand_in = "as the mean of the items whose shared text part is most like its own"
@@ -70,7 +70,11 @@ class DaRec(nn.Module, Enhancer):
         self.text = NodeText(config.text, parts)
         sides = {"": nodes.outputs, "text_": self.text.width}
         self.maps = nn.ModuleDict(
-            {f"{side}{part}": projector(width, config.width) for side, width in sides.items() for part in ("shared", "specific")}
+            {
+                f"{side}{part}": projector(width, config.width)
+                for side, width in sides.items()
+                for part in ("shared", "specific")
+            }
         )
         for name in ("keys", "parts"):
             self.register_buffer(name, None)
@@ -90,7 +94,7 @@ class DaRec(nn.Module, Enhancer):
         sides = [(self.maps["specific"](own), self.maps["shared"](own))]
         sides.append((self.maps["text_specific"](read), self.maps["text_shared"](read)))
         shared = [side[1] for side in sides]
-        found: dict[Term, Tensor] = {}
+        found: dict[str, Tensor] = {}
         if "orthogonality" in config.terms:
             found["orthogonality"] = orthogonality(*sides[0]) + orthogonality(*sides[1])
         if "uniformity" in config.terms:

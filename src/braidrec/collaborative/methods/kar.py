@@ -3,8 +3,8 @@
     a_v = sum_k gate_k(t_v) expert_k(t_v)    experts: some shared by users and items, the others of one kind alone
     e_v' = W [e_v; a_v] + b                  what the backbone reads, in training and at inference
 
-Departures: KAR is a method for click prediction; how DaRec's Table IV attaches it is in no available code, and this is ours.  The
-text is that of the other methods instead of prompts of its own.
+Departures: KAR is a method for click prediction; how DaRec's Table IV attaches it is in no available code, and this is ours.
+Its text is that of the other methods instead of prompts of its own.
 """
 
 from __future__ import annotations
