@@ -35,6 +35,12 @@ TASK = TaskSpec(
             "dccf": "braidrec.collaborative.backbones.dccf:SPEC",
             "autocf": "braidrec.collaborative.backbones.autocf:SPEC",
         },
+        methods={
+            "darec": "braidrec.collaborative.methods.darec:SPEC",
+            "rlmrec-con": "braidrec.collaborative.methods.rlmrec:SPEC",
+            "rlmrec-gen": "braidrec.collaborative.methods.rlmrec:GEN",
+            "kar": "braidrec.collaborative.methods.kar:SPEC",
+        },
         models={
             "ease": "braidrec.collaborative.models.ease:SPEC",
             "ials": "braidrec.collaborative.models.ials:SPEC",

@@ -246,12 +246,19 @@ class Enhancer(Protocol):
         """Unweighted scalars by the paper's names."""
         ...
 
-    def item_vectors_of(self, text: Tensor) -> Tensor:
-        """(m, S) text vectors, as `Parts.text` has them -> (m, D), comparable with what the backbone gives of other items."""
+    def export(self, nodes: Tensor) -> None:
+        """Let go of what training alone needs, once it is over and (N, D) are the final vectors.
+
+        Before it, and of a saved model without it, nothing below is asked.
+        """
+
+    def item_vectors_of(self, text: Tensor, items: Tensor) -> Tensor:
+        """(m, S) text vectors, as `Parts.text` has them, and final vectors (I or more, D) of known items -> (m, D) likewise."""
         raise NotImplementedError
 
-    def export(self) -> None:
-        """Let go of what training alone needs; ``item_vectors_of`` still answers where it did."""
+    def spaces(self) -> Mapping[str, Tensor]:
+        """(N, D') what the method makes of nodes, by name, for a look inside."""
+        return {}
 
 
 def groups_of(module: nn.Module, enhancer: Enhancer | None) -> list[Group]:

@@ -10,7 +10,7 @@ NodeVectors   what a run keeps: final vectors of users and items, which need no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -114,14 +114,19 @@ class NodeVectors(nn.Module, MatrixModel):
         return self.inward[items] @ self.items[target] / len(items) ** 0.5, None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
-        return {"nodes": self.items}
+        return {"nodes": self.items} | {name: F.pad(each[1], (0, 0, 1, 0)) for name, each in self._spaces()}
 
     def user_vectors(self) -> Mapping[str, Tensor]:
-        return {"nodes": self.users}
+        return {"nodes": self.users} | {name: F.pad(each[0], (0, 0, 1, 0)) for name, each in self._spaces()}
+
+    def _spaces(self) -> Iterator[tuple[str, Sequence[Tensor]]]:
+        """What a method makes of users and of items."""
+        for name, nodes in {} if self.enhancer is None else cast(Enhancer, self.enhancer).spaces().items():
+            yield name, nodes.tensor_split([len(self.users) - 1])
 
     def add(self, vectors: Tensor) -> None:
         assert self._by_text is not None
-        new = self._by_text.item_vectors_of(vectors.to(self.items.device, torch.float32))
+        new = self._by_text.item_vectors_of(vectors.to(self.items.device, torch.float32), self.items[1:])
         self.items = torch.cat([self.items, new])
         self.inward = torch.cat([self.inward, new @ self.turn])
 
@@ -222,7 +227,7 @@ class GraphModel(nn.Module, MatrixModel):
     def kept(self) -> nn.Module:
         found = self.vectors
         if found.enhancer is not None:
-            cast(Enhancer, found.enhancer).export()
+            cast(Enhancer, found.enhancer).export(torch.cat([found.users[1:], found.items[1:]]))
             if not found.reads_text:
                 found.enhancer = None
         return found
@@ -273,7 +278,6 @@ def _saved_enhancer(config: NodesConfig, backbone: Spec, parts: Parts, method: t
     if method is None:
         return None
     found = _enhancer(config, backbone.build(config, parts), parts, method)
-    cast(Enhancer, found).export()
     return found if cast(Enhancer, found).knows_by_text else None
 
 
