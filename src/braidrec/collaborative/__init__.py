@@ -49,6 +49,8 @@ TASK = TaskSpec(
             "turbo-cf": "braidrec.collaborative.models.turbo_cf:SPEC",
             "item-knn": "braidrec.collaborative.models.item_knn:SPEC",
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
+            "netmf": "braidrec.collaborative.models.netmf:SPEC",
+            "prone": "braidrec.collaborative.models.prone:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
         },
         baselines={
