@@ -5,7 +5,7 @@ Each layer, of e (N, d), with intents C_U, C_I (d, Q) of users and items:
     K(h): w_ab = (cos(h_a, h_b) + 1) / 2 on the edges, rows divided by their sums
     contrast = sum over layers of InfoNCE(g, p) + InfoNCE(g, r) + InfoNCE(g, q), of the batch's users among one another, and of
     its positive items; each by the number of its rows
-``by_users`` divides those of items by the number of users, too, as the public code does.
+``shared_count`` divides those of items by the number of users, too, as the public code does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DCCFConfig(PairwiseConfig):
     intents: PositiveInt = 128
     contrast: NonNegativeFloat = 1e-3
     contrast_temperature: PositiveFloat = 0.1
-    by_users: bool = False
+    shared_count: bool = False
 
 
 class DCCF(nn.Module, Backbone):
@@ -57,7 +57,7 @@ class DCCF(nn.Module, Backbone):
         users, items = batch.user.unique(), batch.item.unique()
         loss = nodes.new_zeros(())
         for rows in (users, items):
-            share = torch.full((len(rows),), 1 / len(users if self.config.by_users else rows), device=nodes.device)
+            share = torch.full((len(rows),), 1 / len(users if self.config.shared_count else rows), device=nodes.device)
             own = torch.arange(len(rows), device=nodes.device)
             for by_graph, *others in views:
                 query = by_graph[rows]
@@ -129,7 +129,7 @@ SPEC = Spec(
             "intents": 128,
             "contrast": 1e-3,
             "contrast_temperature": 0.1,
-            "by_users": True,
+            "shared_count": True,
         },
         "textbook": {
             "dim": 32,
