@@ -28,7 +28,18 @@ TASK = TaskSpec(
         "collaborative",
         backbones={
             "mf": "braidrec.collaborative.backbones.mf:SPEC",
+            "gccf": "braidrec.collaborative.backbones.gccf:SPEC",
             "lightgcn": "braidrec.collaborative.backbones.lightgcn:SPEC",
+            "sgl": "braidrec.collaborative.backbones.sgl:SPEC",
+            "simgcl": "braidrec.collaborative.backbones.simgcl:SPEC",
+            "dccf": "braidrec.collaborative.backbones.dccf:SPEC",
+            "autocf": "braidrec.collaborative.backbones.autocf:SPEC",
+        },
+        methods={
+            "darec": "braidrec.collaborative.methods.darec:SPEC",
+            "rlmrec-con": "braidrec.collaborative.methods.rlmrec:SPEC",
+            "rlmrec-gen": "braidrec.collaborative.methods.rlmrec:GEN",
+            "kar": "braidrec.collaborative.methods.kar:SPEC",
         },
         models={
             "ease": "braidrec.collaborative.models.ease:SPEC",
@@ -54,4 +65,5 @@ TASK = TaskSpec(
     presets=_PRESETS,
     open_backbone=True,
     of_positives=True,
+    reads_people=True,
 )
