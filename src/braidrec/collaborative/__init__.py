@@ -39,6 +39,7 @@ TASK = TaskSpec(
             "item-knn": "braidrec.collaborative.models.item_knn:SPEC",
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
+            "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",

@@ -79,7 +79,7 @@ def discrepancy_plot(series: Mapping[str, Discrepancy], path: Path | str, title:
         axes.set_xlabel("item bucket by training frequency, hottest .. coldest")
         _name_lines(axes, {name: [*one.tau, one.tau_all] for name, one in series.items()}, [*range(len(buckets)), every])
 
-    return _save(draw, path, title)
+    return save_plot(draw, path, title)
 
 
 def bucket_plot(values: Values, labels: Sequence[str], path: Path | str, title: str, ylabel: str) -> Path:
@@ -106,7 +106,7 @@ def bucket_plot(values: Values, labels: Sequence[str], path: Path | str, title: 
         axes.set_ylabel(ylabel)
         axes.set_xlabel("group of the target item, hottest .. coldest")
 
-    return _save(draw, path, title)
+    return save_plot(draw, path, title)
 
 
 def gate_plot(
@@ -139,7 +139,7 @@ def gate_plot(
         axes.set_xlabel("item bucket by training frequency, hottest .. coldest")
         _name_lines(axes, values, range(count))
 
-    return _save(draw, path, title)
+    return save_plot(draw, path, title)
 
 
 def histogram_plot(separations: Mapping[str, Separation], path: Path | str, title: str) -> Path:
@@ -167,7 +167,7 @@ def histogram_plot(separations: Mapping[str, Separation], path: Path | str, titl
         figure.supxlabel(f"{measure} distance of a pair", fontsize=9)
         _legend(figure, panels[0, 0], columns=3)
 
-    return _save(draw, path, title, width=max(7.0, 1.75 * len(separations)))
+    return save_plot(draw, path, title, width=max(7.0, 1.75 * len(separations)))
 
 
 def _histograms(axes: Any, distances: NDArray[np.floating[Any]], one: Separation) -> None:
@@ -314,7 +314,7 @@ def _check_series(values: Values, low: float, high: float, length: int | None = 
                 raise DataError(f"{name!r}: value {place} is {value}; accepted: a finite number in [{low}, {high}], or None")
 
 
-def _save(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0) -> Path:
+def save_plot(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0) -> Path:
     """Draw on a fresh figure of ``width`` x 4 inches at 150 dpi and put the PNG in place in one step."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
