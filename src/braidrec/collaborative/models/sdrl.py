@@ -583,14 +583,14 @@ def stages(config: SDRLConfig, parts: Parts) -> list[AnyStage]:
 
 _TRAINING = {
     "batch_size": 256,
-    "lr": 3e-4,
+    "lr": 1e-3,
     "weight_decay": 0.0,
     "max_epochs": 200,
-    "min_epochs": 40,
-    "patience": 10,
+    "min_epochs": 60,
+    "patience": 30,
     "epochs_per_check": 1,
     "checks_per_epoch": 1,
-    "average_epochs": 2.0,
+    "average_epochs": 5.0,
 }
 SPEC = Spec(
     "sdrl",
