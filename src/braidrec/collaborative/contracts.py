@@ -69,7 +69,8 @@ class Parts:
     module is what ``kept()`` gave when it was trained.
 
     text: vectors of I + 1 rows, None where the model reads none, and of a saved one    text_width: S of them, in any case
-    people: likewise of U + 1 users, None where the run has none    device: where large matrices are solved, the CPU for None
+    people: likewise of U + 1 users, zero for who has none, None where the run has none
+    device: where large matrices are solved, the CPU for None
     judge: of a module whose users have what a graph says: the monitored metric of the validation part
     seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)    labels: None of a saved model
     """
@@ -95,16 +96,16 @@ class Parts:
     def node_text(self) -> Tensor:
         """(N, S) float32 text vectors of users and items, made once; only where there is text.
 
-        Without ``people`` a user's vector is the mean of those of their training items, zeros for who has none.
+        Of a user whose vector is not among ``people``, or zero there, it is the mean of those of their training items.
         """
         if "text" not in self._made:
             assert self.text is not None
             items = self.text.read("plain").float()
-            if self.people is None:
-                own = Baskets.of_rows(self.graph.matrix)
-                users = own.times(items) / own.counts.clamp_min(1)[:, None]
-            else:
-                users = self.people.read("plain").float()
+            own = Baskets.of_rows(self.graph.matrix)
+            users = own.times(items) / own.counts.clamp_min(1)[:, None]
+            if self.people is not None:
+                told = self.people.read("plain").float()
+                users = torch.where(told.any(dim=1, keepdim=True), told, users)
             self._made["text"] = torch.cat([users[1:], items[1:]])
         return self._made["text"]
 
@@ -254,12 +255,19 @@ class Enhancer(Protocol):
         """Unweighted scalars by the paper's names."""
         ...
 
-    def item_vectors_of(self, text: Tensor) -> Tensor:
-        """(m, S) text vectors, as `Parts.text` has them -> (m, D), comparable with what the backbone gives of other items."""
+    def export(self, nodes: Tensor) -> None:
+        """Let go of what training alone needs, once it is over and (N, D) are the final vectors.
+
+        Before it, and of a saved model without it, nothing below is asked.
+        """
+
+    def item_vectors_of(self, text: Tensor, items: Tensor) -> Tensor:
+        """(m, S) text vectors, as `Parts.text` has them, and final vectors (I or more, D) of known items -> (m, D) likewise."""
         raise NotImplementedError
 
-    def export(self) -> None:
-        """Let go of what training alone needs; ``item_vectors_of`` still answers where it did."""
+    def spaces(self) -> Mapping[str, Tensor]:
+        """(N, D') what the method makes of nodes, by name, for a look inside."""
+        return {}
 
 
 def groups_of(module: nn.Module, enhancer: Enhancer | None) -> list[Group]:
