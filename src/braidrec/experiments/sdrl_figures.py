@@ -16,8 +16,9 @@ from braidrec.collaborative.models.sdrl import entropy
 from braidrec.collaborative.scoring import training_positions
 from braidrec.data.dataset import Dataset
 from braidrec.experiments.experiment import Extra, Made
-from braidrec.insight.block_plots import bars_plot, lines_plot, map_plot, strip_plot
+from braidrec.insight.block_plots import bars_plot, lines_plot, strip_plot
 from braidrec.insight.blocks import agreement, cosines, flat, jaccard, rank_correlations, silhouette
+from braidrec.insight.plots import map_plot
 from braidrec.runs.run import Run
 from braidrec.runs.tables import plain_table
 
@@ -169,9 +170,9 @@ def _flat_blocks(made: Made) -> Mapping[str, Any]:
     common = np.argsort(-own.of_items.sum(axis=0), kind="stable")[:_MAPPED]
     items = np.flatnonzero(own.of_items[:, common].sum(axis=1) == 1)
     group = own.of_items[items][:, common].argmax(axis=1)
-    names = [own.names[common[each]] for each in group]
-    maps = {space: flat(vectors[items]) for space, vectors in spaces.items() if space != "code"}
-    path = map_plot(maps, names, made.figure(), "items by block, t-SNE, the seven most common categories")
+    maps = {space: (flat(vectors[items]), group) for space, vectors in spaces.items() if space != "code"}
+    title = "items by block, t-SNE, the seven most common categories"
+    path = map_plot(maps, made.figure(), title, [own.names[each] for each in common])
     told = {
         space: {"silhouette": silhouette(vectors[items], group), "agreement": agreement(vectors[items], group)}
         for space, vectors in spaces.items()

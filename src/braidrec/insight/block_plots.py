@@ -1,4 +1,4 @@
-"""Blocks of vectors as pictures: flat maps of items, strips of people's vectors, lines over epochs, bars."""
+"""Vectors made of blocks as pictures: strips of people's vectors, lines over epochs, bars."""
 
 from __future__ import annotations
 
@@ -10,34 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braidrec.errors import DataError
-from braidrec.insight.plots import COLOURS, FAINT, MARKERS, save_plot
-
-
-def map_plot(maps: Mapping[str, NDArray[np.floating[Any]]], group: Sequence[str], path: Path | str, title: str) -> Path:
-    """One panel for each map (n, 2), the points coloured by ``group`` (n,), the groups by name.
-
-    Raises DataError for a map of another length, and for more groups than there are colours.
-    """
-    names = sorted(set(group))
-    if len(names) > len(COLOURS):
-        raise DataError(f"{len(names)} groups cannot be told apart in one figure; accepted: up to {len(COLOURS)}")
-    for name, places in maps.items():
-        if places.shape != (len(group), 2):
-            raise DataError(f"the map '{name}' has shape {places.shape}; accepted: ({len(group)}, 2), a place for each item")
-    own = np.array(group, dtype=object)
-
-    def draw(figure: Any) -> None:
-        panels = figure.subplots(1, len(maps), squeeze=False)[0]
-        for axes, (name, places) in zip(panels, maps.items(), strict=True):
-            for at, each in enumerate(names):
-                chosen = places[own == each]
-                axes.scatter(*chosen.T, s=9, color=COLOURS[at], marker=MARKERS[at], linewidths=0, alpha=0.8, label=each)
-            axes.set_title(name, fontweight="bold")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
-
-    return save_plot(draw, path, title, width=max(7.0, 3.4 * len(maps)))
+from braidrec.insight.plots import COLOURS, FAINT, save_plot
 
 
 def strip_plot(

@@ -171,9 +171,12 @@ def histogram_plot(separations: Mapping[str, Separation], path: Path | str, titl
 
 
 def map_plot(
-    panels: Mapping[str, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]], path: Path | str, title: str
+    panels: Mapping[str, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]],
+    path: Path | str,
+    title: str,
+    groups: Sequence[str] = (),
 ) -> Path:
-    """Maps side by side: points (n, 2), coloured by their group (n,), 0 and up."""
+    """Maps side by side: points (n, 2), coloured by their group (n,), 0 and up.  groups: their names, where they have such"""
     if not panels:
         raise DataError("there is nothing to draw: pass at least one map")
     for name, (points, group) in panels.items():
@@ -187,8 +190,13 @@ def map_plot(
             for own in np.unique(group):
                 x, y = points[group == own].T
                 marker, colour = MARKERS[own % len(MARKERS)], COLOURS[own % len(COLOURS)]
-                axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=2.2, markeredgewidth=0, alpha=0.7)
+                label = groups[own] if groups else None
+                style = {"linestyle": "", "markeredgewidth": 0, "alpha": 0.7, "label": label}
+                axes.plot(x, y, marker=marker, color=colour, markersize=2.2, **style)
             axes.set(xticks=[], yticks=[], title=name)
+        if groups:
+            named = axes.get_legend_handles_labels()
+            figure.legend(*named, loc="outside lower center", ncols=len(groups), frameon=False, markerscale=3)
 
     return save_plot(draw, path, title, width=max(7.0, 3.5 * len(panels)))
 
