@@ -110,7 +110,7 @@ class Candidates:
                 *(rows.index_select(0, items) for rows in self.item_bags),
                 *map(repeated, self.context_bags),
             ),
-            history=History(*(repeated(part) for part in (history.items, history.signals, history.mask))),
+            history=history if len(history.items) == count > 1 else history.shared(count),
             label=torch.zeros(count),
         )
 

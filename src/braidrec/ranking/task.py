@@ -22,6 +22,7 @@ from braidrec.evaluation.ranking_report import evaluate_ranking
 from braidrec.evaluation.report import MIN_ROWS, Report
 from braidrec.evaluation.significance import PairedTest, paired_test
 from braidrec.evaluation.slices import ranking_slices
+from braidrec.layers.mlp import reads_batch_statistics
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK as SPEC
 from braidrec.ranking.build import build_model, material_of
@@ -81,6 +82,12 @@ class RankingTask:
         table = TextTable(text) if text is not None and config.reads_text else None
         material = material_of(data, table, seed=config.seed, sparse=lazy)
         network = build_model(config, material)
+        if settings.history.run > 1 and reads_batch_statistics(as_module(network)):
+            raise ConfigError(
+                f"model.history.run = {settings.history.run} puts rows of one user side by side, whose statistics are not "
+                "those of all rows, and this model normalises by its batch's (BatchNorm, Dice); set model.history.run = 1, "
+                "or another model.backbone.norm or variant"
+            )
         earlier = network.earlier()
         starts = {each.stage.name: each.names for each in earlier}
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
