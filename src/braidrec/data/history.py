@@ -180,7 +180,7 @@ class RecentHistory:
         count = torch.diff(begin, append=torch.tensor([len(users)]))
         low = (ends[begin] - self.length).clamp_min(0)
         span = ends[begin + count - 1] - low
-        sizes = (count.double().log2() * 2).ceil().long()  # steps of a half power of two
+        sizes = (count.double().log2() / 2).ceil().long()  # up to 1, 4, 16, 64 targets: each size costs a handful of calls
         place, runs, base = torch.empty_like(users), [], 0
         for size in sizes.unique().tolist():
             own = (sizes == size).nonzero().squeeze(1)

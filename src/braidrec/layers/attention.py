@@ -215,53 +215,49 @@ class PerRun:
 
     @cached_property
     def _hot(self) -> list[Tensor]:
-        """Per run (G, 1, V, R + 1) float32: one where an event carries a signal."""
+        """Per run (G, V, R + 1) float32: one where an event carries a signal."""
+        runs = self.history.runs
         return [
             torch.zeros(*run.signals.shape, self.num_signals + 1, device=run.signals.device).scatter_(
                 2, run.signals.long()[:, :, None], 1.0
-            )[:, None]
-            for run in self.history.runs
+            )
+            for run in runs
         ]
 
     @cached_property
-    def _barred(self) -> list[tuple[Tensor, Tensor]]:
-        """Per run (G, 1, T, V): -inf at what a target does not read; 0 where it reads nothing, which (G, 1, T, 1) says."""
+    def _barred(self) -> list[Tensor]:
+        """Per run (G, T, V): -inf at what a target does not read, 0 everywhere for one that reads nothing."""
         found = []
         for run in self.history.runs:
-            reads = (run.last > run.first)[:, None, :, None]
-            barred = torch.zeros(run.band.shape, device=run.band.device).masked_fill_(~run.band, -torch.inf)[:, None]
-            found.append((barred.masked_fill_(~reads, 0.0), reads))
+            inside = run.band | (run.last == run.first)[:, :, None]
+            found.append(torch.zeros(inside.shape, device=inside.device).masked_fill_(~inside, -torch.inf))
         return found
 
     def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
         with torch.autocast(rows.device.type, enabled=False):
-            rows, queries = rows.float(), queries.float()
-            table = rows.unflatten(1, (-1, queries.shape[2])) if parts else rows[:, None]
+            rows, queries, width = rows.float(), queries.float(), queries.shape[2]
             found, kept = [], []
-            for run, at, (barred, reads), hot in zip(self.history.runs, self.at, self._barred, self._hot, strict=True):
-                asked = queries.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape).transpose(1, 2)  # (G, H, T, w)
-                keys = table.index_select(0, at.flatten()).unflatten(0, at.shape)  # (G, V, W / w, w)
-                keys = (keys[:, :, list(parts)] if parts else keys).transpose(1, 2)
-                weights = (asked @ keys.transpose(2, 3) + barred).softmax(dim=3) * reads
-                found.append((weights @ keys, weights @ hot))
+            for run, at, barred, hot in zip(self.history.runs, self.at, self._barred, self._hot, strict=True):
+                asked = queries.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape).transpose(1, 2)
+                both, weights = _Banded.apply(rows, asked, at, barred, hot, tuple(parts))
+                found.append(both)
                 kept.append(weights)
-            return self._attended(found, kept)
+            both = self._rows(found) * self.some[:, None, None]
+            return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
 
     def mean(self, rows: Tensor) -> Attended:
         found, kept = [], []
         for run, at, hot in zip(self.history.runs, self.at, self._hot, strict=True):
-            weights = (run.band / run.band.sum(dim=2, keepdim=True).clamp_min(1))[:, None]
-            keys = rows.index_select(0, at.flatten()).unflatten(0, at.shape)[:, None]
-            found.append((weights @ keys, weights @ hot))
-            kept.append(weights)
-        return self._attended(found, kept)
-
-    def _attended(self, found: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Tensor]) -> Attended:
-        """From (G, H, T, ...) of each run to rows of the batch."""
-        pooled, by_signal = (self._rows(parts) for parts in zip(*found, strict=True))
-        return Attended(pooled, by_signal, lambda: self._weights(weights))
+            weights = run.band / run.band.sum(dim=2, keepdim=True).clamp_min(1)
+            found.append(
+                (weights @ torch.cat([rows.index_select(0, at.flatten()).unflatten(0, at.shape), hot], dim=2))[:, None]
+            )
+            kept.append(weights[:, None])
+        both, width = self._rows(found), rows.shape[1]
+        return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
 
     def _rows(self, parts: Sequence[Tensor]) -> Tensor:
+        """From (G, H, T, ...) of each run to rows of the batch (B, H, ...)."""
         return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts]).index_select(0, self.history.place)
 
     def _weights(self, weights: Sequence[Tensor]) -> Tensor:
@@ -272,7 +268,55 @@ class PerRun:
             places = run.first[:, None, :, None] + steps
             inside = places < run.last[:, None, :, None]
             parts.append(own.gather(3, (places * inside).expand(-1, own.shape[1], -1, -1)) * inside)
-        return self._rows(parts)
+        return self._rows(parts) * self.some[:, None, None]
+
+
+class _Banded(torch.autograd.Function):
+    """Softmax attention of the targets of G runs over their windows, and over what signals the events carry.
+
+    rows (n, W), asked (G, H, T, w), at (G, V) into the rows, barred (G, T, V), hot (G, V, R + 1)
+    -> A [X, hot] (G, H, T, w + R + 1), A (G, H, T, V)
+
+    With X = rows[at] (of each head its part), Z = [X, hot], A = softmax(Q X^T + barred) and P = A Z:
+    dS = A * (dP Z^T - sum dP * P), dX = A^T dP + dS^T Q, dQ = dS X.  A window is gathered once, whatever the number of targets.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, asked: Tensor, at: Tensor, barred: Tensor, hot: Tensor, parts: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        shape, width = asked.shape, asked.shape[3]
+        windows = rows.index_select(0, at.flatten()).view(*at.shape, -1, width)  # (G, V, W / w, w)
+        heads = len(parts) or 1  # heads that read the same are targets of one head
+        values = windows.new_empty(len(at), heads, at.shape[1], width + hot.shape[2])
+        for head, part in enumerate(parts or (0,)):
+            values[:, head, :, :width] = windows[:, :, part]
+        values[..., width:] = hot[:, None]
+        asked, values = asked.reshape(len(at) * heads, -1, width), values.flatten(0, 1)
+        scores = asked @ values[..., :width].transpose(1, 2)
+        scores.view(*shape[:3], -1).add_(barred[:, None])
+        weights = scores.softmax(dim=2)
+        pooled = weights @ values
+        ctx.save_for_backward(asked, values, weights, pooled, at)
+        ctx.parts, ctx.shape, ctx.rows = parts or (0,), shape, rows.shape
+        weights = weights.view(*shape[:3], -1)
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)
+        return pooled.view(*shape[:3], -1), weights
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        asked, values, weights, pooled, at = ctx.saved_tensors
+        width = asked.shape[2]
+        grad = grad.reshape(pooled.shape)
+        scores = (grad @ values.transpose(1, 2)).sub_((grad * pooled).sum(dim=2, keepdim=True)).mul_(weights)
+        grad_asked = scores @ values[..., :width]
+        read = torch.baddbmm(scores.transpose(1, 2) @ asked, weights.transpose(1, 2), grad[..., :width])
+        grad_windows = read.new_zeros(*at.shape, ctx.rows[1] // width, width)
+        for part, own in zip(ctx.parts, read.unflatten(0, (len(at), -1)).unbind(1), strict=True):
+            grad_windows[:, :, part] += own
+        grad_rows = read.new_zeros(ctx.rows).index_add_(0, at.flatten(), grad_windows.flatten(2).flatten(0, 1))
+        return grad_rows, grad_asked.view(ctx.shape), None, None, None, None
 
 
 class BilinearAttention(nn.Module):

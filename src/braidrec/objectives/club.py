@@ -71,8 +71,14 @@ class VClub(nn.Module):
         return mean, torch.zeros_like(mean) if self.log_variance is None else self.log_variance(x)
 
     def value(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Tensor | None = None) -> Tensor:
-        """The term a model minimises: `estimate`, scaled and floored as configured.  Scalar."""
-        return self.bounded(self.estimate(x, y, generator, groups))
+        """The term a model minimises: `estimate`, scaled and floored as configured.  Scalar.
+
+        Below the floor every gradient is zero, so none is taken through q.
+        """
+        estimate = self.estimate(x, y, generator, groups)
+        if self.floor and estimate.item() <= 0:
+            return 0.0 * (x[:1].sum() + y[:1].sum())
+        return self.bounded(estimate)
 
     def estimate(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Tensor | None = None) -> Tensor:
         """I_vCLUB(X; Y) in nats, mean over the batch and sum over dimensions; may be negative (eq. 26).
