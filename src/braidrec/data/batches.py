@@ -171,7 +171,7 @@ class RankingView:
         self._item_numbers = torch.from_numpy(features.item_numbers)
         self._context_numbers = torch.from_numpy(features.context_numbers)
         self._bags = [(bag.owner, torch.from_numpy(bag.rows)) for bag in features.bags]
-        self._statistics = dataset.statistics
+        self._causal = [each for each in (dataset.statistics, dataset.rates) if each is not None]
 
     def at(self, positions: Tensor, items: Tensor | None = None, label: Tensor | None = None) -> RankingBatch:
         """Rows of the events at ``positions`` (B,); ``items`` (B,) shows other candidates in their place."""
@@ -182,10 +182,8 @@ class RankingView:
             self._item_numbers.index_select(0, item),
             self._context_numbers.index_select(0, positions),
         ]
-        if self._statistics is not None:
-            numbers.append(
-                torch.from_numpy(self._statistics.before(positions.numpy(), None if items is None else items.numpy()))
-            )
+        others = None if items is None else items.numpy()
+        numbers += [torch.from_numpy(each.before(positions.numpy(), others)) for each in self._causal]
         context = self._context_fields.index_select(0, positions)
         bags = {"user": user, "item": item, "context": positions}
         return RankingBatch(

@@ -38,6 +38,7 @@ class RankingConfig(ModelConfig):
     initial: Initial = "xavier"
     unknown_rate: float = Setting(default=0.01, ge=0.0, lt=1.0)
     statistics: bool = False  # time-causal counts and rates as one more field
+    rates: bool = False  # time-causal rates of items, users, and users with item fields, as one more
     history: HistoryConfig = HistoryConfig()
     monitor: Monitor = "auc"
 

@@ -14,6 +14,7 @@ from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
+from braidrec.data.rates import said_of_rates
 from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog
 from braidrec.evaluation.by_user import USER_METRICS, user_gains
@@ -42,6 +43,7 @@ from braidrec.ranking.scoring import (
     yardsticks,
 )
 from braidrec.registry import TaskSpec
+from braidrec.shown import tell
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Validate
@@ -66,8 +68,10 @@ class RankingTask:
     @own_randomness()
     def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
-        known = KnownUsers(data, statistics=settings.statistics)
+        known = KnownUsers(data, statistics=settings.statistics, rates=settings.rates)
         data = known.data
+        if data.rates is not None and show_progress:
+            tell(said_of_rates(data.rates.fields, data.features))
         per_positive = config.negatives or data.settings.negatives
         if per_positive is not None and settings.history.kind == "semantic_topk":
             raise ConfigError(
@@ -118,7 +122,12 @@ class RankingTask:
             monitor="auc",
             keep=lambda: kept(network, config, material.layout, directions, known),
             names=[stage.name for stage in stages],
-            choices={"tables": "lazy" if lazy else "dense", "table_rows": rows, "average_epochs": averaging},
+            choices={
+                "tables": "lazy" if lazy else "dense",
+                "table_rows": rows,
+                "average_epochs": averaging,
+                **({} if data.rates is None else {"rates": data.rates.scale.names}),
+            },
             average_epochs=None if averaging == training.average_epochs else averaging,
             yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
         )
