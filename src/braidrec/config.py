@@ -138,6 +138,12 @@ class RunConfig(Strict):
         """Whether the backbone or an enhancer needs item text vectors; a task may need them besides (`Task.reads_text`)."""
         return any(spec.needs_text(settings) for spec, settings in self.chosen.parts(self.model))
 
+    @property
+    def reads_people(self) -> bool:
+        """Whether an enhancer reads vectors of users besides those of items, where the run's knowledge bases have such."""
+        enhancers = self.chosen.parts(self.model)[1:]
+        return self.chosen.task.reads_people and any(spec.needs_text(settings) for spec, settings in enhancers)
+
 
 @dataclass(frozen=True)
 class Chosen:

@@ -28,7 +28,12 @@ TASK = TaskSpec(
         "collaborative",
         backbones={
             "mf": "braidrec.collaborative.backbones.mf:SPEC",
+            "gccf": "braidrec.collaborative.backbones.gccf:SPEC",
             "lightgcn": "braidrec.collaborative.backbones.lightgcn:SPEC",
+            "sgl": "braidrec.collaborative.backbones.sgl:SPEC",
+            "simgcl": "braidrec.collaborative.backbones.simgcl:SPEC",
+            "dccf": "braidrec.collaborative.backbones.dccf:SPEC",
+            "autocf": "braidrec.collaborative.backbones.autocf:SPEC",
         },
         methods={
             "darec": "braidrec.collaborative.methods.darec:SPEC",
@@ -44,6 +49,8 @@ TASK = TaskSpec(
             "turbo-cf": "braidrec.collaborative.models.turbo_cf:SPEC",
             "item-knn": "braidrec.collaborative.models.item_knn:SPEC",
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
+            "netmf": "braidrec.collaborative.models.netmf:SPEC",
+            "prone": "braidrec.collaborative.models.prone:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
         },
         baselines={
@@ -56,4 +63,5 @@ TASK = TaskSpec(
     presets=_PRESETS,
     open_backbone=True,
     of_positives=True,
+    reads_people=True,
 )

@@ -64,7 +64,8 @@ class Parts:
     module is what ``kept()`` gave when it was trained.
 
     text: vectors of I + 1 rows, None where the model reads none, and of a saved one    text_width: S of them, in any case
-    people: likewise of U + 1 users, None where the run has none    device: where large matrices are solved, the CPU for None
+    people: likewise of U + 1 users, zero for who has none, None where the run has none
+    device: where large matrices are solved, the CPU for None
     judge: of a module whose users have what a graph says: the monitored metric of the validation part
     seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)    labels: None of a saved model
     """
@@ -90,16 +91,16 @@ class Parts:
     def node_text(self) -> Tensor:
         """(N, S) float32 text vectors of users and items, made once; only where there is text.
 
-        Without ``people`` a user's vector is the mean of those of their training items, zeros for who has none.
+        Of a user whose vector is not among ``people``, or zero there, it is the mean of those of their training items.
         """
         if "text" not in self._made:
             assert self.text is not None
             items = self.text.read("plain").float()
-            if self.people is None:
-                own = Baskets.of_rows(self.graph.matrix)
-                users = own.times(items) / own.counts.clamp_min(1)[:, None]
-            else:
-                users = self.people.read("plain").float()
+            own = Baskets.of_rows(self.graph.matrix)
+            users = own.times(items) / own.counts.clamp_min(1)[:, None]
+            if self.people is not None:
+                told = self.people.read("plain").float()
+                users = torch.where(told.any(dim=1, keepdim=True), told, users)
             self._made["text"] = torch.cat([users[1:], items[1:]])
         return self._made["text"]
 

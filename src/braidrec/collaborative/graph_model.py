@@ -23,6 +23,7 @@ from braidrec.collaborative.contracts import Backbone, Enhancer, MatrixModel, Pa
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch, PairBatches
 from braidrec.errors import ConfigError
+from braidrec.objectives.partition import log_partition
 from braidrec.registry import Spec
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
@@ -241,11 +242,10 @@ def prediction(nodes: Tensor, batch: PairBatch, config: NodesConfig, graph: Grap
         return F.softplus((user[:, None] * nodes[batch.negative]).sum(dim=2) - positive).mean()
     if config.cosine:
         nodes = F.normalize(nodes, dim=1)
-    items = nodes[graph.num_users :]
     users, place, count = batch.user.unique(return_inverse=True, return_counts=True)
     own = nodes[users] / config.temperature
-    among = (torch.logsumexp(own @ items.T, dim=1) * count).sum()
-    return (among - (own[place] * nodes[batch.item]).sum()) / len(batch)
+    among = log_partition(own, nodes[graph.num_users :], count / len(batch))
+    return among - (own[place] * nodes[batch.item]).sum() / len(batch)
 
 
 def node_stages(backbone: Spec, settings: NodesConfig, parts: Parts, enhancers: Sequence[tuple[Spec, Any]]) -> list[AnyStage]:

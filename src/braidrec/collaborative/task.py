@@ -56,7 +56,15 @@ class CollaborativeTask:
     # -- training -----------------------------------------------------------------------------------------------------
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Vectors | None,
+        *,
+        people: Vectors | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         """Raises DataError for data without a positive, ConfigError for a text vector that is no number."""
         seed_everything(config.seed)
         graph, table = training_graph(data), None
@@ -78,6 +86,7 @@ class CollaborativeTask:
             seed=config.seed,
             labels=_labels(data),
             text_width=0 if table is None else table.width,
+            people=None if people is None else TextTable(torch.as_tensor(people)),
         )
         stages = _stages(config, parts)
         module = kept_module(stages)
@@ -99,7 +108,9 @@ class CollaborativeTask:
             return CollaborativeModel(config, kept, counts, about, data)
 
         names, reading = [stage.name for stage in stages], [stage.name for stage in stages if stage.reads_text]
-        return Plan(stages, batches, of_stage, monitor, keep, names, reading=reading)
+        told = "means of training items" if people is None else "profiles, else means of training items"
+        choices = {"user_text": told} if config.reads_people else {}
+        return Plan(stages, batches, of_stage, monitor, keep, names, reading=reading, choices=choices)
 
     def load(
         self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None
