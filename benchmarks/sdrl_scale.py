@@ -1,4 +1,4 @@
-"""SDRL at the size of MovieLens 10M, on ratings that are made up: time of a step, with as many items and with four times as many,
+"""SDRL at the size of MovieLens 10M, on made-up ratings: time of a step, with as many items and with four times as many,
 and the most memory that training and answering took.
 
     python benchmarks/sdrl_scale.py [--users 71567] [--items 10681] [--ratings 10000000] [--steps 10]
