@@ -234,7 +234,7 @@ def prepare_pairs(archive: Path) -> Dataset:
 
     tables = ml_1m.read(archive)
     liked = tables.interactions.filter(pl.col("rating") > 3)
-    split = SplitConfig(kind="ratio", ratios=(0.8, 0.1, 0.1), min_history=0)
+    split = SplitConfig(kind="ratio", ratios=(0.8, 0.1, 0.1), per_user=True, min_history=0)
     return Dataset.prepare(replace(tables, interactions=liked), HOME / "pairs", PrepareSettings(split=split), overwrite=True)
 
 
