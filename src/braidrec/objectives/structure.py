@@ -162,8 +162,8 @@ def kmeans(rows: Tensor, clusters: int, generator: torch.Generator | None = None
     """(n,) int64 labels 0 .. K - 1 of ``rows`` (n, D); K = min(clusters, n), and no label stays without a row.
 
     k-means++ draws the first centres by ``generator``, of the CPU, so that a seed draws the same everywhere; ``start`` (K,):
-    the rows that are the first centres instead.  At most ten rounds of Lloyd's.  A cluster that nobody is nearest to gets the row
-    that is farthest from its own centre.  Raises ConfigError for fewer than one cluster, or neither of the two.
+    the rows that are the first centres instead.  At most ten rounds of Lloyd's.  A cluster that nobody is nearest to gets the
+    row that is farthest from its own centre.  Raises ConfigError for fewer than one cluster, or neither of the two.
     """
     if clusters < 1:
         raise ConfigError(f"k-means with clusters = {clusters}; accepted: 1 or more")
