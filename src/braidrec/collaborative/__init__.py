@@ -28,7 +28,18 @@ TASK = TaskSpec(
         "collaborative",
         backbones={
             "mf": "braidrec.collaborative.backbones.mf:SPEC",
+            "gccf": "braidrec.collaborative.backbones.gccf:SPEC",
             "lightgcn": "braidrec.collaborative.backbones.lightgcn:SPEC",
+            "sgl": "braidrec.collaborative.backbones.sgl:SPEC",
+            "simgcl": "braidrec.collaborative.backbones.simgcl:SPEC",
+            "dccf": "braidrec.collaborative.backbones.dccf:SPEC",
+            "autocf": "braidrec.collaborative.backbones.autocf:SPEC",
+        },
+        methods={
+            "darec": "braidrec.collaborative.methods.darec:SPEC",
+            "rlmrec-con": "braidrec.collaborative.methods.rlmrec:SPEC",
+            "rlmrec-gen": "braidrec.collaborative.methods.rlmrec:GEN",
+            "kar": "braidrec.collaborative.methods.kar:SPEC",
         },
         models={
             "ease": "braidrec.collaborative.models.ease:SPEC",
@@ -38,7 +49,12 @@ TASK = TaskSpec(
             "turbo-cf": "braidrec.collaborative.models.turbo_cf:SPEC",
             "item-knn": "braidrec.collaborative.models.item_knn:SPEC",
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
+            "netmf": "braidrec.collaborative.models.netmf:SPEC",
+            "prone": "braidrec.collaborative.models.prone:SPEC",
+            "vaecf": "braidrec.collaborative.models.vaecf:SPEC",
+            "macridvae": "braidrec.collaborative.models.macridvae:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
+            "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",

@@ -10,7 +10,7 @@ NodeVectors   what a run keeps: final vectors of users and items, which need no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from braidrec.collaborative.contracts import Backbone, Enhancer, MatrixModel, Pa
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch, PairBatches
 from braidrec.errors import ConfigError
+from braidrec.objectives.partition import log_partition
 from braidrec.registry import Spec
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
@@ -113,14 +114,19 @@ class NodeVectors(nn.Module, MatrixModel):
         return self.inward[items] @ self.items[target] / len(items) ** 0.5, None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
-        return {"nodes": self.items}
+        return {"nodes": self.items} | {name: F.pad(each[1], (0, 0, 1, 0)) for name, each in self._spaces()}
 
     def user_vectors(self) -> Mapping[str, Tensor]:
-        return {"nodes": self.users}
+        return {"nodes": self.users} | {name: F.pad(each[0], (0, 0, 1, 0)) for name, each in self._spaces()}
+
+    def _spaces(self) -> Iterator[tuple[str, Sequence[Tensor]]]:
+        """What a method makes of users and of items."""
+        for name, nodes in {} if self.enhancer is None else cast(Enhancer, self.enhancer).spaces().items():
+            yield name, nodes.tensor_split([len(self.users) - 1])
 
     def add(self, vectors: Tensor) -> None:
         assert self._by_text is not None
-        new = self._by_text.item_vectors_of(vectors.to(self.items.device, torch.float32))
+        new = self._by_text.item_vectors_of(vectors.to(self.items.device, torch.float32), self.items[1:])
         self.items = torch.cat([self.items, new])
         self.inward = torch.cat([self.inward, new @ self.turn])
 
@@ -221,7 +227,7 @@ class GraphModel(nn.Module, MatrixModel):
     def kept(self) -> nn.Module:
         found = self.vectors
         if found.enhancer is not None:
-            cast(Enhancer, found.enhancer).export()
+            cast(Enhancer, found.enhancer).export(torch.cat([found.users[1:], found.items[1:]]))
             if not found.reads_text:
                 found.enhancer = None
         return found
@@ -236,11 +242,10 @@ def prediction(nodes: Tensor, batch: PairBatch, config: NodesConfig, graph: Grap
         return F.softplus((user[:, None] * nodes[batch.negative]).sum(dim=2) - positive).mean()
     if config.cosine:
         nodes = F.normalize(nodes, dim=1)
-    items = nodes[graph.num_users :]
     users, place, count = batch.user.unique(return_inverse=True, return_counts=True)
     own = nodes[users] / config.temperature
-    among = (torch.logsumexp(own @ items.T, dim=1) * count).sum()
-    return (among - (own[place] * nodes[batch.item]).sum()) / len(batch)
+    among = log_partition(own, nodes[graph.num_users :], count / len(batch))
+    return among - (own[place] * nodes[batch.item]).sum() / len(batch)
 
 
 def node_stages(backbone: Spec, settings: NodesConfig, parts: Parts, enhancers: Sequence[tuple[Spec, Any]]) -> list[AnyStage]:
@@ -273,7 +278,6 @@ def _saved_enhancer(config: NodesConfig, backbone: Spec, parts: Parts, method: t
     if method is None:
         return None
     found = _enhancer(config, backbone.build(config, parts), parts, method)
-    cast(Enhancer, found).export()
     return found if cast(Enhancer, found).knows_by_text else None
 
 

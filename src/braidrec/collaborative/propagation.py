@@ -9,12 +9,15 @@ Edges are dropped by zeros among the values: the structure stays, and making ano
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_ENTRIES = 16_384  # whose rows are gathered at a time
 
 __all__ = ["Sparse", "layers_of", "neighbours", "sum_of_powers"]
 
@@ -37,6 +40,13 @@ class Sparse:
         """A symmetric torch CSR matrix."""
         value = matrix.values().to(device)
         return cls(matrix.crow_indices().to(device), matrix.col_indices().to(device), value, value)
+
+    @classmethod
+    def of_entries(cls, row: Tensor, column: Tensor, value: Tensor, size: int) -> Sparse:
+        """Entries (n,) in order of row and column, of a matrix (size, size) that is symmetric."""
+        start = torch.zeros(size + 1, dtype=torch.int32, device=row.device)
+        start[1:] = torch.bincount(row, minlength=size).cumsum(0)
+        return cls(start, column.int(), value, value, {"row": row})
 
     def __len__(self) -> int:
         """N"""
@@ -68,13 +78,35 @@ class Sparse:
         kept = torch.rand(len(self.value), generator=rng).to(self.value.device) < keep
         return self.valued(self.value * kept)
 
+    def valued_alike(self, value: Tensor) -> Sparse:
+        """The same pattern with values (n,) that are equal both ways."""
+        return replace(self, value=value, back=value)
+
+    def row_sums(self) -> Tensor:
+        """(N,)"""
+        return self.times(self.value.new_ones(len(self), 1)).squeeze(1)
+
+    def products(self, first: Tensor, second: Tensor) -> Tensor:
+        """(n,) first_row . second_column of each entry, without a gradient.  first, second (N, D)"""
+        if first.is_cuda or torch.backends.mkl.is_available():
+            entries = torch.sparse_csr_tensor(
+                self.start, self.column, torch.zeros_like(self.value), size=(len(self), len(self)), check_invariants=False
+            )
+            found: Tensor = torch.sparse.sampled_addmm(entries, first, second.T).values()
+            return found
+        parts = (part.split(_ENTRIES) for part in (self.row, self.column))
+        return torch.cat([(first[row] * second[column]).sum(dim=1) for row, column in zip(*parts, strict=True)])
+
     def times(self, nodes: Tensor) -> Tensor:
-        """A X without a gradient."""
-        return _bag(self, self.value, nodes)
+        """A X (N, D) without a gradient."""
+        return self._sums(self.value, nodes)
 
+    def turned_times(self, nodes: Tensor) -> Tensor:
+        """A^T X (N, D) without a gradient."""
+        return self._sums(self.back, nodes)
 
-def _bag(matrix: Sparse, value: Tensor, nodes: Tensor) -> Tensor:
-    return F.embedding_bag(matrix.column, nodes, matrix.start[:-1], mode="sum", per_sample_weights=value)
+    def _sums(self, value: Tensor, nodes: Tensor) -> Tensor:
+        return F.embedding_bag(self.column, nodes, self.start[:-1], mode="sum", per_sample_weights=value)
 
 
 def neighbours(matrix: Sparse, nodes: Tensor) -> Tensor:
@@ -101,26 +133,26 @@ class _Neighbours(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, nodes: Tensor, matrix: Sparse) -> Tensor:
         ctx.matrix = matrix
-        return _bag(matrix, matrix.value, nodes.contiguous())
+        return matrix.times(nodes.contiguous())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _bag(ctx.matrix, ctx.matrix.back, grad.contiguous()), None
+        return ctx.matrix.turned_times(grad.contiguous()), None
 
 
 class _SumOfPowers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, nodes: Tensor, matrix: Sparse, depth: int) -> Tensor:
         ctx.matrix, ctx.depth = matrix, depth
-        return _horner(matrix, matrix.value, nodes.contiguous(), depth)
+        return _horner(matrix.times, nodes.contiguous(), depth)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _horner(ctx.matrix, ctx.matrix.back, grad.contiguous(), ctx.depth), None, None
+        return _horner(ctx.matrix.turned_times, grad.contiguous(), ctx.depth), None, None
 
 
-def _horner(matrix: Sparse, value: Tensor, nodes: Tensor, depth: int) -> Tensor:
-    found = nodes
+def _horner(times: Callable[[Tensor], Tensor], nodes: Tensor, depth: int) -> Tensor:
+    found = nodes if depth else nodes.clone()
     for _ in range(depth):
-        found = _bag(matrix, value, found).add_(nodes)
-    return found if depth else nodes.clone()
+        found = times(found).add_(nodes)
+    return found
