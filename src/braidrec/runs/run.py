@@ -493,9 +493,10 @@ class Run:
         if not folder.is_dir():
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
-        reads = self.task.reads_text(self.config)
-        text = _bases(self.path, self.config, self.record).matrix(self.dataset) if reads else None
-        plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
+        bases = _bases(self.path, self.config, self.record) if self.task.reads_text(self.config) else None
+        text = None if bases is None else bases.matrix(self.dataset)
+        people = bases.people(self.dataset) if bases is not None and self.config.reads_people else None
+        plan = self.task.plan(self.config, self.dataset, text, people=people, show_progress=False)
         stage = next(stage for stage in plan.stages if stage.name == name)
         tensors = read_archive(folder).files["model"]
         put_trained(stage, tensors)
