@@ -229,7 +229,6 @@ def _tables(data: str) -> list[Experiment]:
             (*_FLOOR, "netmf", "prone", "sdrl", "sdrl-ours"),
             _RANKING,
             data,
-            reference="popularity",
             notes=(_IDEALS, _FLOOR_NOTE),
         ),
         _table(
@@ -242,7 +241,7 @@ def _tables(data: str) -> list[Experiment]:
             tested=False,
             notes=(_LEAKY,),
         ),
-        _table(8 + at, f"variants, ranking, {where}", ("sdrl", *_VARIANTS), _RANKING, data, reference="sdrl", notes=(_IDEALS,)),
+        _table(8 + at, f"variants, ranking, {where}", ("sdrl", *_VARIANTS), _RANKING, data, notes=(_IDEALS,)),
         _table(
             11 + at,
             f"variants, items' categories, {where}",
