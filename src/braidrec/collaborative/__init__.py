@@ -51,6 +51,8 @@ TASK = TaskSpec(
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
             "netmf": "braidrec.collaborative.models.netmf:SPEC",
             "prone": "braidrec.collaborative.models.prone:SPEC",
+            "vaecf": "braidrec.collaborative.models.vaecf:SPEC",
+            "macridvae": "braidrec.collaborative.models.macridvae:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
             "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },

@@ -154,6 +154,7 @@ def _rows(data: str) -> dict[str, Row]:
     found = [
         *(row(name, name, fixed=True, seeds=(1,), model=_CHOSEN[data].get(name, {})) for name in floor),
         *(row(name, name, fixed=True, seeds=(1,)) for name in ("netmf", "prone")),
+        *(row(name, name) for name in ("vaecf", "macridvae")),
         sdrl("sdrl", *own),
         sdrl("sdrl-ours", *own, preset="ours"),
         sdrl("sdrl-int-ext", 64, 64, 0, against="sdrl"),
@@ -226,7 +227,7 @@ def _tables(data: str) -> list[Experiment]:
         _table(
             2 + at,
             f"ranking, {where}",
-            (*_FLOOR, "netmf", "prone", "sdrl", "sdrl-ours"),
+            (*_FLOOR, *_OVERALL, "sdrl-ours"),
             _RANKING,
             data,
             notes=(_IDEALS, _FLOOR_NOTE),
@@ -234,7 +235,7 @@ def _tables(data: str) -> list[Experiment]:
         _table(
             5 + at,
             f"items' categories, {where}",
-            ("netmf", "prone", "sdrl", "sdrl-strict", "sdrl-ours", "sdrl-ours-strict"),
+            ("netmf", "prone", "macridvae", "sdrl", "sdrl-strict", "sdrl-ours", "sdrl-ours-strict"),
             _CLASSES,
             data,
             reference="netmf",
