@@ -79,7 +79,7 @@ def _best_of_block(
 
 
 def _check_numbers(some: Floats, scores: Floats, part: Rows) -> None:
-    """Raise RunError where one of ``some`` is not a number, naming the first of ``part`` (n,) whose ``scores`` (b, n) hold such."""
+    """Raise RunError where one of ``some`` is not a number, naming the first of ``part`` whose ``scores`` (b, n) hold such."""
     if np.isnan(some).any():
         row = int(part[int(np.isnan(scores).any(axis=0).argmax())])
         raise RunError(f"the score of the item in catalogue row {row} is not a number; a model that diverged cannot recommend")
