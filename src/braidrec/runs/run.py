@@ -33,9 +33,12 @@ from braidrec.runs.catalogue import Catalogue, near
 from braidrec.runs.described import describe
 from braidrec.runs.directory import (
     CATALOGUE,
+    digest_of_json,
     load_catalogue,
     load_model,
+    origin,
     read_run,
+    read_stage,
 )
 from braidrec.runs.grown import Grown
 from braidrec.runs.knowledge import Folders, KnowledgeBases
@@ -44,7 +47,6 @@ from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.runs.similar import By, alike
 from braidrec.runs.trained import Trained
 from braidrec.task import Explains, Floats, Model, Outcome, Rows, Task, Vectors
-from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import put_trained
@@ -453,25 +455,28 @@ class Run:
         arrays = {"user": found.user, "item": found.item, **{f"values.{name}": each for name, each in found.values.items()}}
         file = self.path / f"outcome.{part}.safetensors"
         digest = save_tensors(file, {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
-        note = {"data": self.dataset.fingerprint, "model": self.record["files"]["model.json"]}
-        write_json(file.with_suffix(".json"), {**note, "sha256": digest, "kind": found.kind})
+        note = {**self._made_of(part), "data": self.dataset.fingerprint, "sha256": digest, "kind": found.kind}
+        write_json(file.with_suffix(".json"), note | {"digest": digest_of_json(note)})
         return found
+
+    def _made_of(self, part: str) -> dict[str, str]:
+        return {"part": part, "model": self.record["files"]["model.json"], "run": origin(self.record)}
 
     def _read_outcome(self, part: str) -> Outcome | None:
         file = self.path / f"outcome.{part}.safetensors"
-        with contextlib.suppress(RunError):  # what is missing, damaged or of another model is made again
+        with contextlib.suppress(RunError):  # what is missing, damaged or of another run is made again
             note = read_json(file.with_suffix(".json"), RunError)
-            if isinstance(note, dict) and self._made(note):
+            if isinstance(note, dict) and self._made(note, part):
                 found = {name: each.numpy() for name, each in load_tensors(file, str(note["sha256"]), RunError).items()}
                 values = {name.removeprefix("values."): each for name, each in found.items() if name.startswith("values.")}
                 return Outcome(found["user"], found["item"], values, note["kind"])
         return None
 
-    def _made(self, note: Mapping[str, Any]) -> bool:
-        """Whether kept scores were made from these data, by whichever fingerprint, and this model."""
-        known = (self.dataset.fingerprint, self.dataset.former_fingerprint)
-        made = note.get("data") in known and note.get("model") == self.record["files"]["model.json"]
-        return made and {"sha256", "kind"} <= note.keys()
+    def _made(self, note: dict[str, Any], part: str) -> bool:
+        """Whether kept scores were made from these data, by whichever fingerprint, and this run."""
+        whole = note.pop("digest", None) == digest_of_json(note) and {"sha256", "kind"} <= note.keys()
+        made = note.get("data") in (self.dataset.fingerprint, self.dataset.former_fingerprint)
+        return whole and made and self._made_of(part).items() <= note.items()
 
     # -- a look inside ------------------------------------------------------------------------------------------------
 
@@ -490,12 +495,13 @@ class Run:
         if not folder.is_dir():
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
+        tensors = read_stage(self.path, self.record, name).files["model"]
         reads = self.task.reads_text(self.config)
         text = _bases(self.path, self.config, self.record).matrix(self.dataset) if reads else None
         plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
-        stage = next(stage for stage in plan.stages if stage.name == name)
-        tensors = read_archive(folder).files["model"]
-        put_trained(stage, tensors)
+        with understanding(folder, RunError):
+            stage = next(stage for stage in plan.stages if stage.name == name)
+            put_trained(stage, tensors)
         return stage.module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
