@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+# what reading raises that takes a file at its word
+_MISREAD = (
+    *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, StopIteration, AssertionError),
+    MemoryError,  # of a size that a damaged file names
+)
 # errors of a disk that is full (also by a quota or a limit of this process), broken, or no longer written
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
@@ -57,7 +62,9 @@ def understanding(path: Path, error: type[BraidError]) -> Iterator[None]:
         yield
     except BraidError:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, StopIteration) as cause:
+    except BaseException as cause:
+        if not isinstance(cause, _MISREAD) and type(cause).__module__.partition(".")[0] not in ("polars", "pyo3_runtime"):
+            raise
         first = (str(cause).strip().splitlines() or ["no reason given"])[0]
         raise error(
             f"{path}: not what this version writes ({type(cause).__name__}: {first}); it was changed or made by another one: "

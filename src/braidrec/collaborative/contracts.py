@@ -81,6 +81,9 @@ class MatrixModel(Protocol):
         """(I + 1, D) by what they are, where it has such."""
         return {}
 
+    def check(self) -> None:
+        """Raise RunError, or what NumPy, SciPy and torch raise, where tensors that were read do not go together."""
+
     def add(self, vectors: Tensor) -> None:
         """Append items by their text vectors (m, S); no tensor is written into."""
         raise RunError("knows items by who has them alone")
