@@ -246,29 +246,59 @@ def knowledge_build(
     _print(report)
 
 
+@knowledge.command("profiles")
+def knowledge_profiles(
+    dataset: DataPath,
+    writer: Annotated[
+        Path,
+        typer.Option(
+            "--writer",
+            help="A TOML file with one [writer] table: url and model of an OpenAI-compatible chat endpoint, key_variable, "
+            "price and answer_price per million tokens, language, users = false for items alone.",
+        ),
+    ],
+    out: Out = None,
+    encoder: Annotated[str, typer.Option(help="What reads the profiles, as in 'knowledge build'.")] = "offline",
+    missing: Annotated[str, typer.Option(help="Items without text: mean (of the others), or error.")] = "mean",
+    again: Annotated[bool, typer.Option("--again", help="Ask once more for profiles that failed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking; what it is expected to take is said.")] = False,
+) -> None:
+    """Let a language model write who would like each item and, from training alone, what each user likes; encode both.
+
+    The same command goes on where it stopped.
+    """
+    from braidrec.runs.knowledge import write_profiles
+
+    _print(write_profiles(dataset, out, writer, encoder, missing=missing, again=again, confirm=None if yes else typer.confirm))
+
+
 @knowledge.command("sync")
 def knowledge_sync(
     dataset: DataPath,
     path: KnowledgePath,
+    again: Annotated[bool, typer.Option("--again", help="Ask once more for profiles that failed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start a paid endpoint without asking.")] = False,
 ) -> None:
-    """Encode only new and changed text, with the encoder and prompt of the knowledge base."""
+    """Encode only new and changed text, with the encoder, prompt and writer of the knowledge base."""
     from braidrec.runs.knowledge import sync
 
-    _print(sync(dataset, path, confirm=None if yes else typer.confirm))
+    _print(sync(dataset, path, again=again, confirm=None if yes else typer.confirm))
 
 
 @knowledge.command("nearest")
 def knowledge_nearest(
     path: KnowledgePath,
     item: Annotated[str | None, typer.Option("--id", help="An item id.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="A user id, where the base holds profiles of users.")] = None,
     text: Annotated[str | None, typer.Option(help="Any text.")] = None,
+    kind: Annotated[str, typer.Option(help="What is listed: item | user.")] = "item",
     k: Annotated[int, typer.Option("-k")] = 10,
 ) -> None:
-    """Items nearest in meaning to an item or a text."""
+    """Items (or users) nearest in meaning to an item, a user or a text."""
     from braidrec.runs.knowledge import nearest
 
-    _print(_table("nearest in meaning", ("item", "text", "cosine"), nearest(path, item, text, k)))
+    found = nearest(path, item, text, k, user=user, kind=kind)  # type: ignore[arg-type]  # an odd word is refused there
+    _print(_table("nearest in meaning", (kind, "text", "cosine"), found))
 
 
 @knowledge.command("versions")
@@ -276,7 +306,7 @@ def knowledge_versions(path: KnowledgePath) -> None:
     """Kept versions of the knowledge base, newest last."""
     from braidrec.runs.knowledge import versions
 
-    _print(_table("versions", ("version", "time", "rows"), versions(path)))
+    _print(_table("versions", ("version", "time", "rows", "of users"), versions(path)))
 
 
 @knowledge.command("verify")
@@ -294,12 +324,16 @@ def knowledge_trust(
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="The address may be on this machine or in a private network.")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Which address, where the base names one to encode and another to write profiles.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Let a knowledge base that you did not build send text to the address that it names; asked once, then remembered."""
     from braidrec.runs.knowledge import trust
 
-    _print(trust(path, key_variable, allow_private=allow_private, confirm=None if yes else typer.confirm))
+    confirm = None if yes else typer.confirm
+    _print(trust(path, key_variable, allow_private=allow_private, confirm=confirm, address=address))
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------------

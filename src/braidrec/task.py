@@ -180,6 +180,8 @@ class Outcome:
 class Task(Protocol):
     """One room.  ``text`` is (I + 1, S) vectors by catalogue row, row 0 zero, None where `reads_text` says so: float32, and
     of large catalogues what the knowledge base stores (`KnowledgeBases.matrix`), to be read by rows (`TextTable`).
+    ``people`` is (U + 1, S) of users, likewise, zero for who has none; None where the run's knowledge base has none, or nothing
+    of the run reads such (`RunConfig.reads_people`).
     """
 
     @property
@@ -189,7 +191,15 @@ class Task(Protocol):
         """Whether its runs need item text vectors."""
         ...
 
-    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Vectors | None,
+        *,
+        people: Vectors | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         """Check settings against data and build the modules, seeded by ``config.seed``; writes nothing into the run."""
         ...
 

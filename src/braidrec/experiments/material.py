@@ -14,7 +14,7 @@ from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.tables import Tables
 from braidrec.errors import ConfigError, DataError, KnowledgeError, suggest
-from braidrec.experiments.shuffled import core_in_parts
+from braidrec.experiments.shuffled import core_in_parts, rated_in_parts
 from braidrec.runs.knowledge import SETTINGS, build, open_knowledge, sync
 from braidrec.strict import merge, parse
 
@@ -53,6 +53,10 @@ VARIANTS: Mapping[str, Variant] = {
             "prime-pantry-core",
         )
         for seed in range(3)
+    },
+    **{
+        f"{source}-rated": Variant(source, {"split": {"kind": "given"}, "negatives": None}, rated_in_parts, f"{source}-rated")
+        for source in ("ml-1m", "ml-latest-small")
     },
 }
 

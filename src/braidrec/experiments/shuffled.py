@@ -30,6 +30,31 @@ def core_in_parts(tables: Tables, *, core: int, seed: int, share: float = 0.2) -
     return replace(tables, interactions=pairs.with_columns(parts), items=items, schema=schema.model_copy(update={"part": PART}))
 
 
+def rated_in_parts(
+    tables: Tables, *, least: float = 3.0, core: int = 10, seed: int = 2023, ratios: tuple[float, float] = (0.6, 0.8)
+) -> Tables:
+    """The k-core of pairs rated ``least`` or better, all of them positives, shuffled as a whole and cut at ``ratios``.
+
+    Not each user's own, so somebody with ten pairs has four to eight in training (RLMRec's files).  Who or what has no pair in
+    training is in no part; items outside the core leave the catalogue.
+    """
+    import polars as pl
+
+    schema = tables.schema
+    assert schema.rating is not None
+    liked = tables.interactions.filter(pl.col(schema.rating) >= least)
+    pairs = clean(liked, schema, PrepareSettings(repeats="first", k_core=core)).interactions
+    turn = np.random.default_rng(seed).permutation(len(pairs)) / len(pairs)
+    parts = np.where(turn < ratios[0], "train", np.where(turn < ratios[1], "valid", "test"))
+    pairs = pairs.with_columns(pl.Series(PART, parts))
+    for name in (schema.user, schema.item):
+        pairs = pairs.filter((pl.col(PART) == "train").any().over(name))
+    kept = pairs[schema.item].unique().implode()
+    items = None if tables.items is None else tables.items.filter(pl.col(schema.item).is_in(kept))
+    own = schema.model_copy(update={"part": PART, "rating": None})
+    return replace(tables, interactions=pairs.drop(schema.rating), items=items, schema=own)
+
+
 def shares(users: NDArray[Any], rng: np.random.Generator, share: float) -> NDArray[np.str_]:
     """(N,) train, valid or test of each pair."""
     _, own, counts = np.unique(users, return_inverse=True, return_counts=True)

@@ -170,6 +170,47 @@ def histogram_plot(separations: Mapping[str, Separation], path: Path | str, titl
     return _save(draw, path, title, width=max(7.0, 1.75 * len(separations)))
 
 
+def map_plot(
+    panels: Mapping[str, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]], path: Path | str, title: str
+) -> Path:
+    """Maps side by side: points (n, 2), coloured by their group (n,), 0 and up."""
+    if not panels:
+        raise DataError("there is nothing to draw: pass at least one map")
+    for name, (points, group) in panels.items():
+        if points.ndim != 2 or points.shape[1] != 2 or group.shape != (len(points),) or not np.isfinite(points).all():
+            raise DataError(f"{name!r}: points {points.shape} in groups {group.shape}; accepted: finite (n, 2) and (n,)")
+
+    def draw(figure: Any) -> None:
+        for axes, (name, (points, group)) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            for own in np.unique(group):
+                x, y = points[group == own].T
+                marker, colour = MARKERS[own % len(MARKERS)], COLOURS[own % len(COLOURS)]
+                axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=2.2, markeredgewidth=0, alpha=0.7)
+            axes.set(xticks=[], yticks=[], title=name)
+
+    return _save(draw, path, title, width=max(7.0, 3.5 * len(panels)))
+
+
+def similarity_plot(panels: Mapping[str, NDArray[np.floating[Any]]], path: Path | str, title: str) -> Path:
+    """Matrices of cosines (n, n) side by side on one scale from -1 to 1."""
+    if not panels:
+        raise DataError("there is nothing to draw: pass at least one matrix")
+    for name, matrix in panels.items():
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+            raise DataError(f"{name!r}: a matrix {matrix.shape}; accepted: finite cosines (n, n)")
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (name, matrix) in zip(grid, panels.items(), strict=True):
+            image = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+            axes.set(xticks=[], yticks=[], title=name)
+        figure.colorbar(image, ax=list(grid), shrink=0.8, label="cosine")
+
+    return _save(draw, path, title, width=max(7.0, 2.6 * len(panels)))
+
+
 def _histograms(axes: Any, distances: NDArray[np.floating[Any]], one: Separation) -> None:
     low, high = float(distances.min()), float(distances.max())
     edges = np.linspace(low, high if high > low else low + 1e-6, BINS + 1)
