@@ -155,6 +155,7 @@ class MatrixModel(Protocol):
 
     def check(self) -> None:
         """Raise RunError, or what NumPy, SciPy and torch raise, where tensors that were read do not go together."""
+        return
 
     def user_vectors(self) -> Mapping[str, Tensor]:
         """(U + 1, D) likewise, where it keeps such."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from braidrec.errors import ConfigError, RunError, TrainingError, suggest
 from braidrec.progress import Advance, progress
+from braidrec.shown import tell
 from braidrec.training.checkpoint import (
     Archive,
     Randomness,
@@ -270,8 +271,15 @@ class _Run:
             {"phase": phase.name, "check": 1, "epoch": 0.0, "step": 0, "losses": {}, "first": {}, "monitors": {}}
             | {"validation": metrics, "best": True, "samples_per_second": 0.0, "seconds": round(seconds, 3)}
         )
+        self.show(phase.name, "", metrics, best=True)
         metric = next(iter(metrics.values()), 0.0)
         return PhaseResult(phase.name, 1, 0, metric, metrics, 0, seconds, 0.0, weights)
+
+    def show(self, phase: str, where: str, metrics: Mapping[str, float], *, best: bool) -> None:
+        """The validation figures of a check as soon as they are known: above the bar on a terminal, else a line."""
+        if self.show_progress:
+            named = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            tell(f"{phase}: {where}validation {named}{' (best so far)' if best else ''}")
 
     def save(self, current: _PhaseRun | None) -> Path:
         """A checkpoint in the middle of a phase, or between two."""
@@ -510,6 +518,7 @@ class _PhaseRun:
         if gain > stop.min_delta:
             self._keep_best(metric, metrics)
         self._log(metrics)
+        self.run.show(self.phase.name, f"epoch {self.step / self.size:.2f}, ", metrics, best=self.stale == 0)
         self.meter.clear()
         self.rows, self.seconds_before, self.due = 0, self.seconds, False
         self._mark = time.perf_counter()
