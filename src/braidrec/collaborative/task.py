@@ -135,6 +135,7 @@ class CollaborativeTask:
             module = kept_module(_stages(config, parts))
         # products round by where a matrix begins in memory, and one that is mapped from a file begins anywhere
         put_fitted(module, {name: tensor.clone() for name, tensor in tensors.items()})
+        cast(MatrixModel, module).check()
         model = CollaborativeModel(config, module.eval(), counts, saved.about, data)
         return model if added is None else model.grown(added)
 
