@@ -70,7 +70,15 @@ class Room(counting.Room):
     def reads_text(self, config: RunConfig) -> bool:
         return bool(config.knowledge)
 
-    def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Floats | None,
+        *,
+        people: Floats | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         plan = super().plan(config, data, text, show_progress=show_progress)
         [stage] = plan.stages
         module = stage.module

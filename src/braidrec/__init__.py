@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from braidrec.runs.choose import choose as choose
     from braidrec.runs.fit import fit as fit
     from braidrec.runs.knowledge import build as build_knowledge
+    from braidrec.runs.knowledge import write_profiles as write_profiles
     from braidrec.runs.run import Run as Run
     from braidrec.runs.run import load as load
 
@@ -32,6 +33,7 @@ _WHERE = {
     "build_knowledge": ("braidrec.runs.knowledge", "build"),
     "fit": ("braidrec.runs.fit", "fit"),
     "load": ("braidrec.runs.run", "load"),
+    "write_profiles": ("braidrec.runs.knowledge", "write_profiles"),
 }
 __all__ = [
     "Dataset",
@@ -44,6 +46,7 @@ __all__ = [
     "example_tables",
     "fit",
     "load",
+    "write_profiles",
 ]
 
 

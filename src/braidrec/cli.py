@@ -246,29 +246,59 @@ def knowledge_build(
     _print(report)
 
 
+@knowledge.command("profiles")
+def knowledge_profiles(
+    dataset: DataPath,
+    writer: Annotated[
+        Path,
+        typer.Option(
+            "--writer",
+            help="A TOML file with one [writer] table: url and model of an OpenAI-compatible chat endpoint, key_variable, "
+            "price and answer_price per million tokens, language, users = false for items alone.",
+        ),
+    ],
+    out: Out = None,
+    encoder: Annotated[str, typer.Option(help="What reads the profiles, as in 'knowledge build'.")] = "offline",
+    missing: Annotated[str, typer.Option(help="Items without text: mean (of the others), or error.")] = "mean",
+    again: Annotated[bool, typer.Option("--again", help="Ask once more for profiles that failed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking; what it is expected to take is said.")] = False,
+) -> None:
+    """Let a language model write who would like each item and, from training alone, what each user likes; encode both.
+
+    The same command goes on where it stopped.
+    """
+    from braidrec.runs.knowledge import write_profiles
+
+    _print(write_profiles(dataset, out, writer, encoder, missing=missing, again=again, confirm=None if yes else typer.confirm))
+
+
 @knowledge.command("sync")
 def knowledge_sync(
     dataset: DataPath,
     path: KnowledgePath,
+    again: Annotated[bool, typer.Option("--again", help="Ask once more for profiles that failed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start a paid endpoint without asking.")] = False,
 ) -> None:
-    """Encode only new and changed text, with the encoder and prompt of the knowledge base."""
+    """Encode only new and changed text, with the encoder, prompt and writer of the knowledge base."""
     from braidrec.runs.knowledge import sync
 
-    _print(sync(dataset, path, confirm=None if yes else typer.confirm))
+    _print(sync(dataset, path, again=again, confirm=None if yes else typer.confirm))
 
 
 @knowledge.command("nearest")
 def knowledge_nearest(
     path: KnowledgePath,
     item: Annotated[str | None, typer.Option("--id", help="An item id.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="A user id, where the base holds profiles of users.")] = None,
     text: Annotated[str | None, typer.Option(help="Any text.")] = None,
+    kind: Annotated[str, typer.Option(help="What is listed: item | user.")] = "item",
     k: Annotated[int, typer.Option("-k")] = 10,
 ) -> None:
-    """Items nearest in meaning to an item or a text."""
+    """Items (or users) nearest in meaning to an item, a user or a text."""
     from braidrec.runs.knowledge import nearest
 
-    _print(_table("nearest in meaning", ("item", "text", "cosine"), nearest(path, item, text, k)))
+    found = nearest(path, item, text, k, user=user, kind=kind)  # type: ignore[arg-type]  # an odd word is refused there
+    _print(_table("nearest in meaning", (kind, "text", "cosine"), found))
 
 
 @knowledge.command("versions")
@@ -276,7 +306,7 @@ def knowledge_versions(path: KnowledgePath) -> None:
     """Kept versions of the knowledge base, newest last."""
     from braidrec.runs.knowledge import versions
 
-    _print(_table("versions", ("version", "time", "rows"), versions(path)))
+    _print(_table("versions", ("version", "time", "rows", "of users"), versions(path)))
 
 
 @knowledge.command("verify")
@@ -294,12 +324,16 @@ def knowledge_trust(
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="The address may be on this machine or in a private network.")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Which address, where the base names one to encode and another to write profiles.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Let a knowledge base that you did not build send text to the address that it names; asked once, then remembered."""
     from braidrec.runs.knowledge import trust
 
-    _print(trust(path, key_variable, allow_private=allow_private, confirm=None if yes else typer.confirm))
+    confirm = None if yes else typer.confirm
+    _print(trust(path, key_variable, allow_private=allow_private, confirm=confirm, address=address))
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------------
@@ -461,7 +495,10 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
-    explain: Annotated[bool, typer.Option("--explain", help="Which items, and how much their text, are behind each.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Which items, how much of their text, and which parts of the model are behind each."),
+    ] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
@@ -496,10 +533,14 @@ def recommend(
     scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
     if explain:
-        from braidrec.runs.tables import reasons
+        from braidrec.runs.tables import divided, reasons
 
         told: list[tuple[Any, ...]] = [(*row, reasons(each.because)) for row, each in zip(listed, found, strict=True)]
-        _print(_table(title, ("#", "item", "title", scale, "because of"), told))
+        columns: tuple[str, ...] = ("#", "item", "title", scale, "because of")
+        if any(each.parts for each in found):
+            told = [(*row, divided(each.parts)) for row, each in zip(told, found, strict=True)]
+            columns = (*columns, "by (category: its share of the user's taste)")
+        _print(_table(title, columns, told))
     else:
         _print(_table(title, ("#", "item", "title", scale), listed))
     for note in run.notes(new_user=user is None, fields=described):

@@ -138,6 +138,12 @@ class RunConfig(Strict):
         """Whether the backbone or an enhancer needs item text vectors; a task may need them besides (`Task.reads_text`)."""
         return any(spec.needs_text(settings) for spec, settings in self.chosen.parts(self.model))
 
+    @property
+    def reads_people(self) -> bool:
+        """Whether an enhancer reads vectors of users besides those of items, where the run's knowledge bases have such."""
+        enhancers = self.chosen.parts(self.model)[1:]
+        return self.chosen.task.reads_people and any(spec.needs_text(settings) for spec, settings in enhancers)
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -353,9 +359,12 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
 
 
 def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
-    """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``."""
+    """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``.
+
+    So may that of a backbone, where the task says so.
+    """
     keys: set[str] = set()
-    if found.backbone.name in found.task.models:
+    if found.task.open_backbone or found.backbone.name in found.task.models:
         keys = set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields)
     own = {key: value for key, value in values.items() if key not in keys}
     moved = {key: value for key, value in values.items() if key in keys}

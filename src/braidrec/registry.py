@@ -248,6 +248,8 @@ class TaskSpec:
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     of_positives: whether its default is meant where nothing is named and the log holds positives alone
+    reads_people: whether methods that read text read vectors of users besides, where the run's knowledge bases have such
+    open_backbone: whether a backbone's own keys may stand in [model] itself, as those of whole models do
     """
 
     name: str
@@ -267,6 +269,8 @@ class TaskSpec:
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False
     of_positives: bool = False
+    reads_people: bool = False
+    open_backbone: bool = False
 
     def __contains__(self, name: str) -> bool:
         """Whether ``name`` is one of its backbones or whole models."""

@@ -56,6 +56,11 @@ def keep_secret(value: str) -> str:
     return value
 
 
+def holds_secret(text: str) -> bool:
+    """Whether a part of six characters or more of what this process keeps secret stands in ``text``."""
+    return any(_masked(text, parts) != text for parts in tuple(_secrets.values()))
+
+
 def redact(text: str) -> str:
     """``text`` with every secret, and every part of one from six characters on, masked; so are passwords in addresses."""
     for parts in tuple(_secrets.values()):

@@ -100,7 +100,7 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     made = Endpoint(Clock())
-    monkeypatch.setattr("braidrec.knowledge.encoders.endpoint.time", made.clock)
+    monkeypatch.setattr("braidrec.knowledge.calls.time", made.clock)
     yield made
     made.server.shutdown()
     made.server.server_close()
@@ -163,7 +163,7 @@ def test_retry_after_is_respected(endpoint: Endpoint) -> None:
 def test_waits_grow_and_are_jittered(endpoint: Endpoint) -> None:
     encoder = endpoint.encoder(first_wait=1.0, longest_wait=6.0)
     for attempt, whole in enumerate([1, 2, 4, 6, 6]):
-        waits = {encoder._wait(attempt, None, "") for _ in range(50)}
+        waits = {encoder._calls._wait(attempt, None, "") for _ in range(50)}
         assert len(waits) > 40
         assert all(whole / 2 <= wait <= whole for wait in waits)
 

@@ -19,6 +19,7 @@ import pytest
 from sync_worker import HashEncoder, catalogue
 
 from braidrec.errors import KnowledgeError
+from braidrec.knowledge import lance
 from braidrec.knowledge.base import KnowledgeBase
 
 WORKER = Path(__file__).with_name("sync_worker.py")
@@ -40,7 +41,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[list[str], str]:
 
 def rows(path: Path) -> Rows:
     """(id, text hash, vector bytes), by id, straight from the table of record."""
-    table = KnowledgeBase.open(path)._table()
+    table = lance.table_of(KnowledgeBase.open(path).folder)
     assert table is not None
     content = table.to_arrow().sort_by("id")
     vectors = content.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(content), -1)
@@ -142,6 +143,7 @@ READ_ONLY = """
 import os, sys
 from sync_worker import HashEncoder, catalogue
 from braidrec.errors import KnowledgeError
+from braidrec.knowledge import lance
 from braidrec.knowledge.base import KnowledgeBase
 
 kb = KnowledgeBase.open(sys.argv[1], HashEncoder())

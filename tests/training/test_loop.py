@@ -120,6 +120,17 @@ def test_best_weights_come_back_and_the_phase_stops_inside_an_epoch(tmp_path: Pa
     assert [row["best"] for row in rows] == [True] * 4 + [False] * 3
 
 
+def test_checks_may_come_every_few_epochs_the_first_after_one_and_the_last_at_the_end(tmp_path: Path) -> None:
+    values = scripted([0.5, 0.6, 0.55, 0.7])
+    stop = StopRule(max_epochs=9, patience=2, checks_per_epoch=3, epochs_per_check=3)
+    train([one_phase(validate=values, stop=stop)], tmp_path / "whole", show_progress=False)
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1.0, 4.0, 7.0, 9.0]
+    stop = StopRule(max_epochs=9, patience=1, epochs_per_check=2)
+    result = train([one_phase(validate=scripted([0.5, 0.4]), stop=stop)], tmp_path / "tired", show_progress=False)
+    assert (result.phases[0].steps, result.phases[0].best_check) == (3 * 12, 1)
+
+
 def test_lower_may_be_better(tmp_path: Path) -> None:
     phase = one_phase(validate=scripted([3.0, 2.0, 5.0]), mode="min", stop=StopRule(max_epochs=1, checks_per_epoch=3))
     assert train([phase], tmp_path, show_progress=False).phases[0].best_metric == 2.0

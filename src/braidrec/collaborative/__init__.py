@@ -1,4 +1,4 @@
-"""What goes with what somebody has: sparse users and items, models that are solved at once, many targets for each user.
+"""What goes with what somebody has: sparse users and items, models solved at once and models that train, many targets a user.
 
 This page registers what the room holds; nothing heavy is imported before a name is used.
 """
@@ -6,6 +6,9 @@ This page registers what the room holds; nothing heavy is imported before a name
 from braidrec.registry import Metric, TaskSpec, own_registries
 
 _PRESETS = ("ours", "paper", "authors", "textbook")
+
+# RLMRec's public trainer: checks after epochs 1, 4, 7, .., five without a gain end it; L2 is among the losses.
+_AUTHORS = {"batch_size": 4096, "lr": 1e-3, "weight_decay": 0.0, "max_epochs": 3000, "patience": 5, "epochs_per_check": 3}
 
 TASK = TaskSpec(
     name="collaborative",
@@ -23,6 +26,21 @@ TASK = TaskSpec(
     default="ease",
     **own_registries(
         "collaborative",
+        backbones={
+            "mf": "braidrec.collaborative.backbones.mf:SPEC",
+            "gccf": "braidrec.collaborative.backbones.gccf:SPEC",
+            "lightgcn": "braidrec.collaborative.backbones.lightgcn:SPEC",
+            "sgl": "braidrec.collaborative.backbones.sgl:SPEC",
+            "simgcl": "braidrec.collaborative.backbones.simgcl:SPEC",
+            "dccf": "braidrec.collaborative.backbones.dccf:SPEC",
+            "autocf": "braidrec.collaborative.backbones.autocf:SPEC",
+        },
+        methods={
+            "darec": "braidrec.collaborative.methods.darec:SPEC",
+            "rlmrec-con": "braidrec.collaborative.methods.rlmrec:SPEC",
+            "rlmrec-gen": "braidrec.collaborative.methods.rlmrec:GEN",
+            "kar": "braidrec.collaborative.methods.kar:SPEC",
+        },
         models={
             "ease": "braidrec.collaborative.models.ease:SPEC",
             "ials": "braidrec.collaborative.models.ials:SPEC",
@@ -31,7 +49,12 @@ TASK = TaskSpec(
             "turbo-cf": "braidrec.collaborative.models.turbo_cf:SPEC",
             "item-knn": "braidrec.collaborative.models.item_knn:SPEC",
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
+            "netmf": "braidrec.collaborative.models.netmf:SPEC",
+            "prone": "braidrec.collaborative.models.prone:SPEC",
+            "vaecf": "braidrec.collaborative.models.vaecf:SPEC",
+            "macridvae": "braidrec.collaborative.models.macridvae:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
+            "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",
@@ -39,7 +62,9 @@ TASK = TaskSpec(
         },
     ),
     model={preset: {} for preset in _PRESETS},
-    training={preset: {} for preset in _PRESETS},
+    training={"ours": _AUTHORS, "paper": _AUTHORS, "authors": _AUTHORS, "textbook": {**_AUTHORS, "batch_size": 2048}},
     presets=_PRESETS,
+    open_backbone=True,
     of_positives=True,
+    reads_people=True,
 )

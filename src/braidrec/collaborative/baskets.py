@@ -15,20 +15,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Baskets:
-    """start (b + 1,) int64, item (n,) int64 catalogue rows: person k has ``item[start[k]:start[k + 1]]``, each once."""
+    """start (b + 1,) int64, item (n,) int64 catalogue rows: person k has ``item[start[k]:start[k + 1]]``, each once.
+
+    user (b,) int64: who that is, as a catalogue row, 0 for somebody new or with news; None: nobody is known.  Models that keep
+    something of each user may answer by it; what somebody has is there in any case.
+    """
 
     start: Tensor
     item: Tensor
+    user: Tensor | None = None
 
     @classmethod
-    def of(cls, parts: Sequence[NDArray[np.integer[Any]]]) -> Baskets:
+    def of(cls, parts: Sequence[NDArray[np.integer[Any]]], user: Sequence[int] | None = None) -> Baskets:
         start = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-        return cls(torch.from_numpy(start), torch.from_numpy(np.concatenate(parts).astype(np.int64)))
+        item = torch.from_numpy(np.concatenate(parts).astype(np.int64))
+        return cls(torch.from_numpy(start), item, None if user is None else torch.tensor(user, dtype=torch.int64))
 
     @classmethod
-    def of_rows(cls, matrix: Any) -> Baskets:
-        """The rows of a SciPy CSR matrix of ones."""
-        return cls(torch.from_numpy(matrix.indptr.astype(np.int64)), torch.from_numpy(matrix.indices.astype(np.int64)))
+    def of_rows(cls, matrix: Any, user: NDArray[np.integer[Any]] | None = None) -> Baskets:
+        """The rows of a SciPy CSR matrix of ones; ``user`` (b,): whose they are."""
+        start, item = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+        return cls(start, item, None if user is None else torch.from_numpy(user.astype(np.int64)))
 
     @classmethod
     def alone(cls, items: Tensor) -> Baskets:
@@ -49,11 +56,11 @@ class Baskets:
         return torch.repeat_interleave(self.counts)
 
     def to(self, device: torch.device | str) -> Baskets:
-        return Baskets(self.start.to(device), self.item.to(device))
+        return Baskets(self.start.to(device), self.item.to(device), None if self.user is None else self.user.to(device))
 
-    def times(self, table: Tensor) -> Tensor:
-        """(b, k): the sum of the rows of ``table`` (m, k) that each has; zeros for who has nothing."""
-        return F.embedding_bag(self.item, table, self.start[:-1], mode="sum")
+    def times(self, table: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(b, k): the sum of the rows of ``table`` (m, k) that each has, times ``weight`` (n,); zeros for who has nothing."""
+        return F.embedding_bag(self.item, table, self.start[:-1], mode="sum", per_sample_weights=weight)
 
     def dense(self, width: int) -> Tensor:
         """(b, width) float32, 1 where somebody has the item."""
@@ -65,7 +72,7 @@ class Baskets:
         """Only items ``first`` .. ``last - 1``, numbered from 0 on."""
         kept = (self.item >= first) & (self.item < last)
         counts = torch.bincount(self.owner[kept], minlength=len(self))
-        return Baskets(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), self.item[kept] - first)
+        return Baskets(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), self.item[kept] - first, self.user)
 
     def matrix(self, width: int) -> Any:
         """(b, width) SciPy CSR of ones."""

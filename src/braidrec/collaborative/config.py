@@ -1,13 +1,52 @@
-"""The keys of a collaborative model's [model] table that no single model owns."""
+"""The keys of a collaborative model's [model] table that no single model owns, and those that all backbones of nodes have."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import Field as Setting
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from braidrec.config import ModelConfig
+from braidrec.strict import Strict
 
 
 class CollaborativeConfig(ModelConfig):
-    """One model of who has what.  monitor: the validation metric that is kept beside a fitted model."""
+    """One model of who has what.  monitor: the validation metric that is kept beside a model, and watched while one trains."""
 
     monitor: Literal["recall@20", "ndcg@20"] = "recall@20"
+
+
+class NodesConfig(Strict):
+    """What every backbone of nodes has.
+
+    dim: d of the node table    negatives: drawn for each pair; contrasts of some backbones and methods read them, too
+    l2, l2_on: weight of the sum of squares of all that trains ("all"), or of half that of the batch's own rows of the table, by
+        their number ("batch", as the authors of LightGCN have it)
+    """
+
+    dim: PositiveInt = 64
+    negatives: NonNegativeInt = 1
+    l2: NonNegativeFloat = 1e-6
+    l2_on: Literal["all", "batch"] = "all"
+
+
+class PairwiseConfig(NodesConfig):
+    """loss: "bpr", -log sigmoid of a pair's score less a negative's (Rendle et al., UAI 2009), or "softmax", -log of its share
+        among all items
+    cosine: whether the softmax reads cosines instead of scores    temperature: what either is divided by there
+    by_user: whether the pairs of a user come beside one another, so that the softmax is worked out for few users a batch
+    """
+
+    loss: Literal["bpr", "softmax"] = "softmax"
+    cosine: bool = False
+    temperature: PositiveFloat = Setting(default=1.0)
+    by_user: bool = False
+
+    @model_validator(mode="after")
+    def _has_negatives(self) -> Self:
+        if self.loss == "bpr" and not self.negatives:
+            raise ValueError("negatives = 0: loss = 'bpr' compares each item with one at least that its user has not")
+        if self.loss == "bpr" and (self.cosine or self.temperature != 1):
+            raise ValueError("cosine and temperature belong to loss = 'softmax'; drop them")
+        return self

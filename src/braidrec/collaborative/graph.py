@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from braidrec.collaborative.propagation import Sparse
 from braidrec.data.log import InteractionLog
 from braidrec.evaluation.closed_form import interactions
 
@@ -33,6 +34,7 @@ class Graph:
     num_users: int
     num_items: int
     _kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _operators: dict[str, Sparse] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, log: InteractionLog, positions: NDArray[np.int64], num_items: int) -> Graph:
@@ -74,9 +76,16 @@ class Graph:
             self._kept[normalisation] = self._normalised(normalisation)
         return self._kept[normalisation]
 
+    def operator(self, normalisation: Normalisation, device: torch.device) -> Sparse:
+        """The same as what sums over neighbours, on ``device``, made once for each."""
+        key = f"{normalisation} {device}"
+        if key not in self._operators:
+            self._operators[key] = Sparse.of(self.adjacency(normalisation), device)
+        return self._operators[key]
+
     def masked(self, keep: NDArray[np.bool_]) -> Graph:
         """A view without the pairs that ``keep`` (E,) leaves out, with normalisations of its own."""
-        return replace(self, user=self.user[keep], item=self.item[keep], _kept={})
+        return replace(self, user=self.user[keep], item=self.item[keep], _kept={}, _operators={})
 
     def _normalised(self, normalisation: Normalisation) -> Tensor:
         users, items = self.user.astype(np.int64) - 1, self.item.astype(np.int64) - 1 + self.num_users

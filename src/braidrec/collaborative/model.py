@@ -19,7 +19,7 @@ from braidrec.data.dataset import Dataset
 from braidrec.errors import RunError, remedy
 from braidrec.evaluation.closed_form import interactions
 from braidrec.layers.twins import twin
-from braidrec.task import Added, Described, Floats, Reason, Rows, Saved
+from braidrec.task import Added, Described, Floats, Reason, Rows, Saved, Share
 from braidrec.training.devices import place_of
 
 COUNTS, ADDED = "data.counts", "added.vectors"  # among the saved tensors, beside the module's
@@ -27,10 +27,13 @@ COUNTS, ADDED = "data.counts", "added.vectors"  # among the saved tensors, besid
 
 @dataclass(frozen=True)
 class Past:
-    """has (n,): catalogue rows of what somebody has, each once    met (m,): of all that they met, liked or not"""
+    """has (n,): catalogue rows of what somebody has, each once    met (m,): of all that they met, liked or not
+    user: whose it is, 0 for somebody new or with news
+    """
 
     has: Rows
     met: Rows
+    user: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +76,17 @@ class CollaborativeModel:
                 f"give the data ({remedy('load(path, dataset=...)', '--data FOLDER')}), or the items they liked"
             )
         own = [part.indices[part.indptr[user] : part.indptr[user + 1]] for part in self._log]
-        return Past(*(np.unique(np.concatenate([part, more])) if len(more) else part for part in own))
+        if not len(more):
+            return Past(own[0], own[1], user)
+        has, met = (np.unique(np.concatenate([part, more])) for part in own)
+        return Past(has, met)
 
     def seen(self, past: Past) -> Rows:
         return past.met
 
     def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
-        found = score(self._net, Baskets.of([past.has for past in pasts]).to(place_of(self.module)), self.counts)
+        baskets = Baskets.of([past.has for past in pasts], [past.user for past in pasts]).to(place_of(self.module))
+        found = score(self._net, baskets, self.counts)
         wanted: Floats = found.cpu().numpy()[:, rows]
         return wanted
 
@@ -96,14 +103,18 @@ class CollaborativeModel:
         found = [Reason(*each) for each in zip(past.has.tolist(), shares, by_text, strict=True)]
         return sorted(found, key=lambda each: -each.share)
 
+    def divide(self, past: Past, row: int) -> list[Share]:
+        """Shares add up to 1; empty for who has nothing, and where the model's scores have no named parts."""
+        if not len(past.has):
+            return []
+        with torch.no_grad():
+            found = self._net.divided(Baskets.of([past.has], [past.user]).to(place_of(self.module)), row)
+        total = sum(each.share for each in found)
+        scale = 1 / total if total > 0 else 1 / max(sum(abs(each.share) for each in found), 1e-30)
+        return [replace(each, share=each.share * scale) for each in found]
+
     def notes(self, *, new_user: bool, added: int) -> list[str]:
-        found = list(self._net.remarks)
-        if new_user:
-            found.append(
-                "a new user is known by the items given, in whatever order; without any, the items that most have come first"
-            )
-        else:
-            found.append("a known user is folded in with all of the log, validation and test included")
+        found = [*self._net.remarks, self._net.new_user if new_user else self._net.known_user]
         if added:
             some = "1 item was" if added == 1 else f"{added:,} items were"
             found.append(f"{some} added after training: text speaks there ({self._net.stand_in})")

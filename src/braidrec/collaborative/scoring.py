@@ -21,8 +21,8 @@ from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.graph import Graph
 from braidrec.data.dataset import Dataset
-from braidrec.data.sequences import training_ends
 from braidrec.data.settings import LEAVE
+from braidrec.data.training import training_positions as training_positions
 from braidrec.errors import DataError
 from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import row_gains
@@ -32,17 +32,6 @@ from braidrec.training.devices import place_of
 
 Positions = NDArray[np.int64]
 USED = ((0, 0, "new_users"), (1, 10, "up_to_10_items"), (11, 50, "11_to_50_items"), (51, None, "more_than_50_items"))
-
-
-def training_positions(data: Dataset) -> Positions:
-    """Events that training may see, ascending."""
-    log, split = data.log, data.split
-    if data.settings.split.in_order:
-        return np.flatnonzero(log.rank < training_ends(data)[log.user])
-    held = np.zeros(len(log), np.bool_)
-    for part in ("valid", "test"):
-        held[split[part]] = True
-    return np.flatnonzero(~held)
 
 
 def training_graph(data: Dataset) -> Graph:
@@ -101,7 +90,8 @@ class RowsScorer:
         self._device, self._popularity = place_of(model), popularity.float()
 
     def scores(self, rows: NDArray[np.int64]) -> Tensor:
-        return score(self._model, Baskets.of_rows(self._matrix[self._users[rows]]).to(self._device), self._popularity)
+        users = self._users[rows]
+        return score(self._model, Baskets.of_rows(self._matrix[users], users).to(self._device), self._popularity)
 
 
 def score(model: MatrixModel, baskets: Baskets, popularity: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""The task of what goes with what somebody has: models that are fitted at once, exact ranking of all held-out items."""
+"""The task of what goes with what somebody has: models fitted at once or trained, exact ranking of all held-out items."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +13,20 @@ from torch import Tensor, nn
 
 from braidrec import collaborative
 from braidrec.collaborative.config import CollaborativeConfig
-from braidrec.collaborative.contracts import MatrixModel, Parts, kept_module
+from braidrec.collaborative.contracts import Labels, MatrixModel, MatrixTrainer, Parts, kept_module
 from braidrec.collaborative.graph import Graph
+from braidrec.collaborative.graph_model import node_stages
+from braidrec.collaborative.labels import categories_of
 from braidrec.collaborative.model import ADDED, COUNTS, CollaborativeModel
-from braidrec.collaborative.scoring import Held, RowsScorer, part_rows, training_graph, user_slices, validation
+from braidrec.collaborative.scoring import (
+    Held,
+    RowsScorer,
+    part_rows,
+    training_graph,
+    training_positions,
+    user_slices,
+    validation,
+)
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError
@@ -29,11 +39,11 @@ from braidrec.registry import TaskSpec
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Batches, Validate
 from braidrec.training.devices import device_of
-from braidrec.training.seeding import own_randomness, seed_everything
+from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Stage, put_fitted
 
 LISTED = 20  # items of each row that are kept beside the ranks
-TESTED: tuple[RetrievalMetric, ...] = ("recall", "ndcg")
+TESTED = ("recall@20", "ndcg@20")
 
 
 class CollaborativeTask:
@@ -47,7 +57,15 @@ class CollaborativeTask:
     # -- training -----------------------------------------------------------------------------------------------------
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Vectors | None,
+        *,
+        people: Vectors | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         """Raises DataError for data without a positive, ConfigError for a text vector that is no number."""
         seed_everything(config.seed)
         graph, table = training_graph(data), None
@@ -59,11 +77,24 @@ class CollaborativeTask:
         def judge(judged: nn.Module, known: Graph) -> float:
             return validation(Held(part_rows(data, "valid").rows, known), counts)(judged)[monitor]
 
-        stages = _stages(config, Parts(data.num_items, graph, table, device_of(config.training.accelerator), judge))
+        parts = Parts(
+            data.num_items,
+            graph,
+            table,
+            device_of(config.training.accelerator),
+            judge,
+            num_users=data.num_users,
+            seed=config.seed,
+            labels=_labels(data),
+            text_width=0 if table is None else table.width,
+            people=None if people is None else TextTable(torch.as_tensor(people)),
+        )
+        stages = _stages(config, parts)
         module = kept_module(stages)
 
         def batches(stage: Stage) -> Batches:
-            raise ConfigError(f"stage '{stage.name}': whole models of this task are fitted at once")
+            seed = spawn(config.seed, "batches", stage.name) % 2**31
+            return cast(MatrixTrainer, stage.module).batches(graph, config.training.of_phase(stage.name), seed)
 
         @cache
         def validate(part: str) -> Validate:
@@ -73,18 +104,24 @@ class CollaborativeTask:
             return validate(stage.valid)
 
         def keep() -> CollaborativeModel:
-            module.cpu().eval()
-            return CollaborativeModel(config, module, counts, {"items": data.num_items}, data)
+            kept = cast(MatrixModel, module.cpu().eval()).kept().eval()
+            about = {"items": data.num_items, "users": data.num_users, "text": parts.text_width}
+            return CollaborativeModel(config, kept, counts, about, data)
 
-        names = [stage.name for stage in stages]
-        return Plan(stages, batches, of_stage, monitor, keep, names)
+        names, reading = [stage.name for stage in stages], [stage.name for stage in stages if stage.reads_text]
+        told = "means of training items" if people is None else "profiles, else means of training items"
+        choices = {"user_text": told} if config.reads_people else {}
+        return Plan(stages, batches, of_stage, monitor, keep, names, reading=reading, choices=choices)
 
     def load(
         self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None
     ) -> CollaborativeModel:
         tensors: dict[str, Tensor] = dict(saved.tensors)
         counts, added = tensors.pop(COUNTS), tensors.pop(ADDED, None)
-        module = kept_module(_stages(config, Parts(int(saved.about["items"]))))
+        about = {name: int(saved.about.get(name, 0)) for name in ("items", "users", "text")}  # early ones have items alone
+        with torch.random.fork_rng(devices=[]):
+            parts = Parts(about["items"], num_users=about["users"], seed=config.seed, text_width=about["text"])
+            module = kept_module(_stages(config, parts))
         # products round by where a matrix begins in memory, and one that is mapped from a file begins anywhere
         put_fitted(module, {name: tensor.clone() for name, tensor in tensors.items()})
         model = CollaborativeModel(config, module.eval(), counts, saved.about, data)
@@ -116,6 +153,8 @@ class CollaborativeTask:
             user_slices(users, graph.user_counts),
             graph.item_counts,
             metrics=MANY_TARGETS,
+            besides=("precision", "f1", "ndcg_all"),
+            at=(1, 5, 10, 15, 20),
             primary=20,
             min_rows=least,
         )
@@ -124,16 +163,20 @@ class CollaborativeTask:
         self, first: Sequence[Outcome], second: Sequence[Outcome], config: RunConfig | None, data: Dataset, part: str
     ) -> list[PairedTest]:
         """Of Recall@20 and nDCG@20."""
+        return self.tests_of(TESTED, first, second, data)
+
+    def tests_of(
+        self, metrics: Sequence[str], first: Sequence[Outcome], second: Sequence[Outcome], data: Dataset
+    ) -> list[PairedTest]:
+        """Of ``metrics`` such as "f1@10", all that `row_gains` knows, at any k."""
         users = np.unique(first[0].user)
         sides = [[_ranking(outcome) for outcome in side] for side in (first, second)]
-        return [
-            paired_gain_test(
-                users,
-                *(np.stack([row_gains(ranking, metric, 20) for ranking in side]) for side in sides),
-                metric=f"{metric}@20",
-            )
-            for metric in TESTED
-        ]
+
+        def gained(side: Sequence[Ranking], key: str) -> NDArray[np.float64]:
+            metric, _, k = key.partition("@")
+            return np.stack([row_gains(ranking, cast(RetrievalMetric, metric), int(k)) for ranking in side])
+
+        return [paired_gain_test(users, *(gained(side, key) for side in sides), metric=key) for key in metrics]
 
     # -- a look inside ------------------------------------------------------------------------------------------------
 
@@ -144,8 +187,15 @@ class CollaborativeTask:
 
 
 def _stages(config: RunConfig, parts: Parts) -> list[AnyStage]:
-    spec, settings = config.chosen.backbone, cast(Any, config.model.backbone)
-    return list(spec.build(settings, parts))
+    (spec, settings), *enhancers = config.chosen.parts(config.model)
+    if spec.name in config.chosen.task.models:
+        return list(spec.build(settings, parts))
+    return node_stages(spec, settings, parts, enhancers)
+
+
+def _labels(data: Dataset) -> Labels:
+    log, positions = data.log, training_positions(data)
+    return Labels(log.user[positions], log.item[positions], log.rating[positions], partial(categories_of, data))
 
 
 def _outcome(scorer: Scorer, held: Held, show_progress: bool) -> Outcome:

@@ -89,11 +89,12 @@ def ease_weights(precision: Tensor) -> Tensor:
 
 
 def leading_vectors(
-    product: Callable[[Tensor], Tensor], size: int, count: int, *, rounds: int = 6, seed: int = 0
+    product: Callable[[Tensor], Tensor], size: int, count: int, *, rounds: int = 6, seed: int = 0, signed: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(values (k,), vectors (size, k)) of the ``count`` largest eigenvalues, descending, of a symmetric matrix, at least 0.
 
     product: of the matrix and any (size, n) float32    Randomised subspace iteration (Halko et al. 2011, algorithm 4.4).
+    signed: those furthest from 0 on either side, with their signs
     """
     width = min(size, count + max(16, count // 4))
     drawn = torch.randn(size, width, generator=torch.Generator().manual_seed(seed))
@@ -102,6 +103,9 @@ def leading_vectors(
         basis = torch.linalg.qr(product(basis)).Q
     small = basis.T @ product(basis)
     values, turned = torch.linalg.eigh((small + small.T) / 2)
+    if signed:
+        kept = values.abs().argsort(descending=True, stable=True)[:count]
+        return values[kept], (basis @ turned[:, kept]).contiguous()
     kept = torch.arange(width - 1, max(width - 1 - count, -1), -1)
     return values[kept].clamp_min(0), (basis @ turned[:, kept]).contiguous()
 

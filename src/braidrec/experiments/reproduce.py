@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments import disco, linear, pad
+from braidrec.experiments import disco, linear, pad, sdrl
 from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Made, cells_needed
 from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, texts_of
@@ -31,7 +31,9 @@ from braidrec.shown import tell
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXPERIMENTS: dict[str, Experiment] = {each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS, *linear.EXPERIMENTS)}
+EXPERIMENTS: dict[str, Experiment] = {
+    each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS, *sdrl.EXPERIMENTS, *linear.EXPERIMENTS)
+}
 Tell = Callable[[str], None]
 
 

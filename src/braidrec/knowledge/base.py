@@ -33,6 +33,7 @@ from braidrec import shown
 from braidrec.arguments import path_of
 from braidrec.errors import KnowledgeError
 from braidrec.files import load_tensors, read_json, save_tensors, sha256, write_json
+from braidrec.knowledge import lance
 from braidrec.knowledge.encoders.base import FittedEncoder, PricedEncoder, TextEncoder
 from braidrec.knowledge.matrix import Floats, Matrix
 from braidrec.knowledge.texts import PromptTemplate
@@ -53,9 +54,7 @@ _FORMER = 1  # its checksums cover the vector alone; such tables are read, and f
 _KINDS = ("item", "user")
 _ROWS = 16_384  # rows gathered at a time
 _SLICE = 512  # texts given to the encoder at a time, so that a bar can move inside a commit
-_FRAGMENTS = 64  # files per table above which they are merged
 _DELETE = 500  # ids per delete statement
-_SLACK = datetime.timedelta(milliseconds=10)  # between asking the clock and LanceDB asking it again
 _log = logging.getLogger(__name__)
 
 
@@ -98,9 +97,12 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class TableVersion:
+    """users: how many of its rows are of users"""
+
     number: int
     committed: datetime.datetime
     rows: int
+    users: int
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class KnowledgeBase:
     @property
     def version(self) -> int:
         """Number of the last commit, 0 before the first."""
-        table = self._table()
+        table = lance.table_of(self.folder)
         return 0 if table is None else int(table.version)
 
     # ---- writing
@@ -213,14 +215,14 @@ class KnowledgeBase:
         wanted = _wanted(ids, texts, kind)
         tell = _teller(show_progress)
         started = time.monotonic()
-        with self._writing("preparing the table"):
+        with lance.writing(self.folder, "preparing the table"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
         def waiting(holder: str) -> None:
             tell(f"{self.folder}: process {holder} is writing this table; waiting for it to finish")
 
         with contextlib.ExitStack() as stack:
-            with self._writing("taking the writer's lock"):
+            with lance.writing(self.folder, "taking the writer's lock"):
                 waited = stack.enter_context(writer_lock(self.folder / "writer.lock", waiting))
             self._restore()  # another process may have made the table meanwhile
             stored = self._hashes(kind)
@@ -233,11 +235,11 @@ class KnowledgeBase:
                 with progress(f"encoding {kind} texts", len(todo), "texts", show=show_progress) as advance:
                     for number, batch in enumerate(batches, start=1):
                         self._commit(self._encode_rows(kind, batch, wanted, advance))
-                        if number % _FRAGMENTS == 0:
-                            self._tidy(keep_versions)
+                        if number % lance.FRAGMENTS == 0:
+                            lance.tidy(self.folder, keep_versions)
             present = {id for id, (text, _) in wanted.items() if text}
             removed = self._remove(kind, sorted(stored.keys() - present)) if prune else 0
-            self._tidy(keep_versions)
+            lance.tidy(self.folder, keep_versions)
             self._check_count(kind, len(stored.keys() | present) - removed)
             version = self.version
         seconds = time.monotonic() - started
@@ -255,7 +257,7 @@ class KnowledgeBase:
         """Before the first batch: the price is shown, the encoder fitted, the table made.  Each step survives a kill."""
         if isinstance(self.encoder, PricedEncoder):
             tell(f"{self.encoder!r}: {self.encoder.estimate(texts)}")
-        with self._writing("making the table"):
+        with lance.writing(self.folder, "making the table"):
             if not (self.folder / "manifest.json").exists():
                 fitted = None
                 if isinstance(self.encoder, FittedEncoder):
@@ -263,8 +265,7 @@ class KnowledgeBase:
                     fitted = save_tensors(self.folder / "fitted.safetensors", self.encoder.state or {})
                 manifest = _Manifest(format=self._format, identity=self.identity, fitted=fitted)
                 write_json(self.folder / "manifest.json", manifest.model_dump())
-            if self._table() is None:
-                _connect(self.folder).create_table("rows", schema=_schema(self.identity), exist_ok=True)
+            lance.made_table(self.folder, _schema(self.identity))
 
     def _encode_rows(self, kind: Kind, ids: list[str], wanted: dict[str, tuple[str, str]], advance: Advance) -> pa.Table:
         """The Arrow rows of one batch, in the order of ``ids``."""
@@ -308,33 +309,19 @@ class KnowledgeBase:
         return vectors
 
     def _commit(self, rows: pa.Table) -> None:
-        with self._writing(f"committing {len(rows):,} rows"):
-            merge = self._written().merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(rows)
+        with lance.writing(self.folder, f"committing {len(rows):,} rows"):
+            lance.put(self._written(), rows)
 
     def _remove(self, kind: Kind, ids: list[str]) -> int:
-        with self._writing(f"removing {len(ids):,} rows"):
+        with lance.writing(self.folder, f"removing {len(ids):,} rows"):
             for start in range(0, len(ids), _DELETE):
                 keys = ", ".join("'" + f"{kind}:{id}".replace("'", "''") + "'" for id in ids[start : start + _DELETE])
                 self._written().delete(f"key IN ({keys})")
         return len(ids)
 
-    def _tidy(self, keep_versions: int) -> None:
-        """Merge small files and forget old versions, once there are more than 64 of either."""
-        table = self._table()
-        if table is None:
-            return
-        with self._writing("merging small files"):
-            versions = table.list_versions()
-            if max(len(versions), int(versions[-1]["metadata"]["total_fragments"])) <= _FRAGMENTS:
-                return
-            oldest_kept = sorted(version["timestamp"] for version in versions)[-keep_versions]
-            age = max(datetime.datetime.now() - oldest_kept, datetime.timedelta()) + _SLACK
-            table.optimize(cleanup_older_than=age)
-
     def _check_count(self, kind: Kind, expected: int) -> None:
-        table = self._table()
-        with self._reading():
+        table = lance.table_of(self.folder)
+        with lance.reading(self.folder):
             found = 0 if table is None else table.count_rows(f"kind = '{kind}'")
         if found != expected:
             raise KnowledgeError(f"{self.folder}: {found:,} {kind} rows after the sync, expected {expected:,}; run verify")
@@ -348,7 +335,7 @@ class KnowledgeBase:
     def texts(self, ids: Sequence[str], kind: Kind = "item") -> dict[str, str]:
         """The stored text of each of ``ids`` that has one."""
         wanted, found = set(ids), {}
-        for keys, own, texts, digests in self._columns(self._table(), kind, ["key", "id", "text", "text_hash"]):
+        for keys, own, texts, digests in self._columns(lance.table_of(self.folder), kind, ["key", "id", "text", "text_hash"]):
             for key, id, text, digest in zip(keys, own, texts, digests, strict=True):
                 if key != f"{kind}:{id}":
                     raise self._damaged(kind, id, "key")
@@ -471,20 +458,22 @@ class KnowledgeBase:
 
     def versions(self) -> list[TableVersion]:
         """The commits that are still kept, oldest first."""
-        table = self._table()
-        with self._reading():
-            found = [] if table is None else table.list_versions()
-        return [
-            TableVersion(int(each["version"]), each["timestamp"], int(each["metadata"]["total_rows"]))
-            for each in sorted(found, key=lambda each: int(each["version"]))
-        ]
+        table = lance.table_of(self.folder)
+        found = []
+        with lance.reading(self.folder):
+            for each in sorted([] if table is None else table.list_versions(), key=lambda each: int(each["version"])):
+                assert table is not None
+                table.checkout(int(each["version"]))
+                users, rows = table.count_rows("kind = 'user'"), int(each["metadata"]["total_rows"])
+                found.append(TableVersion(int(each["version"]), each["timestamp"], rows, users))
+        return found
 
     def verify(self) -> VerifyReport:
         """Read everything: keys, text hashes, vector checksums, and the derived matrices that exist.
 
         Raises KnowledgeError listing what does not agree.
         """
-        table = self._table()
+        table = lance.table_of(self.folder)
         counts: Counter[str] = Counter()
         keys: set[str] = set()
         problems: Counter[str] = Counter()
@@ -535,26 +524,14 @@ class KnowledgeBase:
             )
         self.encoder = self.encoder.with_state(state)
 
-    def _table(self) -> LanceTable | None:
-        """The table at its latest version, None before the first sync."""
-        if not (self.folder / "rows.lance").is_dir():
-            return None
-        with self._reading():
-            try:
-                return _connect(self.folder).open_table("rows")
-            except ValueError as cause:
-                if "was not found" in str(cause):  # its maker was killed before the first version
-                    return None
-                raise
-
     def _written(self) -> LanceTable:
-        table = self._table()
+        table = lance.table_of(self.folder)
         assert table is not None
         return table
 
     def _hashes(self, kind: Kind) -> dict[str, str]:
         hashes: dict[str, str] = {}
-        for keys, ids, digests in self._columns(self._table(), kind, ["key", "id", "text_hash"]):
+        for keys, ids, digests in self._columns(lance.table_of(self.folder), kind, ["key", "id", "text_hash"]):
             for key, id in zip(keys, ids, strict=True):
                 if key != f"{kind}:{id}":
                     raise self._damaged(kind, id, "key")
@@ -565,7 +542,7 @@ class KnowledgeBase:
         """Rows part by part: a list of each column, of the vectors an array [rows, width]."""
         if table is None:
             return
-        with self._reading():
+        with lance.reading(self.folder):
             query = table.search().select(names)
             for batch in (query.where(f"kind = '{kind}'") if kind else query).to_batches(8192):
                 yield [_vectors(batch, self.width) if name == "vector" else batch.column(name).to_pylist() for name in names]
@@ -595,7 +572,7 @@ class KnowledgeBase:
     def _view(self, kind: Kind) -> Matrix:
         """The derived matrix of the latest version: from memory, from disk, or made now."""
         _check_kind(kind)
-        table = self._table()
+        table = lance.table_of(self.folder)
         version = 0 if table is None else int(table.version)
         view = self._views.get(kind)
         if view is None or view.version != version:
@@ -610,7 +587,7 @@ class KnowledgeBase:
         return view
 
     def _derive(self, table: LanceTable | None, kind: Kind, version: int) -> Matrix:
-        with self._reading():
+        with lance.reading(self.folder):
             counts = [0 if table is None else table.count_rows(f"kind = '{each}'") for each in _KINDS]
             whole = 0 if table is None else table.count_rows()
         if sum(counts) != whole:
@@ -642,30 +619,6 @@ class KnowledgeBase:
             version=version,
             source=self._source(version),
         )
-
-    @contextlib.contextmanager
-    def _writing(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as cause:
-            if not _of_the_table(cause):
-                raise
-            raise KnowledgeError(
-                f"{self.folder}: {action} failed ({_short(cause)}); nothing of it was kept, earlier batches are safe. "
-                "Check free space and write permission, then run sync again: it goes on where it stopped"
-            ) from cause
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as cause:
-            if not _of_the_table(cause):
-                raise
-            raise KnowledgeError(
-                f"{self.folder}: the table cannot be read ({_short(cause)}); try again if another process is writing it, else "
-                "restore the folder from a copy, or delete it and sync again"
-            ) from cause
 
 
 def _wanted(ids: Sequence[str], texts: Sequence[str | None], kind: str) -> dict[str, tuple[str, str]]:
@@ -730,21 +683,13 @@ def _choose_table(path: Path, name: str | None) -> Path:
     raise KnowledgeError(f"{path}: {what}; " + ("sync one first" if not folders else "name one of them, or pass its encoder"))
 
 
-def _connect(folder: Path) -> Any:
-    import lancedb
-
-    return lancedb.connect(str(folder))
-
-
 def _schema(identity: Identity) -> pa.Schema:
     import pyarrow as pa
 
-    # Without this metadata, concurrent merges of one new key leave it twice in LanceDB 0.40.
-    key = pa.field("key", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
     number = pa.float16() if identity.dtype == "float16" else pa.float32()
     texts = [pa.field(name, pa.string(), nullable=False) for name in ("kind", "id", "text", "text_hash")]
     vector = pa.field("vector", pa.list_(number, identity.width), nullable=False)
-    return pa.schema([key, *texts, vector, pa.field("vector_crc", pa.uint32(), nullable=False)])
+    return pa.schema([lance.key_field(), *texts, vector, pa.field("vector_crc", pa.uint32(), nullable=False)])
 
 
 def _vectors(batch: pa.RecordBatch, width: int) -> Floats:
@@ -752,16 +697,5 @@ def _vectors(batch: pa.RecordBatch, width: int) -> Floats:
     return vectors
 
 
-def _of_the_table(cause: BaseException) -> bool:
-    """Whether Lance, Arrow or the system raised it about the files: a damaged one may take any of their ways to fail."""
-    if type(cause).__name__ in ("PanicException", "RustPanic"):  # the first of them is no Exception
-        return True
-    return isinstance(cause, OSError | RuntimeError | ValueError | LookupError | TypeError | AttributeError)
-
-
 def _teller(show: bool) -> Callable[[str], None]:
     return shown.tell if show else _log.info
-
-
-def _short(cause: BaseException) -> str:
-    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no reason given'}"[:300]

@@ -65,17 +65,19 @@ class PromptTemplate(Strict):
         ids = frame[id_column].to_list()
         if None in ids:
             raise KnowledgeError(f"column '{id_column}', row {ids.index(None)}: the id is empty; every row needs one")
-        rows = [[_clean(value) for value in row] for row in zip(*(frame[name].to_list() for name in self.fields), strict=True)]
+        rows = [
+            [as_words(value) for value in row] for row in zip(*(frame[name].to_list() for name in self.fields), strict=True)
+        ]
         texts = [self.sentence(row) for row in rows]
         empty = texts.count(None)
         partial = sum(any(row) and not all(row) for row in rows)
         return ItemTexts([str(value) for value in ids], texts, partial, empty)
 
 
-def _clean(value: Any) -> str | None:
+def as_words(value: Any) -> str | None:
     """A cell as words; None for null, NaN, blanks and lists of nothing else."""
     if isinstance(value, list):
-        return ", ".join(part for part in map(_clean, value) if part) or None
+        return ", ".join(part for part in map(as_words, value) if part) or None
     if value is None or value != value:
         return None
     return " ".join(str(value).split()) or None

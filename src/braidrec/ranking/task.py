@@ -66,7 +66,15 @@ class RankingTask:
         return config.reads_text or settings_of(config).history.kind == "semantic_topk"
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Vectors | None,
+        *,
+        people: Vectors | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
         known = KnownUsers(data, statistics=settings.statistics, rates=settings.rates)
         data = known.data

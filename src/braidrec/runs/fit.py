@@ -153,16 +153,17 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         bases.tell_changes(dataset)
     text = None if bases is None else bases.matrix(dataset)
     read = digest_of(text)
-    plan: Plan = task.plan(config, dataset, text, show_progress=show_progress)
+    people = bases.people(dataset) if bases is not None and config.reads_people else None
+    inputs = {"data": dataset.fingerprint, "knowledge": read} | ({} if people is None else {"people": digest_of(people)})
+    plan: Plan = task.plan(config, dataset, text, people=people, show_progress=show_progress)
     if bases is not None:
         bases.refuse_strange(dataset)
-    del text  # held by what reads it, which may take it to another device
+    del text, people  # held by what reads them, which may take them to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
     _check_starts(plan, dataset, bases)
     size = LogSize.of(dataset.manifest, config.negatives)
     _check_unused(config, plan, size)
-    inputs = {"data": dataset.fingerprint, "knowledge": read}
     with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
         if finished:  # by a process that was faster
             return _finished(path, config, dataset)

@@ -1,7 +1,7 @@
-"""A catalogue's text into a knowledge base, and vectors back out in catalogue order.
+"""A catalogue's text into a knowledge base, and vectors back out in catalogue order; likewise profiles of items and users.
 
-A knowledge base folder remembers in ``knowledge.json`` which encoder and prompt filled it, so that later syncs, new items
-and questions in words use the same.
+A knowledge base folder remembers in ``knowledge.json`` which encoder, prompt and writer of profiles filled it, so that later
+syncs, new items and questions in words use the same.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from numpy.typing import NDArray
 from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
+from braidrec.data.training import TrainingPart
 from braidrec.data.values import values_of
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy
 from braidrec.files import read_json, write_json, writing
-from braidrec.knowledge.base import KnowledgeBase, SyncReport
+from braidrec.knowledge.base import Kind, KnowledgeBase, SyncReport
 from braidrec.knowledge.encoders import ENCODERS, AnyEncoder, make_encoder
 from braidrec.knowledge.encoders.base import LimitedEncoder, PricedEncoder
+from braidrec.knowledge.profiles.answers import Usage
+from braidrec.knowledge.profiles.store import ProfileStore
+from braidrec.knowledge.profiles.writer import ProfileWriter, WriterConfig
 from braidrec.knowledge.texts import ItemTexts, PromptTemplate
 from braidrec.knowledge.trust import confirm as confirm_address
 from braidrec.knowledge.trust import name_of, settings_file
 from braidrec.locks import writer_lock
 from braidrec.memory import held_whole
-from braidrec.shown import plain
+from braidrec.runs.profiles import Profiles
+from braidrec.shown import plain, tell
 from braidrec.strict import Strict, parse
 from braidrec.training.seeding import own_randomness
 
@@ -46,16 +51,29 @@ Folders = Sequence[Path | str] | Path | str | None
 
 
 class KnowledgeSettings(Strict):
-    """How a knowledge base is filled.  missing: items without text take the mean of the others, or are an error."""
+    """How a knowledge base is filled.  missing: items without text take the mean of the others, or are an error.
+
+    writer: who writes the profiles that are encoded; None: an item's text is what the catalogue says, and users have none
+    """
 
     encoder: AnyEncoder
     prompt: PromptTemplate
+    writer: WriterConfig | None = None
     missing: Literal["mean", "error"] = "mean"
     table: str | None = None  # set by the first sync
+
+    @property
+    def read(self) -> PromptTemplate | str:
+        """What texts are made by, for the identity of their vectors."""
+        return self.prompt if self.writer is None else f"{self.prompt.digest} {self.writer.identity}"
 
 
 class _EncoderFile(Strict):
     encoder: AnyEncoder
+
+
+class _WriterFile(Strict):
+    writer: WriterConfig
 
 
 def _none() -> str:
@@ -105,7 +123,8 @@ class KnowledgeBases:
         """What a run remembers of each: the identity of its vectors, the encoder's fit, the version read, the whole path."""
         return [
             {**base.identity.model_dump(), "fitted": base.fitted, "version": base.version, "path": str(folder.resolve())}
-            for folder, base in zip(self.folders, self.bases, strict=True)
+            | ({} if settings.writer is None else {"writer": settings.writer.label})
+            for folder, base, settings in zip(self.folders, self.bases, self.settings, strict=True)
         ]
 
     def check(self, trained: Sequence[Mapping[str, Any]], where: Path | str) -> None:
@@ -139,6 +158,40 @@ class KnowledgeBases:
             first = last
         return vectors
 
+    def people(self, dataset: Dataset) -> Vectors | None:
+        """Vectors of users by catalogue row: (U + 1, S) in the dtype of `matrix`, zero for row 0 and for who has none.
+
+        None where no base knows users.
+
+        Raises ConfigError where only some of the bases know users, KnowledgeError for a vector whose text was written from
+        something else than what its user likes in the training part of ``dataset``: it may tell what is held out.
+        """
+        known = [bool(base.ids("user")) for base in self.bases]
+        if not any(known):
+            return None
+        if not all(known):
+            raise ConfigError(
+                f"{self.folders[known.index(True)]} has vectors of users and {self.folders[known.index(False)]} has none, so "
+                "those of a user cannot stand side by side as an item's do; name one of them, or write profiles for both"
+            )
+        part = TrainingPart(dataset)
+        for folder, settings, base in zip(self.folders, self.settings, self.bases, strict=True):
+            _refuse_held_out(folder, settings, base, dataset, part)
+        ids = dataset.user_ids
+        without = set[str]().union(*(base.absent(ids, "user") for base in self.bases))
+        rows = np.array([row for row, id in enumerate(ids, start=1) if id not in without], np.int64)
+        shape = (dataset.num_users + 1, self.width)
+        stored = np.result_type(*(base.identity.dtype for base in self.bases))
+        vectors: Vectors = np.zeros(shape, np.float32 if held_whole(*shape) else stored)
+        first = 0
+        for base in self.bases:
+            last = first + base.width
+            vectors[rows, first:last] = base.matrix([ids[row - 1] for row in rows], "user")
+            first = last
+        if without:
+            _log.info("%d of %d users have no profile: their training items speak for them", len(without), len(ids))
+        return vectors
+
     def refuse_strange(self, dataset: Dataset) -> None:
         """Raise KnowledgeError where a base knows no item of the log: a model would train on text that is not there."""
         met = [dataset.item_ids[row - 1] for row in np.unique(dataset.log.item).tolist()]
@@ -152,27 +205,36 @@ class KnowledgeBases:
                 )
 
     def render(self, schema: Schema, frame: pl.DataFrame) -> list[list[str | None]]:
-        """Of each base, one text per row of ``frame`` by its own prompt; columns that are absent count as empty."""
+        """Of each base, what its own prompt says of each row of ``frame``; columns that are absent count as empty."""
         return [_render(settings.prompt, schema, frame).texts for settings in self.settings]
 
     @property
     def priced(self) -> bool:
         """Whether to read new text costs money."""
-        return any(isinstance(base.encoder, PricedEncoder) for base in self._reading)
+        written = any(settings.writer is not None for settings in self.settings)
+        return written or any(isinstance(base.encoder, PricedEncoder) for base in self._reading)
 
     def encode(self, texts: Sequence[Sequence[str]]) -> Floats:
-        """(n, S) of each base's n texts, by its own encoder, loaded once, and rounded as its table stores them."""
+        """(n, S) of each base's n texts, by its own encoder, loaded once, and rounded as its table stores them.
+
+        Where a base reads profiles, these are written of the texts first.
+        Raises KnowledgeError where an answer is no profile.
+        """
         parts = []
-        for base, own in zip(self._reading, texts, strict=True):
+        for base, folder, settings, own in zip(self._reading, self.folders, self.settings, texts, strict=True):
             assert base.encoder is not None
-            parts.append(base.encoder.encode(list(own)).astype(base.identity.dtype).astype(np.float32))
+            told = list(own) if settings.writer is None else _profiles_of(folder, settings.writer, own)
+            parts.append(base.encoder.encode(told).astype(base.identity.dtype).astype(np.float32))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def tell_changes(self, dataset: Dataset) -> None:
         """Say how many items have another text now than when their vectors were made."""
         for base, settings, folder in zip(self.bases, self.settings, self.folders, strict=True):
             rendered = _render(settings.prompt, dataset.schema, dataset.items)
-            other = base.changed(rendered.ids, rendered.texts)
+            if settings.writer is None:
+                other = base.changed(rendered.ids, rendered.texts)
+            else:
+                other = Profiles(dataset, ProfileWriter(settings.writer), ProfileStore(folder), rendered).changed()
             if other:
                 _log.warning(
                     "%s: the text of %d of %d items of %s has changed since it was encoded (first: '%s'); the model reads the "
@@ -190,7 +252,7 @@ class KnowledgeBases:
     def _reading(self) -> list[KnowledgeBase]:
         """The bases with their encoders."""
         return [
-            _readable(folder, _allowed(folder, settings)) for folder, settings in zip(self.folders, self.settings, strict=True)
+            _readable(folder, _encoding(folder, settings)) for folder, settings in zip(self.folders, self.settings, strict=True)
         ]
 
 
@@ -200,12 +262,18 @@ def open_knowledge(folder: Path | str | None, *, encode: bool = False) -> Knowle
         raise ConfigError(_none())
     folder = path_of(folder, "knowledge")
     settings = read_settings(folder)
-    return _readable(folder, _allowed(folder, settings)) if encode else KnowledgeBase.open(folder, table=settings.table)
+    return _readable(folder, _encoding(folder, settings)) if encode else KnowledgeBase.open(folder, table=settings.table)
+
+
+def _encoding(folder: Path, settings: KnowledgeSettings) -> KnowledgeSettings:
+    """Settings that a folder holds, whoever made it, as far as this user allows what its encoder asks for."""
+    return settings.model_copy(update={"encoder": settings.encoder.confirmed(str(folder))})
 
 
 def _allowed(folder: Path, settings: KnowledgeSettings) -> KnowledgeSettings:
-    """Settings that a folder holds, whoever made it, as far as this user allows what they ask for."""
-    return settings.model_copy(update={"encoder": settings.encoder.confirmed(str(folder))})
+    """The same, and what its writer asks for."""
+    writer = None if settings.writer is None else settings.writer.confirmed(str(folder))
+    return _encoding(folder, settings).model_copy(update={"writer": writer})
 
 
 def _readable(folder: Path, settings: KnowledgeSettings) -> KnowledgeBase:
@@ -214,7 +282,7 @@ def _readable(folder: Path, settings: KnowledgeSettings) -> KnowledgeBase:
     Raises KnowledgeError where that is not the encoder and prompt that filled its table.
     """
     encoder = make_encoder(settings.encoder)
-    base = KnowledgeBase.open(folder, encoder, prompt=settings.prompt)
+    base = KnowledgeBase.open(folder, encoder, prompt=settings.read)
     if settings.table not in (None, base.identity.table):
         raise KnowledgeError(
             f"{folder}: filled as table '{settings.table}', but the encoder and prompt in {SETTINGS} now make "
@@ -238,20 +306,60 @@ def build(
     sentence-transformers name or folder, or "offline".
     confirm: asked before a paid endpoint starts.
     """
-    encoder = str(encoder)
     dataset = Dataset.open(path_of(data, "data"))
     folder = path_of(out, "out") if out is not None else Path("knowledge") / dataset.name
+    return _made(dataset, folder, str(encoder), missing, None, confirm=confirm)
+
+
+def write_profiles(
+    data: Path | str,
+    out: Path | str | None,
+    writer: Path | str,
+    encoder: str | Path,
+    *,
+    missing: str = "mean",
+    again: bool = False,
+    confirm: Callable[[str], bool] | None = None,
+) -> str:
+    """Let a language model write profiles of the items and users of a prepared data set, and encode these into ``out``.
+
+    Returns what to tell the user.  out: knowledge/<name>-profiles when left out
+
+    writer: a TOML file with one ``[writer]`` table, a `WriterConfig`    encoder, missing: as `build` takes them
+    again: ask once more for profiles that failed    confirm: asked before the first call that may cost something
+    A user's profile is written from what they like in the training part, and says so: other data, or the same cut otherwise,
+    cannot be trained on with it.  The same call goes on where an earlier one stopped, and writes what is new or changed.
+    """
+    dataset = Dataset.open(path_of(data, "data"))
+    folder = path_of(out, "out") if out is not None else Path("knowledge") / f"{dataset.name}-profiles"
+    file = path_of(writer, "writer")
+    wanted = parse(_WriterFile, _toml(str(file), "a writer's settings"), str(file)).writer
+    return _made(dataset, folder, str(encoder), missing, wanted, again=again, confirm=confirm)
+
+
+def _made(
+    dataset: Dataset,
+    folder: Path,
+    encoder: str,
+    missing: str,
+    writer: WriterConfig | None,
+    *,
+    again: bool = False,
+    confirm: Callable[[str], bool] | None,
+) -> str:
     if not dataset.schema.text:
-        raise DataError(f"{data}: the catalogue has no text columns; name them in the description (items.text = [...])")
+        raise DataError(f"{dataset.path}: the catalogue has no text columns; name them in the description (items.text = [...])")
     prompt = PromptTemplate(noun=dataset.schema.noun, fields=dataset.schema.text)
     wanted = parse(
         KnowledgeSettings,
         {"encoder": _encoder_values(encoder), "prompt": prompt.model_dump(), "missing": missing},
         "knowledge build",
-    )
+    ).model_copy(update={"writer": writer})
     table = _refuse_other(folder, wanted)
     wanted.encoder.own()
-    return _sync(dataset, folder, wanted.model_copy(update={"table": table}), confirm)
+    if writer is not None:
+        writer.own()
+    return _sync(dataset, folder, wanted.model_copy(update={"table": table}), confirm, again=again)
 
 
 def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> str | None:
@@ -259,9 +367,10 @@ def _refuse_other(folder: Path, wanted: KnowledgeSettings) -> str | None:
     if not (folder / SETTINGS).exists():
         return None
     there = read_settings(folder)
-    if _shared(there) != _shared(wanted):
+    if _made_by(there) != _made_by(wanted):
+        what = "encoder, prompt or policy" if there.writer is wanted.writer is None else "encoder, prompt, policy or writer"
         raise KnowledgeError(
-            f"{folder}: filled by another encoder, prompt or policy (see {SETTINGS}); vectors of two encoders never mix: "
+            f"{folder}: filled by another {what} (see {SETTINGS}); vectors of two encoders never mix: "
             f"choose another folder ({remedy('out=...', '--out')})"
         )
     return there.table
@@ -273,50 +382,99 @@ def trust(
     *,
     allow_private: bool,
     confirm: Callable[[str], bool] | None,
+    address: str | None = None,
 ) -> str:
-    """Let the knowledge base at ``folder`` send text to the address that it names, once ``confirm`` has agreed."""
-    encoder = read_settings(path_of(folder, "folder")).encoder
-    if encoder.address is None:
-        return f"{folder}: its encoder '{encoder.kind}' sends text nowhere, so there is nothing to confirm"
+    """Let the knowledge base at ``folder`` send text to the address that it names, once ``confirm`` has agreed.
+
+    address: which one, where its encoder and its writer name two
+    """
+    settings = read_settings(path_of(folder, "folder"))
+    named = [settings.encoder.address, None if settings.writer is None else settings.writer.address]
+    addresses = list(dict.fromkeys(each for each in named if each is not None))
+    if not addresses:
+        return f"{folder}: its encoder '{settings.encoder.kind}' sends text nowhere, so there is nothing to confirm"
+    if address is not None and address.rstrip("/") not in addresses:
+        raise KnowledgeError(f"{folder}: names {' and '.join(addresses)}, not {address}; confirm one of these")
+    if address is None and len(addresses) > 1:
+        raise KnowledgeError(
+            f"{folder}: names two addresses, {addresses[0]} (encoder) and {addresses[1]} (writer of profiles), which may need "
+            f"two keys; say which one is meant ({remedy('address=...', '--address')})"
+        )
+    wanted = addresses[0] if address is None else address.rstrip("/")
     key = "without a key" if key_variable is None else f"with the key in {name_of(key_variable)}"
-    if confirm is not None and not confirm(plain(f"Send text to {encoder.address}, {key}?")):
+    if confirm is not None and not confirm(plain(f"Send text to {wanted}, {key}?")):
         raise KnowledgeError("not confirmed: nothing was noted")
-    confirm_address(encoder.address, key_variable=key_variable, allow_private=allow_private)
-    return f"{encoder.address}: confirmed, {key}; noted in {settings_file()}"
+    confirm_address(wanted, key_variable=key_variable, allow_private=allow_private)
+    return f"{wanted}: confirmed, {key}; noted in {settings_file()}"
 
 
 def _shared(settings: KnowledgeSettings, table: str | None = None) -> KnowledgeSettings:
     """What a knowledge base keeps in its folder of how it is filled."""
-    return settings.model_copy(update={"encoder": settings.encoder.shared(), "table": table})
+    writer = None if settings.writer is None else settings.writer.shared()
+    return settings.model_copy(update={"encoder": settings.encoder.shared(), "writer": writer, "table": table})
 
 
-def sync(data: Path | str, folder: Path | str, *, confirm: Callable[[str], bool] | None = None) -> str:
-    """Encode only what is new or changed in the catalogue; ``confirm`` is asked before a paid endpoint starts."""
+def _made_by(settings: KnowledgeSettings) -> tuple[KnowledgeSettings, str]:
+    """What must be equal for two texts to stand in one knowledge base: of a writer what it writes, not how it is called."""
+    identity = "" if settings.writer is None else settings.writer.identity
+    return _shared(settings).model_copy(update={"writer": None}), identity
+
+
+def sync(data: Path | str, folder: Path | str, *, again: bool = False, confirm: Callable[[str], bool] | None = None) -> str:
+    """Encode only what is new or changed in the catalogue, and write such profiles, where the base holds these.
+
+    again: ask once more for profiles that failed    confirm: asked before a paid endpoint starts
+    """
     folder = path_of(folder, "folder")
-    return _sync(Dataset.open(data), folder, _allowed(folder, read_settings(folder)), confirm)
+    return _sync(Dataset.open(data), folder, _allowed(folder, read_settings(folder)), confirm, again=again)
 
 
-def nearest(folder: Path | str, item: str | None, text: str | None, k: int) -> list[tuple[str, str, float]]:
-    """(id, stored text, cosine) of the nearest items."""
+def nearest(
+    folder: Path | str, item: str | None, text: str | None, k: int, *, user: str | None = None, kind: Kind = "item"
+) -> list[tuple[str, str, float]]:
+    """(id, stored text, cosine) of the items nearest to an item, a user or a text; kind: or of the users."""
     base = open_knowledge(folder, encode=text is not None)
-    found = base.nearest(id=item, text=text, k=k)
-    texts = base.texts([each for each, _ in found])
+    if sum(given is not None for given in (item, text, user)) != 1:
+        raise KnowledgeError(
+            f"nearest: say of what, by exactly one of {remedy('item, user and text', '--id, --user and --text')}"
+        )
+    own: Kind = "user" if user is not None else "item"
+    id = item if user is None else user
+    if id is not None and own != kind:
+        found = base.nearest(vector=base.matrix([id], own)[0], k=k, kind=kind)
+    else:
+        found = base.nearest(id=id, text=text, k=k, kind=kind)
+    texts = base.texts([each for each, _ in found], kind)
     return [(each, texts[each], score) for each, score in found]
 
 
 def versions(folder: Path | str) -> list[tuple[Any, ...]]:
-    """(number, time, rows) of each kept version."""
-    return [(each.number, f"{each.committed:%Y-%m-%d %H:%M:%S}", each.rows) for each in open_knowledge(folder).versions()]
+    """(number, time, rows, users among them) of each kept version."""
+    return [
+        (each.number, f"{each.committed:%Y-%m-%d %H:%M:%S}", each.rows, each.users)
+        for each in open_knowledge(folder).versions()
+    ]
 
 
 def verify(folder: Path | str) -> str:
     """Raises KnowledgeError when something does not agree."""
-    report = open_knowledge(folder).verify()
-    return f"{folder}: version {report.version}, {report.items:,} items and {report.users:,} users agree with their checksums"
+    folder = path_of(folder, "folder")
+    report, store = open_knowledge(folder).verify(), ProfileStore(folder)
+    profiles = len(store.read("item")) + len(store.read("user"))
+    written = f", and {profiles:,} profiles" if profiles else ""
+    agree = f"{report.items:,} items and {report.users:,} users agree with their checksums"
+    return f"{folder}: version {report.version}, {agree}{written}"
 
 
 @own_randomness()
-def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: Callable[[str], bool] | None) -> str:
+def _sync(
+    dataset: Dataset,
+    folder: Path,
+    settings: KnowledgeSettings,
+    confirm: Callable[[str], bool] | None,
+    *,
+    again: bool = False,
+) -> str:
     rendered = _render(settings.prompt, dataset.schema, dataset.items)
     if rendered.empty == len(rendered.texts):
         raise KnowledgeError(
@@ -330,6 +488,10 @@ def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: 
             "use " + remedy("missing='mean'", "--missing mean")
         )
     base = _readable(folder, settings)
+    profiles = None
+    if settings.writer is not None:
+        profiles = Profiles(dataset, ProfileWriter(settings.writer), ProfileStore(folder), rendered, again)
+        _settle_writing(profiles, confirm)
     if confirm is not None and isinstance(base.encoder, PricedEncoder):
         cost = base.encoder.estimate([text for text in rendered.texts if text])
         if cost.price and not confirm(plain(f"{base.encoder!r}: {cost}. Start?")):
@@ -339,15 +501,97 @@ def _sync(dataset: Dataset, folder: Path, settings: KnowledgeSettings, confirm: 
         held.enter_context(writer_lock(folder / f"{SETTINGS}.lock"))
         _refuse_other(folder, settings)  # once more, since another process may have begun to fill the folder meanwhile
         write_json(folder / SETTINGS, _shared(settings, base.identity.table).model_dump())
-    report = base.sync(rendered.ids, rendered.texts)
-    return _summary(base, folder, rendered, report, settings)
+    if profiles is None:
+        return _summary(base, rendered, [base.sync(rendered.ids, rendered.texts)], [])
+    done = profiles.write(tell)
+    usage = sum((each.usage for each in done), Usage())
+    lines = [line for each in done for line in each.lines()]
+    if usage.calls:
+        price = profiles.writer.config.costs(usage)
+        told = "" if usage.counted else ", of which some are estimated by their characters"
+        cost = "no price is set" if price is None else f"{price:.4f} in price"
+        lines.append(f"{usage.calls:,} calls, {usage.read:,} tokens read and {usage.written:,} written{told}; {cost}")
+    reports = [base.sync(rendered.ids, _texts(folder, settings, rendered))]
+    if profiles.writer.config.users:
+        stored = profiles.store.read("user")
+        texts = [stored[id].text if id in stored else None for id in dataset.user_ids]
+        reports.append(base.sync(dataset.user_ids, texts, "user", prune=True))
+    return _summary(base, rendered, reports, lines)
 
 
-def _summary(base: KnowledgeBase, folder: Path, rendered: ItemTexts, report: SyncReport, settings: KnowledgeSettings) -> str:
-    rate = f" ({report.texts_per_second:,.0f} texts/s)" if report.encoded else ""
+def _settle_writing(profiles: Profiles, confirm: Callable[[str], bool] | None) -> None:
+    """Say what is left to write and what it is expected to take, before the first call.  Raises KnowledgeError for a no."""
+    outlook = profiles.outlook()
+    if outlook is None:
+        return
+    said = plain(f"{profiles.writer!r}: {outlook}")
+    if confirm is None:
+        tell(said)
+    elif not confirm(f"{said}. Start?"):
+        raise KnowledgeError("not started: the calls were not accepted")
+
+
+def _texts(folder: Path, settings: KnowledgeSettings, rendered: ItemTexts) -> list[str | None]:
+    """What is encoded of each item: its profile where the base has one, else what the catalogue says."""
+    if settings.writer is None:
+        return rendered.texts
+    stored = ProfileStore(folder).read("item")
+    return [(stored[id].text if id in stored else "") or text for id, text in zip(rendered.ids, rendered.texts, strict=True)]
+
+
+def _profiles_of(folder: Path, writer: WriterConfig, texts: Sequence[str]) -> list[str]:
+    """Profiles of items that are none of the data set's, which are not kept.  Raises KnowledgeError where one does not fit."""
+    author = ProfileWriter(writer.confirmed(str(folder)))
+    answers, trouble = author.answers([author.about_item(text) for text in texts], lambda count: None)
+    if trouble is not None:
+        raise trouble
+    found = [answer for answer in answers if answer is not None]
+    for text, answer in zip(texts, found, strict=True):
+        if answer.failure:
+            raise KnowledgeError(
+                f"{author.config.label}: no profile of {text[:80]!r}: the answer does not fit ({answer.failure})"
+            )
+    return [answer.text for answer in found]
+
+
+def _refuse_held_out(
+    folder: Path, settings: KnowledgeSettings, base: KnowledgeBase, dataset: Dataset, part: TrainingPart
+) -> None:
+    """Raise KnowledgeError where a user's vector is not that of a profile written from their training part."""
+    stored = {} if settings.writer is None else ProfileStore(folder).read("user")
+    absent = set(base.absent(dataset.user_ids, "user"))
+    own = {id: row for row, id in enumerate(dataset.user_ids, start=1) if id not in absent}
+    how = f"'braidrec knowledge sync {dataset.path} {folder}'"
+    unknown = [id for id in own if id not in stored]
+    if unknown:
+        raise KnowledgeError(
+            f"{folder}: nothing says what the text of {len(unknown):,} of {len(own):,} users was written from (first: "
+            f"'{unknown[0]}'), and what came from validation or test would give away what is asked there; let their profiles "
+            "be written from the training part: 'braidrec knowledge profiles'"
+        )
+    other = [id for id, row in own.items() if stored[id].part != part.digest(row)]
+    if other:
+        raise KnowledgeError(
+            f"{folder}: the profiles of {len(other):,} of {len(own):,} users (first: '{other[0]}') were written from other "
+            f"events than those that {dataset.name} at {dataset.path} has for training, so they may tell what validation and "
+            f"test ask for; write these anew: {how}"
+        )
+    stale = base.changed(list(own), [stored[id].text for id in own], "user")
+    if stale:
+        raise KnowledgeError(
+            f"{folder}: the vectors of {len(stale):,} users (first: '{stale[0]}') are not of their profiles; encode these: "
+            f"{how}"
+        )
+
+
+def _summary(base: KnowledgeBase, rendered: ItemTexts, reports: Sequence[SyncReport], written: Sequence[str]) -> str:
+    encoded, seconds = sum(each.encoded for each in reports), sum(each.seconds for each in reports)
+    rate = f" ({encoded / max(seconds, 1e-9):,.0f} texts/s)" if encoded else ""
+    unchanged = sum(each.unchanged for each in reports)
     lines = [
-        f"{folder}: {base.label}, width {base.width}, {base.identity.dtype}",
-        f"{report.encoded:,} texts encoded{rate}, {report.unchanged:,} unchanged; version {report.version}",
+        f"{base.folder.parent}: {base.label}, width {base.width}, {base.identity.dtype}",
+        *written,
+        f"{encoded:,} texts encoded{rate}, {unchanged:,} unchanged; version {reports[-1].version}",
     ]
     if rendered.partial:
         lines.append(f"{rendered.partial:,} items lack a field: their text is made of the fields that are there")
@@ -379,14 +623,8 @@ def _render(prompt: PromptTemplate, schema: Schema, frame: pl.DataFrame) -> Item
 
 def _encoder_values(name: str) -> dict[str, Any]:
     """The encoder's settings behind a short name, a TOML file or a model name."""
-    import tomllib
-
     if name.endswith(".toml"):
-        try:
-            values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as cause:
-            raise ConfigError(f"{name}: cannot be read as an encoder's settings ({cause})") from None
-        return parse(_EncoderFile, values, name).encoder.model_dump()
+        return parse(_EncoderFile, _toml(name, "an encoder's settings"), name).encoder.model_dump()
     if name not in ENCODERS:
         return {"kind": "sentence-transformers", "model": name}
     needed = [key for key, field in ENCODERS[name].config.model_fields.items() if field.is_required()]
@@ -396,3 +634,12 @@ def _encoder_values(name: str) -> dict[str, Any]:
             f'table, kind = "{name}" among them, and name that file'
         )
     return {"kind": name}
+
+
+def _toml(name: str, what: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as cause:
+        raise ConfigError(f"{name}: cannot be read as {what} ({cause})") from None

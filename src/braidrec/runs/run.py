@@ -43,7 +43,7 @@ from braidrec.runs.pairs import Unknown, id_column, rows_of, score_pairs
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.runs.similar import By, alike
 from braidrec.runs.trained import Trained
-from braidrec.task import Explains, Floats, Model, Outcome, Rows, Task, Vectors
+from braidrec.task import Divides, Explains, Floats, Model, Outcome, Rows, Share, Task, Vectors
 from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
@@ -74,6 +74,7 @@ class Recommendation:
 
     probability: the score where it is one, None where the model's scores are no probabilities.
     because: with ``explain``, what is behind the score, most first
+    parts: likewise what the named parts of the model bring to it, where it has such: shares that add up to 1
     """
 
     item: str
@@ -81,6 +82,7 @@ class Recommendation:
     score: float
     probability: float | None = None
     because: tuple[Because, ...] = ()
+    parts: tuple[Share, ...] = ()
 
 
 class ItemVectors(NamedTuple):
@@ -277,23 +279,24 @@ class Run:
                 + remedy("allow, deny or exclude_seen", "--allow, --deny or --include-seen")
             )
         probable = held.model.probabilities
-        because = [self._because(held, past, row) if explain else () for row in rows.tolist()]
+        because = [self._because(held, past, row) if explain else ((), ()) for row in rows.tolist()]
         return [
-            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, why)
+            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, *why)
             for row, score, why in zip(rows.tolist(), scores.tolist(), because, strict=True)
         ]
 
-    def _because(self, held: _Held, past: Any, row: int) -> tuple[Because, ...]:
+    def _because(self, held: _Held, past: Any, row: int) -> tuple[tuple[Because, ...], tuple[Share, ...]]:
         if not isinstance(held.model, Explains):
             able = [spec.default for spec in TASKS.usable().values() if spec.of_positives]
             raise RunError(
                 f"{self.path}: {self.record['title']} does not say what is behind a score; models that do are those such as "
                 f"backbone = '{', '.join(able)}'"
             )
-        reasons = held.model.explain(past, row)
-        return tuple(
-            Because(held.catalogue.id(each.item), held.catalogue.title(each.item), each.share, each.text) for each in reasons
+        because = tuple(
+            Because(held.catalogue.id(each.item), held.catalogue.title(each.item), each.share, each.text)
+            for each in held.model.explain(past, row)
         )
+        return because, tuple(held.model.divide(past, row)) if isinstance(held.model, Divides) else ()
 
     def similar(self, item: str | int, by: By = "model", *, k: int = 10) -> list[Recommendation]:
         """The k items most like ``item``: by "meaning" (text), "behaviour" (who has both) or "model"; see `alike`."""

@@ -49,7 +49,15 @@ class SequentialTask:
     # -- training -----------------------------------------------------------------------------------------------------
 
     @own_randomness()
-    def plan(self, config: RunConfig, data: Dataset, text: Vectors | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Vectors | None,
+        *,
+        people: Vectors | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         """Raises ConfigError for settings that do not go together, DataError for data without sequences."""
         settings = settings_of(config)
         if settings.own_negatives and settings.loss != "bce":

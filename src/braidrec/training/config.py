@@ -23,6 +23,7 @@ class PhaseTraining(Strict):
     min_epochs: int | None = Setting(default=None, ge=0)
     patience: int | None = Setting(default=None, ge=1)
     checks_per_epoch: int | None = Setting(default=None, ge=1, le=10_000)
+    epochs_per_check: int | None = Setting(default=None, ge=1)
 
 
 class TrainingConfig(Strict):
@@ -36,6 +37,9 @@ class TrainingConfig(Strict):
     min_epochs: int = Setting(default=0, ge=0)  # patience ends nothing before them: some models sit on a plateau first
     patience: int = Setting(default=4, ge=1)
     checks_per_epoch: int = Setting(default=2, ge=1, le=10_000)
+    epochs_per_check: int | None = Setting(
+        default=None, ge=1
+    )  # where given, instead: a check at the end of epochs 1, 1 + n, ..
     clip_norm: float | None = Setting(default=None, gt=0)
     average_epochs: float = Setting(default=0.0, ge=0)  # weights kept are a running mean over about so many epochs
     precision: Precision = "32-true"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,13 +106,25 @@ class StopRule(Strict):
 
     min_epochs: before so many epochs are over, no number of checks without a gain ends it
     checks_per_epoch: validations in an epoch, evenly spaced, the last one at its end; models often peak inside an epoch.
+    epochs_per_check: instead of them one at the end of epochs 1, 1 + n, 1 + 2n, .., and of the last one
     """
 
     max_epochs: int = Field(default=50, ge=1)
     min_epochs: int = Field(default=0, ge=0)
     patience: int = Field(default=10, ge=1)
     checks_per_epoch: int = Field(default=1, ge=1)
+    epochs_per_check: int | None = Field(default=None, ge=1)
     min_delta: float = Field(default=0.0, ge=0)
+
+    def within(self, size: int) -> set[int]:
+        """After which of an epoch's ``size`` batches a check can follow, from 1 on."""
+        checks = 1 if self.epochs_per_check is not None else self.checks_per_epoch
+        return {math.ceil(size * turn / checks) for turn in range(1, checks + 1)}
+
+    def in_epoch(self, epoch: int) -> bool:
+        """Whether ``epoch``, from 1 on, has checks at all."""
+        every = self.epochs_per_check or 1
+        return (epoch - 1) % every == 0 or epoch == self.max_epochs
 
 
 class Hardware(Strict):

@@ -330,8 +330,7 @@ class _PhaseRun:
         self.module = phase.module
         self.model = cast(Trainable, phase.module)
         self.size = len(phase.batches)
-        checks = phase.stop.checks_per_epoch
-        self.check_at = {math.ceil(self.size * turn / checks) for turn in range(1, checks + 1)}
+        self.check_at = phase.stop.within(self.size)
         self.names = dict(self.module.named_parameters())
         self.tables = self._lazy_tables()
         self.optimisers = {group.name: build(group, list(self.tables.values())) for group in phase.groups}
@@ -373,7 +372,7 @@ class _PhaseRun:
             raise TrainingError(f"phase '{self.phase.name}': its batches were begun before training; hand over a fresh source")
         self.module.train()
         shown, pending, self._mark = 0.0, 0, time.perf_counter()
-        saved = self._mark
+        saved, stop = self._mark, self.phase.stop
         over = self.due and self._check()
         while not over:
             epoch_end = (self.step // self.size + 1) * self.size
@@ -381,7 +380,8 @@ class _PhaseRun:
                 epoch_end = self.step  # resumed at the very end of an epoch: the source has yet to turn the page
             for batch in self.phase.batches:
                 self._train_on(batch)
-                self.due = (self.step - 1) % self.size + 1 in self.check_at
+                epoch, place = divmod(self.step - 1, self.size)
+                self.due = place + 1 in self.check_at and stop.in_epoch(epoch + 1)
                 if self.run.signals.caught is not None:
                     self._leave()
                 if self.due and (over := self._check()):

@@ -157,6 +157,7 @@ def make_phase(
             min_epochs=training.min_epochs,
             patience=training.patience,
             checks_per_epoch=training.checks_per_epoch,
+            epochs_per_check=training.epochs_per_check,
         ),
         clip_norm=training.clip_norm,
         averaging=max(0.0, 1.0 - 1.0 / steps) if steps else 0.0,

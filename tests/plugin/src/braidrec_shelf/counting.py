@@ -109,7 +109,15 @@ class Room:
     def reads_text(self, config: RunConfig) -> bool:
         return False
 
-    def plan(self, config: RunConfig, data: Dataset, text: Floats | None, *, show_progress: bool = True) -> Plan:
+    def plan(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        text: Floats | None,
+        *,
+        people: Floats | None = None,
+        show_progress: bool = True,
+    ) -> Plan:
         model = config.model
         assert isinstance(model, CountingConfig)
         module, power = Counter(), model.backbone.power

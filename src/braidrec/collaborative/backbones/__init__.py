@@ -1,0 +1,1 @@
+"""Backbones of node vectors, one per file."""

@@ -1,0 +1,286 @@
+"""Node vectors that train: a table of users and items, a backbone that spreads it over the graph, and perhaps a method.
+
+GraphModel    trains; in evaluation it answers by the vectors that the backbone makes of the whole training graph
+NodeVectors   what a run keeps: final vectors of users and items, which need no graph
+
+    score(u, i) = x_u . y_i    x, y (N, D) from the backbone
+    somebody new, or known with news: x = M sum_i y_i / sqrt(d_i n), i the n items they have, d_i the training users of i;
+    M (D, D) by ridge regression of the users of training on the same sum of theirs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from braidrec.collaborative.baskets import Baskets
+from braidrec.collaborative.config import NodesConfig, PairwiseConfig
+from braidrec.collaborative.contracts import Backbone, Enhancer, MatrixModel, Parts, Widths, groups_of
+from braidrec.collaborative.graph import Graph
+from braidrec.collaborative.pairs import PairBatch, PairBatches
+from braidrec.errors import ConfigError
+from braidrec.objectives.partition import log_partition
+from braidrec.registry import Spec
+from braidrec.training.config import TrainingConfig
+from braidrec.training.seeding import spawn
+from braidrec.training.stages import AnyStage, Stage
+from braidrec.training.step import Step
+
+_RIDGE = 1e-3  # of the mean square of what is regressed on
+STAGE = "train"
+
+
+class NodeVectors(nn.Module, MatrixModel):
+    """users (U + 1, D), items (I + 1, D) with zeros in row 0, trained (U + 1,) whether training had anything of a user
+    inward (I + 1, D): what an item brings to the vector of who is folded in    turn (D, D): M, for items that come later
+    """
+
+    users: Tensor
+    items: Tensor
+    trained: Tensor
+    inward: Tensor
+    turn: Tensor
+
+    def __init__(self, enhancer: nn.Module | None = None):
+        super().__init__()
+        self.enhancer = enhancer
+        for name in ("users", "items", "trained", "inward", "turn"):
+            self.register_buffer(name, None)
+
+    @torch.no_grad()
+    def put(self, nodes: Tensor, graph: Graph) -> None:
+        """Final vectors (N, D) of the nodes of a graph."""
+        nodes = F.pad(nodes.detach(), (0, 0, 1, 0))
+        self.users = torch.cat([nodes[:1], nodes[1 : graph.num_users + 1]])
+        self.items = torch.cat([nodes[:1], nodes[graph.num_users + 1 :]])
+        self.trained = torch.from_numpy(graph.user_counts > 0).to(nodes.device)
+        counts = torch.from_numpy(graph.item_counts).to(nodes.device).clamp_min(1)
+        scaled = self.items / counts.sqrt()[:, None]
+        own = _folded(Baskets.of_rows(graph.matrix).to(nodes.device), scaled)
+        inner = own.T @ own
+        inner.diagonal().add_(_RIDGE * inner.diagonal().mean() + torch.finfo(inner.dtype).tiny)
+        self.turn = torch.linalg.solve(inner.double().cpu(), (own.T @ self.users).double().cpu()).to(nodes)
+        self.inward = scaled @ self.turn
+
+    @property
+    def _by_text(self) -> Enhancer | None:
+        found = cast(Enhancer | None, self.enhancer)
+        return found if found is not None and found.knows_by_text else None
+
+    @property
+    def reads_text(self) -> bool:
+        return self._by_text is not None
+
+    @property
+    def stand_in(self) -> str:
+        return "" if self._by_text is None else self._by_text.stand_in
+
+    @property
+    def known_user(self) -> str:
+        return (
+            "a known user is answered by their vector as of training, which what came later does not change; reasons are those "
+            "of somebody new who has the same"
+        )
+
+    @property
+    def new_user(self) -> str:
+        return (
+            "a new user gets the vector that users of training with such items have, by linear regression; without items, "
+            "those that most have come first"
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.items)
+
+    def scores(self, baskets: Baskets) -> Tensor:
+        return self.people(baskets) @ self.items.T
+
+    def people(self, baskets: Baskets) -> Tensor:
+        """(b, D) of known users their own, of others by what they have."""
+        user = baskets.user
+        if user is None:
+            return _folded(baskets, self.inward)
+        inside = torch.where(user < len(self.users), user, 0)
+        known = self.trained[inside]
+        found = self.users[inside]
+        return found if bool(known.all()) else torch.where(known[:, None], found, _folded(baskets, self.inward))
+
+    def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
+        return self.inward[items] @ self.items[target] / len(items) ** 0.5, None
+
+    def item_vectors(self) -> Mapping[str, Tensor]:
+        return {"nodes": self.items} | {name: F.pad(each[1], (0, 0, 1, 0)) for name, each in self._spaces()}
+
+    def user_vectors(self) -> Mapping[str, Tensor]:
+        return {"nodes": self.users} | {name: F.pad(each[0], (0, 0, 1, 0)) for name, each in self._spaces()}
+
+    def _spaces(self) -> Iterator[tuple[str, Sequence[Tensor]]]:
+        """What a method makes of users and of items."""
+        for name, nodes in {} if self.enhancer is None else cast(Enhancer, self.enhancer).spaces().items():
+            yield name, nodes.tensor_split([len(self.users) - 1])
+
+    def add(self, vectors: Tensor) -> None:
+        assert self._by_text is not None
+        new = self._by_text.item_vectors_of(vectors.to(self.items.device, torch.float32), self.items[1:])
+        self.items = torch.cat([self.items, new])
+        self.inward = torch.cat([self.inward, new @ self.turn])
+
+
+class GraphModel(nn.Module, MatrixModel):
+    """nodes (N, d): the table that trains, users first.  A `MatrixTrainer`."""
+
+    def __init__(self, config: NodesConfig, parts: Parts, backbone: Spec, enhancer: tuple[Spec, Any] | None = None):
+        super().__init__()
+        self.config, self.graph = config, parts.graph
+        self.nodes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.graph.num_nodes, config.dim)))
+        self.backbone: nn.Module = backbone.build(config, parts)
+        self.enhancer = _enhancer(config, self._backbone, parts, enhancer)  # last: it shifts no weights of the others
+        self._draws = {name: torch.Generator().manual_seed(spawn(parts.seed, "nodes", name)) for name in ("backbone", "method")}
+        self._answer: tuple[NodeVectors, ...] = ()
+
+    @property
+    def _backbone(self) -> Backbone:
+        return cast(Backbone, self.backbone)
+
+    @property
+    def _method(self) -> Enhancer | None:
+        return cast(Enhancer | None, self.enhancer)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of everything that ``step`` returns."""
+        found = {} if self._backbone.predicts else {"prediction": 1.0}
+        own = {**found, **self._backbone.weights, "l2": self.config.l2}
+        return own if self._method is None else {**own, **self._method.weights}
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        return self._draws
+
+    def batches(self, graph: Graph, training: TrainingConfig, seed: int) -> PairBatches:
+        by_user = isinstance(self.config, PairwiseConfig) and self.config.by_user
+        return PairBatches(graph, training.batch_size, seed=seed, negatives=self.config.negatives, by_user=by_user)
+
+    def step(self, batch: PairBatch) -> Step:
+        nodes, kept = self._inputs()
+        propagated = self._backbone.step(nodes, self.graph, batch, self._draws["backbone"])
+        losses = {} if self._backbone.predicts else {"prediction": prediction(propagated.nodes, batch, self.config, self.graph)}
+        losses |= {**propagated.losses, "l2": self._squares(batch)}
+        if self._method is not None:
+            losses |= self._method.losses(propagated, batch, kept, self._draws["method"])
+        return Step(lambda: losses)
+
+    def _inputs(self) -> tuple[Tensor, Tensor | None]:
+        method = self._method
+        if method is None or not (self.training or method.at_inference):
+            return self.nodes, None
+        return method.inputs(self.nodes, self._draws["method"])
+
+    def _squares(self, batch: PairBatch) -> Tensor:
+        if self.config.l2_on == "all":
+            return torch.stack([each.square().sum() for each in self.parameters() if each.requires_grad]).sum()
+        rows = torch.cat([batch.user, batch.item, batch.negative.flatten()])
+        return self.nodes[rows].square().sum() / (2 * len(batch))
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> GraphModel:
+        self._answer = ()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._answer = ()
+        super()._load_from_state_dict(*given)
+
+    @property
+    def vectors(self) -> NodeVectors:
+        """Made once after each change of mode or weights."""
+        if not self._answer:
+            found = NodeVectors(self.enhancer)
+            with torch.no_grad():
+                found.put(self._backbone.embed(self._inputs()[0], self.graph), self.graph)
+            self._answer = (found.train(self.training),)
+        return self._answer[0]
+
+    @property
+    def num_rows(self) -> int:
+        return self.graph.num_items + 1
+
+    def scores(self, baskets: Baskets) -> Tensor:
+        return self.vectors.scores(baskets)
+
+    def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
+        return self.vectors.shares(items, target)
+
+    def item_vectors(self) -> Mapping[str, Tensor]:
+        return self.vectors.item_vectors()
+
+    def user_vectors(self) -> Mapping[str, Tensor]:
+        return self.vectors.user_vectors()
+
+    def kept(self) -> nn.Module:
+        found = self.vectors
+        if found.enhancer is not None:
+            cast(Enhancer, found.enhancer).export(torch.cat([found.users[1:], found.items[1:]]))
+            if not found.reads_text:
+                found.enhancer = None
+        return found
+
+
+def prediction(nodes: Tensor, batch: PairBatch, config: NodesConfig, graph: Graph) -> Tensor:
+    """How far scores of the batch's pairs are from being above others', as the config says; scalar, a mean over pairs."""
+    assert isinstance(config, PairwiseConfig)
+    if config.loss == "bpr":
+        user, item = nodes[batch.user], nodes[batch.item]
+        positive = (user * item).sum(dim=1, keepdim=True)
+        return F.softplus((user[:, None] * nodes[batch.negative]).sum(dim=2) - positive).mean()
+    if config.cosine:
+        nodes = F.normalize(nodes, dim=1)
+    users, place, count = batch.user.unique(return_inverse=True, return_counts=True)
+    own = nodes[users] / config.temperature
+    among = log_partition(own, nodes[graph.num_users :], count / len(batch))
+    return among - (own[place] * nodes[batch.item]).sum() / len(batch)
+
+
+def node_stages(backbone: Spec, settings: NodesConfig, parts: Parts, enhancers: Sequence[tuple[Spec, Any]]) -> list[AnyStage]:
+    """The one stage of a backbone, alone or with a method; of a saved model what is kept of it.
+
+    Raises ConfigError for several methods.
+    """
+    if len(enhancers) > 1:
+        names = " and ".join(f"'{spec.name}'" for spec, _ in enhancers)
+        raise ConfigError(f"enhance names {names}: a backbone of this task takes one method at a time")
+    method = enhancers[0] if enhancers else None
+    reads_text = any(spec.needs_text(values) for spec, values in enhancers)
+    if parts.data is None:
+        kept = NodeVectors(_saved_enhancer(settings, backbone, parts, method))
+        return [Stage(STAGE, kept, {}, [], reads_text=reads_text)]
+    model = GraphModel(settings, parts, backbone, method)
+    return [Stage(STAGE, model, model.weights, groups_of(model, model._method), reads_text=reads_text)]
+
+
+def _enhancer(config: NodesConfig, backbone: Backbone, parts: Parts, method: tuple[Spec, Any] | None) -> nn.Module | None:
+    if method is None:
+        return None
+    spec, values = method
+    found: nn.Module = spec.build(values, parts, Widths(config.dim, backbone.width(config.dim)))
+    return found
+
+
+def _saved_enhancer(config: NodesConfig, backbone: Spec, parts: Parts, method: tuple[Spec, Any] | None) -> nn.Module | None:
+    """As `GraphModel.kept` leaves it."""
+    if method is None:
+        return None
+    found = _enhancer(config, backbone.build(config, parts), parts, method)
+    return found if cast(Enhancer, found).knows_by_text else None
+
+
+def _folded(baskets: Baskets, inward: Tensor) -> Tensor:
+    """(b, D) sum of ``inward`` (I + 1, D) of what each has, over the root of their number."""
+    return baskets.times(inward) / baskets.counts.clamp_min(1).sqrt()[:, None]

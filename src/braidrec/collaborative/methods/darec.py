@@ -1,0 +1,133 @@
+"""DaRec: what behaviour and text share is aligned as structure, what each alone knows is kept apart.
+
+    E_C (N, D) -> what the backbone scores by    E_L (N, R) -> frozen text    four MLPs: shared and specific of both sides
+    L_or    the parts of a side are at right angles, eq. 2        L_uni   specific parts are spread, eq. 3
+    L_glo   shared parts have the same Gram matrix, eqs. 4-5      L_loc   their clusters' centres, matched, agree, eqs. 6-10
+    L = L_backbone + lambda (L_or + L_uni + L_glo + L_loc), eq. 11, on a fresh sample of rows, the same ones on both sides
+
+Inference is the backbone alone.  No code of the authors is known; the paper leaves open what stands here as a default.
+Departures: eq. 5 over rows of length 1 and as a mean (``literal`` is as printed), for its sum over millions of pairs is solved
+by shrinking both sides to zero; eq. 9 with the first side in its numerator, which the print lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field as Setting
+from torch import Tensor, nn
+
+from braidrec.collaborative.contracts import Enhancer, Parts, Propagated, Widths
+from braidrec.collaborative.node_text import NodeText, TextConfig, projector
+from braidrec.collaborative.pairs import PairBatch
+from braidrec.objectives.structure import (
+    centres,
+    global_structure,
+    kmeans,
+    local_structure,
+    matched,
+    orthogonality,
+    uniformity,
+)
+from braidrec.registry import Spec
+from braidrec.strict import Strict
+
+Term = Literal["orthogonality", "uniformity", "global", "local"]
+
+
+class DaRecConfig(Strict):
+    """weight: lambda    width: of the four parts    clusters: K    sample: rows of a step    terms: those that are left
+
+    uniformity_rows: as many of the sample are paired with one another; None: all
+    literal: equation 5 as printed, of rows of any length and as a sum
+    """
+
+    weight: float = Setting(default=0.1, ge=0)
+    width: int = Setting(default=32, ge=1)
+    clusters: int = Setting(default=5, ge=2)
+    sample: int = Setting(default=4096, ge=4)
+    uniformity_rows: int | None = Setting(default=None, ge=2)
+    terms: tuple[Term, ...] = ("orthogonality", "uniformity", "global", "local")
+    literal: bool = False
+    text: TextConfig = TextConfig()
+
+
+class DaRec(nn.Module, Enhancer):
+    """Once training is over: keys (I, width), shared text parts of items    parts (4, N, width), all four, to be looked at"""
+
+    knows_by_text = True
+    stand_in = "as the mean of the items whose shared text part is most like its own"
+
+    keys: Tensor | None
+    parts: Tensor | None
+
+    def __init__(self, config: DaRecConfig, parts: Parts, nodes: Widths):
+        super().__init__()
+        self.config = config
+        self.text = NodeText(config.text, parts)
+        sides = {"": nodes.outputs, "text_": self.text.width}
+        self.maps = nn.ModuleDict(
+            {
+                f"{side}{part}": projector(width, config.width)
+                for side, width in sides.items()
+                for part in ("shared", "specific")
+            }
+        )
+        for name in ("keys", "parts"):
+            self.register_buffer(name, None)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return dict.fromkeys(self.config.terms, self.config.weight) if self.config.weight else {}
+
+    def losses(
+        self, propagated: Propagated, batch: PairBatch, kept: Tensor | None, rng: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        if not self.weights:
+            return {}
+        config, text = self.config, self.text.known
+        rows = torch.randperm(len(text), generator=rng)[: config.sample].to(text.device)
+        own, read = propagated.nodes[rows], text[rows]
+        sides = [(self.maps["specific"](own), self.maps["shared"](own))]
+        sides.append((self.maps["text_specific"](read), self.maps["text_shared"](read)))
+        shared = [side[1] for side in sides]
+        found: dict[str, Tensor] = {}
+        if "orthogonality" in config.terms:
+            found["orthogonality"] = orthogonality(*sides[0]) + orthogonality(*sides[1])
+        if "uniformity" in config.terms:
+            found["uniformity"] = uniformity(sides[0][0][: config.uniformity_rows]) + uniformity(
+                sides[1][0][: config.uniformity_rows]
+            )
+        if "global" in config.terms:
+            found["global"] = global_structure(*shared, normalised=not config.literal, mean=not config.literal)
+        if "local" in config.terms:
+            found["local"] = self._local(*(side if config.literal else F.normalize(side, eps=1e-8) for side in shared), rng=rng)
+        return found
+
+    def _local(self, *shared: Tensor, rng: torch.Generator) -> Tensor:
+        """Of the centres of both sides' own clusters; which rows make a cluster has no gradient, their mean has."""
+        clusters = min(self.config.clusters, len(shared[0]))
+        own = (centres(side, kmeans(side, clusters, rng), clusters) for side in shared)
+        return local_structure(*matched(*own))
+
+    # -- once training is over ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def export(self, nodes: Tensor) -> None:
+        if self.text.nodes is not None:
+            made = {name: one(self.text.known if name.startswith("text_") else nodes) for name, one in self.maps.items()}
+            self.keys, self.parts = made["text_shared"][self.text.num_users :].clone(), torch.stack([*made.values()])
+            self.text.nodes = None
+
+    def spaces(self) -> Mapping[str, Tensor]:
+        return {} if self.parts is None else dict(zip(self.maps, self.parts, strict=True))
+
+    def item_vectors_of(self, text: Tensor, items: Tensor) -> Tensor:
+        assert self.keys is not None
+        return self.text.near(self.maps["text_shared"](self.text.of_items(text)), self.keys, items)
+
+
+SPEC = Spec("darec", "DaRec", DaRecConfig, DaRec, presets={"ours": {}, "paper": {}, "authors": {}}, reads_text=True)

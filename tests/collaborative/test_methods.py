@@ -1,0 +1,298 @@
+"""Methods on a graph: their losses by hand, what they leave alone, and a planted world in which each must be of use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from planted_strands import Strands, found, model_of, parts_of, strands, trained
+from small_worlds import random_graph, random_text
+
+from braidrec.collaborative.contracts import Parts, Propagated, Widths
+from braidrec.collaborative.methods.darec import SPEC as DAREC
+from braidrec.collaborative.methods.darec import DaRec, DaRecConfig
+from braidrec.collaborative.methods.kar import KAR, KARConfig
+from braidrec.collaborative.methods.rlmrec import ConConfig, Contrastive, GenConfig, Generative
+from braidrec.collaborative.node_text import NEAR, NodeText, TextConfig
+from braidrec.collaborative.pairs import PairBatch
+from braidrec.layers.text import TextTable
+from braidrec.objectives.structure import global_structure, orthogonality, uniformity
+
+METHODS = ("darec", "rlmrec-con", "rlmrec-gen", "kar")
+NODES = Widths(8, 8)
+
+
+def small_parts(width: int = 6) -> Parts:
+    graph = random_graph()
+    return Parts(15, graph, TextTable(random_text(width=width)), num_users=graph.num_users, text_width=width)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(parts: Parts, count: int = 6, negatives: int = 1) -> PairBatch:
+    user = torch.from_numpy(parts.graph.user[:count].astype(np.int64)) - 1
+    item = torch.from_numpy(parts.graph.item[:count].astype(np.int64)) - 1 + parts.num_users
+    negative = torch.arange(count * negatives).reshape(count, negatives) % parts.num_items + parts.num_users
+    return PairBatch(user, item, negative)
+
+
+def nodes_of(parts: Parts, seed: int = 3) -> torch.Tensor:
+    return torch.randn(parts.graph.num_nodes, 8, generator=rng(seed)).requires_grad_()
+
+
+# -- text of nodes --------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_centred_by_kind_and_at_length_one() -> None:
+    parts = small_parts()
+    text = NodeText(TextConfig(width=None), parts)
+    given = parts.node_text()[parts.num_users :]
+    torch.testing.assert_close(text.items, F.normalize(given - given.mean(dim=0)))
+    torch.testing.assert_close(text.users.norm(dim=1), torch.ones(parts.num_users))
+    torch.testing.assert_close(text.of_items(given[3:5]), text.items[3:5])
+
+
+def test_reduced_text_keeps_what_its_columns_can() -> None:
+    parts = small_parts(width=12)
+    whole, reduced = (NodeText(TextConfig(width=width), parts) for width in (None, 4))
+    assert reduced.width == 4
+    _, kept, turned = torch.linalg.svd(whole.known, full_matrices=False)
+    assert reduced.known.square().sum().item() == pytest.approx(kept[:4].square().sum().item(), rel=1e-5)
+    torch.testing.assert_close(reduced.known.T @ reduced.known, torch.diag(kept[:4].square()), atol=1e-4, rtol=1e-4)
+    assert reduced.directions is not None
+    torch.testing.assert_close((reduced.directions.T @ turned[:4].T).abs(), torch.eye(4), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reduced.of_items(parts.node_text()[-2:]), reduced.items[-2:])
+
+
+def test_an_item_without_text_has_no_direction() -> None:
+    vectors = random_text()
+    vectors[4] = vectors[[1, 2, 3, *range(5, 16)]].mean(dim=0)  # the mean of the others
+    graph = random_graph()
+    text = NodeText(TextConfig(width=None), Parts(15, graph, TextTable(vectors), num_users=40))
+    assert not text.items[3].any()
+
+
+def test_text_that_is_read_as_it_is() -> None:
+    parts = small_parts()
+    assert torch.equal(NodeText(TextConfig(centred=False, width=None), parts).known, parts.node_text())
+
+
+def test_new_items_are_what_the_nearest_that_training_met_are() -> None:
+    parts = small_parts()
+    text = NodeText(TextConfig(), parts)
+    keys, items = torch.eye(15), torch.randn(17, 8)
+    text.met[4] = False
+    got = text.near(keys[[2, 4]], keys, items, temperature=1e-3)
+    torch.testing.assert_close(got[0], items[2])
+    torch.testing.assert_close(got[1], items[:15][text.met].mean(dim=0))  # its own is not asked, all others are as far
+    assert NEAR >= 14
+
+
+# -- DaRec ----------------------------------------------------------------------------------------------------------------
+
+
+def darec(parts: Parts, **values: Any) -> DaRec:
+    torch.manual_seed(5)
+    return DaRec(DaRecConfig(**{"width": 4, "clusters": 3, **values}), parts, NODES)
+
+
+def test_losses_are_those_of_the_four_parts() -> None:
+    parts = small_parts()
+    method, nodes = darec(parts), nodes_of(parts)
+    got = method.losses(Propagated(nodes), batch_of(parts), None, rng())
+    text = method.text.known
+    parts_of_sides = {name: one(text if name.startswith("text_") else nodes) for name, one in method.maps.items()}
+    shared, specific, text_shared, text_specific = (
+        parts_of_sides[name] for name in ("shared", "specific", "text_shared", "text_specific")
+    )
+    torch.testing.assert_close(
+        got["orthogonality"], orthogonality(specific, shared) + orthogonality(text_specific, text_shared)
+    )
+    torch.testing.assert_close(got["uniformity"], uniformity(specific) + uniformity(text_specific))
+    torch.testing.assert_close(got["global"], global_structure(shared, text_shared))
+    literal = darec(parts, literal=True).losses(Propagated(nodes), batch_of(parts), None, rng())
+    torch.testing.assert_close(literal["global"], (shared @ shared.T - text_shared @ text_shared.T).square().sum())
+    assert method.weights == dict.fromkeys(got, 0.1)
+
+
+def test_every_term_reaches_the_nodes_and_none_the_text() -> None:
+    parts = small_parts()
+    method, nodes = darec(parts), nodes_of(parts)
+    got = method.losses(Propagated(nodes), batch_of(parts), None, rng())
+    for name, loss in got.items():
+        [grad] = torch.autograd.grad(loss, nodes, retain_graph=True)
+        assert grad.abs().max() > 0, name
+        assert torch.isfinite(grad).all(), name
+    assert not method.text.known.requires_grad
+    assert not any("nodes" in name for name in method.state_dict())
+
+
+def test_a_sample_of_rows_teaches_those_rows_alone() -> None:
+    parts = small_parts()
+    method, nodes = darec(parts, sample=10), nodes_of(parts)
+    total = torch.stack([*method.losses(Propagated(nodes), batch_of(parts), None, rng()).values()]).sum()
+    [grad] = torch.autograd.grad(total, nodes)
+    assert int((grad.abs().sum(dim=1) > 0).sum()) == 10
+
+
+@pytest.mark.parametrize("term", ["orthogonality", "uniformity", "global", "local"])
+def test_a_term_that_is_left_out_takes_nothing_else_with_it(term: str) -> None:
+    parts = small_parts()
+    nodes, whole = nodes_of(parts), darec(parts)
+    left = tuple(each for each in whole.config.terms if each != term)
+    method = darec(parts, terms=left)
+    assert method.weights.keys() == set(left)
+    everything = whole.losses(Propagated(nodes), batch_of(parts), None, rng())
+    without = method.losses(Propagated(nodes), batch_of(parts), None, rng())
+    for name in left:
+        assert torch.equal(without[name], everything[name])
+
+
+def test_more_clusters_than_rows_are_capped() -> None:
+    parts = small_parts()
+    loss = darec(parts, clusters=100, sample=8).losses(Propagated(nodes_of(parts)), batch_of(parts), None, rng())
+    assert all(torch.isfinite(each) for each in loss.values())
+
+
+# -- RLMRec ---------------------------------------------------------------------------------------------------------------
+
+
+def nce(query: torch.Tensor, pool: torch.Tensor, own: torch.Tensor, heat: float) -> torch.Tensor:
+    return F.cross_entropy(F.cosine_similarity(query[:, None], pool[None], dim=2) / heat, own)
+
+
+@pytest.mark.parametrize("negatives", [0, 1, 2])
+def test_con_is_the_contrast_that_their_code_has(negatives: int) -> None:
+    parts = small_parts()
+    method, nodes, batch = Contrastive(ConConfig(), parts, NODES), nodes_of(parts), batch_of(parts, negatives=negatives)
+    [loss] = method.losses(Propagated(nodes), batch, None, rng()).values()
+    made = method.project(method.text.known)
+    expected = nce(nodes[batch.user], made[: parts.num_users], batch.user, 0.2)
+    for items in (batch.item, *batch.negative.T):
+        expected = expected + nce(nodes[items], made[items], torch.arange(len(items)), 0.2)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gen_hides_nodes_behind_one_token_and_asks_for_their_text() -> None:
+    parts = small_parts()
+    method, nodes = Generative(GenConfig(masked=0.2), parts, NODES), nodes_of(parts)
+    with torch.no_grad():
+        method.token.fill_(7)
+    given, hidden = method.inputs(nodes, rng())
+    assert hidden is not None
+    assert len(hidden) == len(hidden.unique()) == int(0.2 * len(nodes))
+    assert (given[hidden] == 7).all()
+    others = torch.ones(len(nodes), dtype=torch.bool)
+    others[hidden] = False
+    assert torch.equal(given[others], nodes[others])
+    [loss] = method.losses(Propagated(given), batch_of(parts), hidden, rng()).values()
+    expected = nce(method.read(given[hidden]), method.text.known[hidden], torch.arange(len(hidden)), 0.5)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    [grad] = torch.autograd.grad(loss, method.token)
+    assert grad.abs().max() > 0
+    _, one = Generative(GenConfig(masked=1e-6), parts, NODES).inputs(nodes, rng())
+    assert one is not None
+    assert len(one) == 1
+
+
+# -- KAR ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_adaptor_is_a_mean_of_experts_by_its_gate() -> None:
+    parts = small_parts()
+    method = KAR(KARConfig(shared=1, own=2), parts, NODES)
+    text = method.text.items
+    share = method.gates[1](text).softmax(dim=1)
+    torch.testing.assert_close(share.sum(dim=1), torch.ones(15))
+    expected = sum(share[:, at, None] * one(text) for at, one in enumerate((*method.shared, *method.items)))
+    torch.testing.assert_close(method.adapted(text, items=True), expected)
+
+
+def test_an_adaptor_that_says_nothing_leaves_the_nodes() -> None:
+    parts = small_parts()
+    nodes = nodes_of(parts)
+    for fuse in ("concat", "sum"):
+        method = KAR(KARConfig(fuse=fuse), parts, NODES)
+        with torch.no_grad():
+            for expert in (*method.shared, *method.users, *method.items):
+                for each in expert[2].parameters():
+                    each.zero_()
+            if method.fuse is not None:
+                method.fuse.weight.copy_(torch.eye(8, 16))
+                method.fuse.bias.zero_()
+        torch.testing.assert_close(method.inputs(nodes, rng())[0], nodes)
+
+
+# -- beside a backbone ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world() -> Strands:
+    return strands()
+
+
+@pytest.mark.parametrize("method", METHODS[:3])
+@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+def test_without_weight_it_is_the_backbone_to_the_bit(world: Strands, method: str, backbone: str) -> None:
+    plain, weightless = (
+        trained(model_of(parts_of(world), name, backbone, **values), 1)
+        for name, values in ((None, {}), (method, {"weight": 0.0}))
+    )
+    assert torch.equal(plain.nodes, weightless.nodes)
+    assert torch.equal(plain.vectors.items, weightless.vectors.items)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_seeds_draw_alike(world: Strands, method: str) -> None:
+    state = torch.get_rng_state()
+    first, second = (trained(model_of(parts_of(world, seed=2), method), 1) for _ in range(2))
+    assert torch.equal(first.vectors.items, second.vectors.items)
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_new_items_are_near_the_known_ones_of_their_group(world: Strands, method: str) -> None:
+    model = trained(model_of(parts_of(world), method), 10)
+    kept = model.kept()
+    twins = world.items[1:41]
+    kept.add(twins)
+    assert kept.num_rows == 341
+    new, known = F.normalize(kept.items[301:]), F.normalize(kept.items[1:301])
+    group = world.group[-300:]
+    like, same = (new @ known.T).detach().numpy(), group[:40, None] == group[None]
+    assert like[same].mean() > like[~same].mean() + 0.1
+
+
+@pytest.mark.slow
+def test_aligned_strands_are_found_where_labels_are_few() -> None:
+    """DaRec is at least its backbone over three worlds, and what it calls shared tells the planted group, on both sides."""
+    gains, told = [], []
+    for seed in range(3):
+        world = strands(seed)
+        plain, method = (trained(model_of(parts_of(world), name), 60) for name in (None, "darec"))
+        gains.append(found(world, method) - found(world, plain))
+        made = method.kept().enhancer.spaces()
+        told.append({name: _tells(vectors, world.group) for name, vectors in made.items()})
+    assert np.mean(gains) > 0
+    means = {name: np.mean([each[name] for each in told]) for name in told[0]}
+    assert means["shared"] > means["specific"]
+    assert means["text_shared"] > means["text_specific"]
+
+
+def _tells(vectors: torch.Tensor, group: np.ndarray) -> float:
+    """Accuracy of a linear probe of the group, on a half of the nodes that it has not seen."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows = F.normalize(vectors.detach()).numpy()
+    return float(LogisticRegression(max_iter=500).fit(rows[::2], group[::2]).score(rows[1::2], group[1::2]))
+
+
+def test_presets_are_the_papers() -> None:
+    for preset in ("ours", "paper", "authors"):
+        values = DaRecConfig.model_validate(DAREC.settings(preset))
+        assert (values.weight, values.sample) == (0.1, 4096)
