@@ -134,7 +134,7 @@ class RankingTask:
                 "tables": "lazy" if lazy else "dense",
                 "table_rows": rows,
                 "average_epochs": averaging,
-                **({} if data.rates is None else {"rates": data.rates.scale.names}),
+                **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
             },
             average_epochs=None if averaging == training.average_epochs else averaging,
             yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
