@@ -583,14 +583,14 @@ def stages(config: SDRLConfig, parts: Parts) -> list[AnyStage]:
 
 _TRAINING = {
     "batch_size": 256,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "weight_decay": 0.0,
     "max_epochs": 200,
-    "min_epochs": 60,
-    "patience": 30,
+    "min_epochs": 80,
+    "patience": 40,
     "epochs_per_check": 1,
     "checks_per_epoch": 1,
-    "average_epochs": 5.0,
+    "average_epochs": 20.0,
 }
 SPEC = Spec(
     "sdrl",
@@ -611,6 +611,6 @@ SPEC = Spec(
     },
     training={
         "authors": _TRAINING,
-        "ours": {**_TRAINING, "max_epochs": 300, "min_epochs": 100, "patience": 40, "average_epochs": 30.0},
+        "ours": {**_TRAINING, "lr": 1e-3, "max_epochs": 300, "min_epochs": 100, "patience": 40, "average_epochs": 30.0},
     },
 )
