@@ -51,7 +51,10 @@ TASK = TaskSpec(
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
             "netmf": "braidrec.collaborative.models.netmf:SPEC",
             "prone": "braidrec.collaborative.models.prone:SPEC",
+            "vaecf": "braidrec.collaborative.models.vaecf:SPEC",
+            "macridvae": "braidrec.collaborative.models.macridvae:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
+            "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",
