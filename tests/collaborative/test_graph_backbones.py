@@ -159,7 +159,9 @@ def test_dccf_divides_item_terms_by_their_own_number_or_by_that_of_users() -> No
     graph = graph_of(np.array([[user, item] for user in range(1, 7) for item in range(1, 4)]), 6, 4)
     nodes, batch = nodes_of(graph), batch_of(graph, 18)
     losses = {
-        own: float(backbone("dccf", graph, dim=8, shared_count=own).step(nodes, graph, batch, rng()).losses["contrast"].detach())
+        own: float(
+            backbone("dccf", graph, dim=8, shared_count=own).step(nodes, graph, batch, rng()).losses["contrast"].detach()
+        )
         for own in (False, True)
     }
     assert losses[True] < losses[False]  # 3 items, 6 users
