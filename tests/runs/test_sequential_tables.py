@@ -24,9 +24,9 @@ from braidrec.sequential.task import TASK
 from braidrec.task import Outcome
 
 
-def printed(value: object) -> str:
+def printed(value: object, width: int = 140) -> str:
     stream = io.StringIO()
-    Console(width=170, file=stream).print(value)
+    Console(width=width, file=stream).print(value)
     return stream.getvalue()
 
 
@@ -93,7 +93,7 @@ def test_a_table_says_which_ranking_does_not_go_with_its_rows(tmp_path: Path, mo
 
 def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -> None:
     run = copy_of(pad(), tmp_path / "run")
-    text = printed(evaluation_table([run.path], "test", baselines=True))
+    text = printed(evaluation_table([run.path], "test", baselines=True), width=170)
     title, header = text.splitlines()[0], text.splitlines()[2]
     assert title.strip() == "rings, test part, vocabulary train"
     assert [cell.strip() for cell in re.split("[┃│]", header)[1:-1]] == [
@@ -107,7 +107,7 @@ def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -
     assert f"{100 * gains(markov, 'hr', 10).mean():.4f} / {100 * gains(markov, 'ndcg', 10).mean():.4f}" in text
     for word in ("warm", "median", "cold", "unseen", "bucket 1", "bucket 4", " few ", "HR [", "MRR@10", "out of reach"):
         assert word in text, word
-    assert printed(evaluation_table([run.path], "test", baselines=True)) == text
+    assert printed(evaluation_table([run.path], "test", baselines=True), width=170) == text
     alone = printed(evaluation_table([run.path], "valid", baselines=False))
     assert "rings, valid part" in alone
     assert "Markov" not in alone
