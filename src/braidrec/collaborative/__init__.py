@@ -54,6 +54,7 @@ TASK = TaskSpec(
             "vaecf": "braidrec.collaborative.models.vaecf:SPEC",
             "macridvae": "braidrec.collaborative.models.macridvae:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
+            "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",

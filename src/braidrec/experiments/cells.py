@@ -49,7 +49,11 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
         _set_aside(row, seed, shop)
     begun = time.monotonic()
     source = shop.source(row, seed)
-    found = simple_cell(source) if isinstance(source, Simple) else run_cell(train_row(row, seed, shop))
+    found = (
+        simple_cell(source, row.metrics)
+        if isinstance(source, Simple)
+        else run_cell(train_row(row, seed, shop), row.metrics, row.measure)
+    )
     head = {
         "row": row.name,
         "seed": seed,
@@ -187,10 +191,10 @@ def _entry(row: Row, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _shared(row: Row, other: Row, done: Mapping[str, Sequence[int]]) -> list[int]:
-    """Seeds that both rows have a cell of; one without learning goes with every seed."""
+    """Seeds that both rows have a cell of; the one cell of a row that no seed changes goes with every seed."""
     own, others = done[row.name], done[other.name]
-    if row.simple or other.simple:
-        return list(others if row.simple and not other.simple else own)
+    if row.once or other.once:
+        return list(others if row.once and not other.once else own)
     return [seed for seed in own if seed in others]
 
 
@@ -200,7 +204,7 @@ def _gain(row: Row, over: Row, cells: Mapping[str, Mapping[int, Cell]]) -> dict[
 
     def mean(each: Row, key: str) -> float:
         own = cells[each.name]
-        return statistics.fmean(value_of(own[0 if each.simple else seed], key) for seed in seeds)
+        return statistics.fmean(value_of(own[each.cells[0] if each.once else seed], key) for seed in seeds)
 
     found: dict[str, Any] = {"over": over.name, "seeds": seeds}
     for metric in (each for each in row.metrics if each.shown):
@@ -234,7 +238,7 @@ def _tests(
         return []
     if all(_at_hand(each, seeds, shop, cells[each.name]) for each in (row, other)):
         own, others = ([shop.source(each, seed) for seed in seeds] for each in (row, other))
-        found = outcomes.tests(own, others, row.of_task.name)
+        found = outcomes.tests(own, others, row.of_task.name, row.tested)
         return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
     for old in before:
         if all(each.name in old for each in (row, other)) and all(
@@ -251,13 +255,14 @@ def _at_hand(row: Row, seeds: Sequence[int], shop: Workshop, cells: Mapping[int,
     if not shop.at_hand(row, seeds):
         return False
     return row.simple or all(
-        cells[seed]["best"]["metrics"] == read_run(shop.run_path(row, seed))[1]["best"]["metrics"] for seed in seeds
+        cells[seed]["best"]["metrics"] == read_run(shop.run_path(row, seed))[1]["best"]["metrics"]
+        for seed in (row.cells if row.fixed else seeds)
     )
 
 
 def _by_seed(entry: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
     """What an entry says of each of the seeds."""
-    wanted = [at for at, seed in enumerate(entry["seeds"]) if seed in seeds or seed == 0]
+    wanted = [at for at, seed in enumerate(entry["seeds"]) if seed in seeds or seed == 0 or len(entry["seeds"]) == 1]
     return {key: [values[at] for at in wanted] for key, values in entry.items() if key.endswith("_by_seed")}
 
 

@@ -31,6 +31,11 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(rows)
 
 
+def reads_batch_statistics(module: nn.Module) -> bool:
+    """Whether what a row becomes in training depends on the other rows of its batch."""
+    return any(isinstance(part, BatchNorm) for part in module.modules())
+
+
 class MLP(nn.Module):
     """Hidden layers with ReLU; with ``out`` one more linear layer.  (B, n) -> (B, hidden[-1] or out).
 

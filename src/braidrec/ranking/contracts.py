@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
 from braidrec.errors import RunError
-from braidrec.layers.attention import attend, gather
+from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
 from braidrec.layers.text import TextTable
 from braidrec.strict import Strict
@@ -83,31 +83,29 @@ class BehaviourInput:
     """A candidate and its user's behaviours, each distinct item embedded once.
 
     target (B, F_I, D) the candidate's id fields      items (n, F_I, D) the distinct items' fields
-    index (B, K) int64 into items, mask (B, K) bool   signals (B, K) int rows of the rating or label
+    past: the behaviours among them, a user's read once where targets share them
     """
 
     target: Tensor
     items: Tensor
-    index: Tensor
-    mask: Tensor
-    signals: Tensor
+    past: Behaviours
     embed: FieldEmbedding
 
-    def pool(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Softmax attention, H queries a sample: (B, H, W) -> pooled (B, H, W), weights (B, H, K), zero where padded.
+    def pool(self, queries: Tensor) -> Attended:
+        """Softmax attention, H queries a sample: (B, H, W) -> pooled (B, H, W) and the weights.
 
         W = D reads the behaviours' item ids, W = F_I * D all their fields; the history is not gathered.
         """
         whole = queries.shape[2] == self.items.shape[1] * self.items.shape[2]
-        return attend(self.items.flatten(1) if whole else self.items[:, 0], self.index, queries, self.mask)
+        return self.past.attend(self.items.flatten(1) if whole else self.items[:, 0], queries)
 
     def gathered(self) -> Tensor:
         """(B, K, F_I * D) all fields of all behaviours, zero where padded, for what must go through them in order."""
-        return gather(self.items.flatten(1), self.index) * self.mask[:, :, None]
+        return gather(self.items.flatten(1), self.past.index) * self.past.mask[:, :, None]
 
-    def mix_signals(self, weights: Tensor) -> Tensor:
-        """Label vectors pooled by ``weights`` (B, K) -> (B, D)."""
-        return self.embed.signal_mix(self.signals, weights[:, None])[:, 0]
+    def labels(self, attended: Attended) -> Tensor:
+        """Label vectors (B, H, D), pooled by the same weights."""
+        return self.embed.labels(attended.by_signal)
 
 
 @dataclass(frozen=True)
@@ -269,10 +267,8 @@ class MeanHistory(nn.Module, PatternSource):
     num_extras = 2
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
-        mask = batch.history.mask
-        weights = mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
-        pooled = weights[:, None, :] @ gather(items.fields[:, 0], items.history)
-        return Patterns(torch.cat([pooled, embed.signal_mix(batch.history.signals, weights[:, None])], dim=1))
+        found = items.past.mean(items.fields[:, 0])
+        return Patterns(torch.cat([found.pooled, embed.labels(found.by_signal)], dim=1))
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------------

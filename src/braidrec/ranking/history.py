@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,9 +88,17 @@ def latest(items: Tensor, signals: Tensor, length: int) -> History:
 
 
 def directions_of(config: HistoryConfig, text: Vectors | None) -> Directions | None:
-    """What the configured history needs of the items' texts (I + 1, S).  Raises ConfigError where it has none."""
+    """What the configured history needs of the items' texts (I + 1, S).
+
+    Raises ConfigError where it has none, and for windows that cannot be shared.
+    """
     if config.kind == "recent":
         return None
+    if config.run > 1:
+        raise ConfigError(
+            f"history.run = {config.run} goes with history.kind = 'recent', whose windows targets of a user can share; with "
+            "'semantic_topk' every candidate has its own: set history.run = 1"
+        )
     if text is None:
         raise ConfigError("history.kind = 'semantic_topk' needs a knowledge base: similarity is measured between item texts")
     return Directions.of(text)
@@ -99,17 +109,26 @@ def history_source(
 ) -> HistorySource:
     """The configured history; a semantic one is prepared once beside the data set and opened by memory map after."""
     if directions is None:
-        return RecentHistory(dataset.log, config.length)
+        return RecentHistory(dataset.log, config.length, config.run)
     vectors = directions.rows[: dataset.num_items + 1].numpy()
     contents = hashlib.sha256(dataset.fingerprint.encode())
     contents.update(np.ascontiguousarray(vectors).data)
     key = contents.hexdigest()[:16]
     path = dataset.path.with_name(f"{dataset.path.name}.semantic-{config.length}-{key}.npy")
     note = path.with_suffix(".json")
-    if not (note.exists() and path.exists() and read_json(note, RunError)["sha256"] == sha256(path)):
+    source = {"length": config.length, "source": key}
+    if not _made(note, path, source):
         digest = write_hashed(
             path,
             lambda temporary: build_semantic_slots(dataset.log, vectors, config.length, temporary, show_progress=show_progress),
         )
-        write_json(note, {"sha256": digest, "length": config.length})
+        write_json(note, {"sha256": digest, **source})
     return SemanticHistory(dataset.log, np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _made(note: Path, path: Path, source: Mapping[str, object]) -> bool:
+    """Whether ``path`` was made from that; what is missing, damaged or of other data is made again."""
+    with contextlib.suppress(RunError):
+        found = read_json(note, RunError)
+        return isinstance(found, dict) and path.exists() and found == {"sha256": sha256(path), **source}
+    return False

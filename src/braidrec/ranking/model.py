@@ -19,6 +19,7 @@ from braidrec.config import RunConfig
 from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History
+from braidrec.data.rates import CausalRates, RateScale
 from braidrec.data.statistics import CausalStatistics, StatisticsScale
 from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
@@ -46,15 +47,27 @@ class Past:
 class KnownUsers:
     """The users of a data set as of the end of its log; statistics are taken on first use."""
 
-    def __init__(self, given: Dataset, *, statistics: bool, scale: StatisticsScale | None = None):
-        """scale: of the statistics, for data that hold no training part of their own"""
+    def __init__(
+        self,
+        given: Dataset,
+        *,
+        statistics: bool,
+        rates: bool = False,
+        scale: StatisticsScale | None = None,
+        rate_scale: RateScale | None = None,
+    ):
+        """scale, rate_scale: of statistics and rates, for data that hold no training part of their own"""
         self.given, self._statistics, self._scale = given, statistics, scale
+        self._rates, self._rate_scale = rates, rate_scale
 
     @cached_property
     def data(self) -> Dataset:
-        if self._scale is None:
-            return with_statistics(self.given, self._statistics)
-        return replace(self.given, statistics=CausalStatistics(self.given.log, self.given.num_items, self._scale))
+        data = with_causal(self.given, self._statistics and self._scale is None, self._rates and self._rate_scale is None)
+        if self._scale is not None:
+            data = replace(data, statistics=CausalStatistics(data.log, data.num_items, self._scale))
+        if self._rate_scale is not None:
+            data = replace(data, rates=CausalRates(data.log, data.features, self._rate_scale))
+        return data
 
     def past(self, row: int) -> Past:
         log = self.given.log
@@ -64,8 +77,11 @@ class KnownUsers:
         )
 
 
-def with_statistics(dataset: Dataset, wanted: bool) -> Dataset:
-    return dataset.with_statistics() if wanted and dataset.statistics is None else dataset
+def with_causal(dataset: Dataset, statistics: bool, rates: bool) -> Dataset:
+    """With those that are wanted and are not there."""
+    if statistics and dataset.statistics is None:
+        dataset = dataset.with_statistics()
+    return dataset.with_rates() if rates and dataset.rates is None else dataset
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,7 @@ class ClickModel:
             "semantic_width": self.network.semantic_width,
             "parameters": sum(weight.numel() for weight in self.module.parameters()),
             **({} if self.scale is None else {"statistics": self.scale.to_json()}),
+            **({} if self.candidates.scale is None else {"rates": self.candidates.scale.to_json()}),
         }
         return Saved(tensors, about)
 
@@ -172,7 +189,7 @@ class ClickModel:
         """A data set with what this model reads of it, taken once for the one that it was loaded with."""
         if self.known is not None and self.known.given is dataset:
             return self.known.data
-        return with_statistics(dataset, self.candidates.item_statistics is not None)
+        return with_causal(dataset, self.candidates.item_statistics is not None, self.candidates.scale is not None)
 
 
 def kept(
@@ -193,18 +210,25 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     own = {name.removeprefix(DATA): tensor for name, tensor in saved.tensors.items() if name.startswith(DATA)}
     state = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith(DATA)}
     scale = StatisticsScale.of_json(about["statistics"]) if "statistics" in about else None
+    rate_scale = RateScale.of_json(about["rates"]) if "rates" in about else None
     grown = data is not None and not data.split.parts
     if grown and settings.statistics and scale is None:
         raise RunError(
             "this run was saved by an earlier version, which kept no scale of its statistics, so it goes with none "
             "but the data that it was trained on"
         )
-    known = None if data is None else KnownUsers(data, statistics=settings.statistics, scale=scale if grown else None)
+    known = None
+    if data is not None:
+        scales = (scale, rate_scale) if grown else (None, None)
+        known = KnownUsers(data, statistics=settings.statistics, rates=settings.rates, scale=scales[0], rate_scale=scales[1])
     if not own and known is None:
         raise RunError("this run was saved by an earlier version, which needs its data to answer; load it with its data")
-    candidates = Candidates.of(own) if own or known is None else Candidates.of_dataset(known.data)
+    candidates = Candidates.of(own, rate_scale) if own or known is None else Candidates.of_dataset(known.data)
     if grown and known is not None and settings.statistics:
         candidates = replace(candidates, item_statistics=_items_now(known.data, candidates.num_items))
+    if grown and known is not None and known.data.rates is not None:
+        now = torch.from_numpy(known.data.rates.items_now[: candidates.num_items + 1])
+        candidates = replace(candidates, item_rates=now)
     similar = {name.removeprefix(SIMILAR): tensor for name, tensor in own.items() if name.startswith(SIMILAR)}
     if similar:
         directions: Directions | None = Directions.of_tensors(similar)

@@ -14,6 +14,7 @@ from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
+from braidrec.data.rates import said_of_rates
 from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog
 from braidrec.evaluation.by_user import USER_METRICS, user_gains
@@ -22,6 +23,7 @@ from braidrec.evaluation.ranking_report import evaluate_ranking
 from braidrec.evaluation.report import MIN_ROWS, Report
 from braidrec.evaluation.significance import PairedTest, paired_test
 from braidrec.evaluation.slices import ranking_slices
+from braidrec.layers.mlp import reads_batch_statistics
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK as SPEC
 from braidrec.ranking.build import build_model, material_of
@@ -41,6 +43,7 @@ from braidrec.ranking.scoring import (
     yardsticks,
 )
 from braidrec.registry import TaskSpec
+from braidrec.shown import tell
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Validate
@@ -73,8 +76,10 @@ class RankingTask:
         show_progress: bool = True,
     ) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
-        known = KnownUsers(data, statistics=settings.statistics)
+        known = KnownUsers(data, statistics=settings.statistics, rates=settings.rates)
         data = known.data
+        if data.rates is not None and show_progress:
+            tell(said_of_rates(data.rates.fields, data.features))
         per_positive = config.negatives or data.settings.negatives
         if per_positive is not None and settings.history.kind == "semantic_topk":
             raise ConfigError(
@@ -89,6 +94,12 @@ class RankingTask:
         table = TextTable(text) if text is not None and config.reads_text else None
         material = material_of(data, table, seed=config.seed, sparse=lazy)
         network = build_model(config, material)
+        if settings.history.run > 1 and reads_batch_statistics(as_module(network)):
+            raise ConfigError(
+                f"model.history.run = {settings.history.run} puts rows of one user side by side, whose statistics are not "
+                "those of all rows, and this model normalises by its batch's (BatchNorm, Dice); set model.history.run = 1, "
+                "or another model.backbone.norm or variant"
+            )
         earlier = network.earlier()
         starts = {each.stage.name: each.names for each in earlier}
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
@@ -119,7 +130,12 @@ class RankingTask:
             monitor="auc",
             keep=lambda: kept(network, config, material.layout, directions, known),
             names=[stage.name for stage in stages],
-            choices={"tables": "lazy" if lazy else "dense", "table_rows": rows, "average_epochs": averaging},
+            choices={
+                "tables": "lazy" if lazy else "dense",
+                "table_rows": rows,
+                "average_epochs": averaging,
+                **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
+            },
             average_epochs=None if averaging == training.average_epochs else averaging,
             yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from braidrec import shown
 from braidrec.config import RunConfig, from_toml
 from braidrec.errors import ConfigError, DataError
+from braidrec.files import understanding
 from braidrec.registry import Metric
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
     from braidrec.runs.run import Because, Run
-    from braidrec.task import Outcome, Task
+    from braidrec.task import Outcome, Share, Task
 
     Opened = Callable[[Path], Run]
 
@@ -59,8 +60,23 @@ def reasons(because: Sequence[Because], most: int = 3) -> str:
     return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
 
 
+def divided(parts: Sequence[Share], most: int = 3) -> str:
+    """What the named parts of a model bring to a score, in words: each one's share, and the first of what it knows by."""
+
+    def said(each: Share) -> str:
+        names = [f"{name} {much:.0%}" for name, much in each.says[:most]]
+        return f"{each.name} {each.share:.0%}" + (f" ({', '.join(names)})" if names else "")
+
+    return "; ".join(said(each) for each in parts)
+
+
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
     """Counts, fields and notes of a prepared data set."""
+    with understanding(dataset.path / "manifest.json", DataError):
+        return _dataset_tables(dataset)
+
+
+def _dataset_tables(dataset: Dataset) -> list[Table | str]:
     counts, manifest = dataset.manifest["counts"], dataset.manifest
     samples, positives = counts["samples"], counts["positives"]
     rows: list[tuple[str, Any]] = [
