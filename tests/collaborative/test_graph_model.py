@@ -17,6 +17,7 @@ from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.config import PairwiseConfig
 from braidrec.collaborative.graph_model import NodeVectors, prediction
 from braidrec.collaborative.scoring import training_graph
+from braidrec.collaborative.task import TASK as ROOM
 from braidrec.config import RunRequest, resolve
 from braidrec.errors import ConfigError
 from braidrec.evaluation.closed_form import item_cosine
@@ -187,6 +188,18 @@ def test_several_methods_at_once_are_refused() -> None:
     methods = [(Spec(name, name, Strict, lambda *given: None), Strict()) for name in ("one", "two")]
     with pytest.raises(ConfigError, match="enhance names 'one' and 'two'"):
         node_stages(backbone, settings("mf"), plan_of("mf", circles())[0].stages[0].module, methods)  # type: ignore[arg-type]
+
+
+def test_a_model_that_trains_is_held_against_simple_rankings() -> None:
+    data = circles()
+    found = plan_of("mf", data)[0].yardsticks()
+    assert found.keys() == {"popularity", "item-kNN"}
+    assert found["item-kNN"]["recall@20"] > found["popularity"]["recall@20"] + 0.3
+    outcome = ROOM.baseline("popularity", None, data, "valid")
+    assert outcome is not None
+    wanted = ROOM.report(outcome, None, data, "valid", min_rows=1)["all"]["recall@20"]
+    assert found["popularity"]["recall@20"] == pytest.approx(wanted)
+    assert plan_of("ease", data)[0].yardsticks() == {}
 
 
 def test_item_vectors_are_there_to_look_at() -> None:

@@ -31,6 +31,8 @@ from braidrec.errors import ConfigError, DataError
 from braidrec.insight.blocks import classified
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
+from braidrec.runs.tables import divided
+from braidrec.task import Share
 from small_runs import root
 
 SEEN = world()
@@ -419,6 +421,27 @@ def test_a_run_says_which_block_carries_a_recommendation() -> None:
     again = load(run().path, dataset=run().dataset)
     assert again.recommend(run().dataset.user_ids[0], k=2, explain=True) == found
     assert run().recommend(run().dataset.user_ids[0], k=1)[0].parts == ()
+
+
+def test_the_command_line_prints_blocks_categories_and_items(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from braidrec.cli import app
+
+    monkeypatch.setenv("COLUMNS", "200")
+    user = run().dataset.user_ids[0]
+    app(["recommend", str(run().path), "--user", user, "-k", "2", "--explain"], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "because of" in shown
+    assert "internal" in shown
+    assert "external" in shown
+    assert "as of training" in shown
+
+
+def test_what_parts_bring_in_words() -> None:
+    parts = (Share("internal", 0.61, (("Comedy", 0.3), ("Drama", 0.2))), Share("other", -0.05))
+    assert divided(parts) == "internal 61% (Comedy 30%, Drama 20%); other -5%"
+    assert divided(()) == ""
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

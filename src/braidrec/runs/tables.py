@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from braidrec import shown
 from braidrec.config import RunConfig, from_toml
 from braidrec.errors import ConfigError, DataError
+from braidrec.files import understanding
 from braidrec.registry import Metric
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def divided(parts: Sequence[Share], most: int = 3) -> str:
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
     """Counts, fields and notes of a prepared data set."""
+    with understanding(dataset.path / "manifest.json", DataError):
+        return _dataset_tables(dataset)
+
+
+def _dataset_tables(dataset: Dataset) -> list[Table | str]:
     counts, manifest = dataset.manifest["counts"], dataset.manifest
     samples, positives = counts["samples"], counts["positives"]
     rows: list[tuple[str, Any]] = [
