@@ -266,8 +266,8 @@ COUNTS = {SMALL: (610, 9_742, 100_836, 18), ML_10M: (71_567, 10_681, 10_000_054,
 
 
 _ALIKE = (
-    "users' internal blocks have most in common with one another: their cosines do not follow taste, and with the mean taken off "
-    "less than those of the external block do; of items the internal block tells categories best (fig6)"
+    "users' internal blocks have most in common with one another: their cosines do not follow taste, and with the mean taken "
+    "off less than those of the external block do; of items the internal block tells categories best (fig6)"
 )
 _FEW = ("f1@10", "ndcg@10", "classes_f1")
 
