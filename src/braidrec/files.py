@@ -20,16 +20,22 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+# what reading raises that takes a file at its word
+_MISREAD = (
+    *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, StopIteration, AssertionError),
+    MemoryError,  # of a size that a damaged file names
+)
 # errors of a disk that is full (also by a quota or a limit of this process), broken, or no longer written
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
+def sha256(path: Path, size: int | None = None) -> str:
+    """Hex digest of a file's bytes, or of its first ``size``, read in blocks of 1 MiB."""
+    digest, left = hashlib.sha256(), math.inf if size is None else size
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
+        while block := stream.read(int(min(left, 1 << 20))):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 
@@ -56,7 +62,9 @@ def understanding(path: Path, error: type[BraidError]) -> Iterator[None]:
         yield
     except BraidError:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as cause:
+    except BaseException as cause:
+        if not isinstance(cause, _MISREAD) and type(cause).__module__.partition(".")[0] not in ("polars", "pyo3_runtime"):
+            raise
         first = (str(cause).strip().splitlines() or ["no reason given"])[0]
         raise error(
             f"{path}: not what this version writes ({type(cause).__name__}: {first}); it was changed or made by another one: "

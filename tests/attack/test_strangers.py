@@ -9,20 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+import sequence_runs
 import torch
 from safetensors.torch import load_file, save_file
 
 import small_runs
 from braidrec.config import read_request
 from braidrec.data.dataset import Dataset
-from braidrec.errors import BraidError, ConfigError, RunError
+from braidrec.errors import BraidError, ConfigError, DataError, RunError
 from braidrec.files import read_json, sha256, write_json
 from braidrec.runs.directory import digest_of_json
+from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
 from braidrec.runs.preparing import prepare
-from braidrec.runs.run import load
+from braidrec.runs.run import Run, load
+from braidrec.runs.tables import dataset_tables
 from braidrec.training.checkpoint import Archive, _digest, read_archive, write_archive
 
 HUGE = (2**32, 2**63, 2**64, 10**30)
@@ -79,6 +83,13 @@ def test_a_sealed_record_that_lacks_a_key_or_has_another_kind_of_value(run: Path
 
 Change = Callable[[dict[str, torch.Tensor], str], dict[str, torch.Tensor]]
 CHANGES: dict[str, Change] = {
+    "infinity": lambda tensors, name: tensors | {name: torch.full(tensors[name].shape, torch.inf)},
+    "complex": lambda tensors, name: tensors | {name: tensors[name].to(torch.complex64)},
+    "one row less": lambda tensors, name: tensors | {name: tensors[name][:-1].clone()},
+    "a number": lambda tensors, name: tensors | {name: torch.tensor(1.0)},
+    "rows that are not there": lambda tensors, name: tensors | {name: torch.full_like(tensors[name], 2**30)},
+    "rows below zero": lambda tensors, name: tensors | {name: torch.full_like(tensors[name], -1)},
+    "truth": lambda tensors, name: tensors | {name: torch.zeros_like(tensors[name], dtype=torch.bool)},
     "missing": lambda tensors, name: {each: tensor for each, tensor in tensors.items() if each != name},
     "another shape": lambda tensors, name: tensors | {name: torch.zeros(3, 5, 7)},
     "no rows": lambda tensors, name: tensors | {name: tensors[name][:0]},
@@ -102,6 +113,193 @@ def test_sealed_weights_that_are_not_ours(change: str, run: Path) -> None:
             pass
     # the end state of the statistics and the reduced table are read when the model is asked
     assert not [name for name in taken if change == "NaN" or not name.startswith(("data.", "sources."))]
+
+
+def asked(run: Run) -> None:
+    """All that a run is asked for."""
+    user, items = run.dataset.user_ids[1], run.catalogue.all_ids[:2]
+    calls: list[Callable[[], object]] = [
+        lambda: run.recommend(user, k=3),
+        lambda: run.recommend(items=items, k=10**6),
+        lambda: run.similar(items[0]),
+        lambda: run.score_items(user, items),
+        lambda: run.item_vectors(),
+        lambda: run.recommend_all(run.path / "all.parquet", show_progress=False),
+        lambda: run.add_items({"late": "a text"}),
+        lambda: run.outcome(show_progress=False),
+    ]
+    for call in calls:
+        with contextlib.suppress(BraidError):
+            call()
+    shutil.rmtree(run.path / "added", ignore_errors=True)
+    for file in run.path.glob("outcome.*"):
+        file.unlink()
+
+
+def closed_form(path: Path, backbone: str, text: bool) -> Run:
+    knowledge = sequence_runs.knowledge() if text else None
+    return fit(sequence_runs.dataset(), path=path, backbone=backbone, knowledge=knowledge, show_progress=False)
+
+
+def by_meaning(path: Path) -> Run:
+    settings = {"statistics": True, "history": {"kind": "semantic_topk", "length": 4}}
+    knowledge = small_runs.rich_knowledge()
+    return small_runs.train(path, small_runs.rich(), enhance="disco", knowledge=knowledge, model=settings)
+
+
+KINDS: dict[str, Callable[[Path], Run]] = {
+    "disco": by_meaning,
+    "deepfm": lambda path: small_runs.train(path, small_runs.rich(), backbone="deepfm"),
+    "pad": lambda path: sequence_runs.copy_of(sequence_runs.pad(), path),
+    "sasrec": lambda path: sequence_runs.copy_of(sequence_runs.sasrec(), path),
+    "ease": lambda path: closed_form(path, "ease", True),
+    "gf-cf": lambda path: closed_form(path, "gf-cf", False),
+    "ials": lambda path: closed_form(path, "ials", False),
+    "popularity": lambda path: closed_form(path, "popularity", False),
+    "text-knn": lambda path: closed_form(path, "text-knn", True),
+}
+
+
+@pytest.mark.parametrize("kind", ["ease", "popularity", *(pytest.param(each, marks=pytest.mark.slow) for each in KINDS)])
+def test_sealed_weights_of_any_form_are_refused_or_answer(kind: str, tmp_path: Path) -> None:
+    """Never with a stranger's exception, whichever tensor it is and whatever is asked."""
+    path = KINDS[kind](tmp_path / "run").path
+    whole, refused = load_file(str(path / "model.safetensors")), 0
+    for name in whole:
+        for kind, change in CHANGES.items():
+            if kind == "NaN" and not whole[name].is_floating_point():
+                continue
+            save_file(change(dict(whole), name), str(path / "model.safetensors"))
+            reseal(path)
+            try:
+                asked(load(path))
+            except BraidError:
+                refused += 1
+    assert refused > len(whole)
+
+
+def test_sparse_weights_whose_rows_are_not_there_are_never_multiplied_by(tmp_path: Path) -> None:
+    """SciPy checks no bounds where it multiplies: what lies there would be written over memory that is not its own."""
+    run = closed_form(tmp_path / "run", "item-knn", False)
+    count = len(run.catalogue) + 1
+    whole = load_file(str(run.path / "model.safetensors"))
+    del whole["dense"]
+    good = {"start": torch.arange(count + 1).int(), "column": torch.arange(count).int(), "value": torch.ones(count)}
+    save_file(whole | good, str(run.path / "model.safetensors"))
+    reseal(run.path)
+    assert load(run.path).recommend(items=run.catalogue.all_ids[:1], k=1)
+    for name, at, value in (
+        ("column", 3, 2**30),
+        ("column", 3, -5),
+        ("start", count, 2**30),
+        ("start", 2, -9),
+        ("start", 1, 30),
+    ):
+        bad = {each: part.clone() for each, part in good.items()}
+        bad[name][at] = value
+        save_file(whole | bad, str(run.path / "model.safetensors"))
+        reseal(run.path)
+        with pytest.raises(RunError, match="not what this version writes"):
+            load(run.path)
+
+
+ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "huge": lambda array: np.full_like(array, 2**30),
+    "negative": lambda array: np.full_like(array, -2),
+    "shorter": lambda array: array[:-1],
+    "none": lambda array: array[:0],
+    "flat": lambda array: array.reshape(-1)[:, None, None],
+    "other": lambda array: array.astype(np.float64 if array.dtype.kind == "i" else np.int64),
+    "words": lambda array: array.astype("U8"),
+}
+
+
+def test_sealed_arrays_of_a_data_set_that_do_not_go_together(tmp_path: Path) -> None:
+    shutil.copytree(small_runs.rich().path, tmp_path / "data")
+    tried = 0
+    for file in sorted((tmp_path / "data").glob("*.npy")):
+        held, whole = file.read_bytes(), np.load(file)
+        for name, change in ARRAYS.items():
+            if np.array_equal(found := change(whole), whole):
+                continue
+            np.save(file, found)
+            seal_data(tmp_path / "data")
+            tried += 1
+            try:
+                Dataset.open(tmp_path / "data")
+            except DataError:
+                continue
+            finally:
+                file.write_bytes(held)
+            numbers = ("timestamp", "rating", "label", "weight", "numbers")
+            any_length = file.name.startswith("split.") and name in ("shorter", "none")
+            assert any_length or (name in ("huge", "negative") and any(each in file.name for each in numbers)), (
+                file.name,
+                name,
+            )
+    assert tried > 100
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "users.parquet", "vocabulary.json"])
+def test_sealed_tables_that_are_not_ours(name: str, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_runs.dataset().path, tmp_path / "data")
+    frames = {
+        "no": pl.DataFrame(),
+        "other": pl.DataFrame({"x": [1]}),
+        "typed": pl.DataFrame({"item_id": [[1]], "user_id": [[2]]}),
+    }
+    contents: list[bytes] = [
+        b"",
+        b"PAR1",
+        b"PAR1" * 100,
+        b"[]",
+        b"{}",
+        b'{"vocabularies": 7, "scalings": [], "bags": []}',
+        b"null",
+    ]
+    for frame in frames.values():
+        frame.write_parquet(tmp_path / "frame")
+        contents.append((tmp_path / "frame").read_bytes())
+    for content in contents:
+        (tmp_path / "data" / name).write_bytes(content)
+        seal_data(tmp_path / "data")
+        with pytest.raises(BraidError):
+            everything_of(tmp_path / "data", run)
+        for own in ("catalogue.parquet", "users.parquet", "vocabulary.json"):
+            held = (run / own).read_bytes()
+            (run / own).write_bytes(content)
+            reseal(run)
+            with contextlib.suppress(BraidError):
+                asked(load(run))
+            (run / own).write_bytes(held)
+        reseal(run)
+
+
+def everything_of(data: Path, run: Path) -> None:
+    found = Dataset.open(data)
+    assert found.item_ids
+    assert found.user_ids
+    load(run, dataset=found).recommend(found.user_ids[0])
+
+
+def seal_data(folder: Path) -> None:
+    """Digests of a data set that fit whatever stands there now."""
+    manifest = read_json(folder / "manifest.json", DataError)
+    manifest.pop("digest", None)
+    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
+    write_json(folder / "manifest.json", manifest | {"digest": digest_of_json(manifest)})
+
+
+def test_a_sealed_manifest_of_data_that_lacks_a_key(tmp_path: Path) -> None:
+    shutil.copytree(small_runs.rich().path, tmp_path / "data")
+    whole = read_json(tmp_path / "data" / "manifest.json", DataError)
+    del whole["digest"]
+    for key in whole:
+        for values in ({name: each for name, each in whole.items() if name != key}, whole | {key: None}, whole | {key: [7]}):
+            write_json(tmp_path / "data" / "manifest.json", values | {"digest": digest_of_json(values)})
+            with contextlib.suppress(BraidError):
+                found = Dataset.open(tmp_path / "data")
+                [repr(found), str(found), found._repr_html_(), found.notes, found.identity, *dataset_tables(found)]
 
 
 def test_sealed_archives_that_lack_something(tmp_path: Path) -> None:

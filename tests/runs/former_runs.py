@@ -13,7 +13,7 @@ import tomli_w
 from braidrec.config import RunConfig, from_toml
 from braidrec.errors import RunError
 from braidrec.files import read_json, sha256, write_json
-from braidrec.runs.directory import load_model, save_model
+from braidrec.runs.directory import digest_of_json, load_model, save_model
 from braidrec.task import Saved
 
 FILES = ("config.toml", "model.json", "vocabulary.json", "metrics.jsonl", "environment.json")
@@ -56,9 +56,12 @@ def rewrite(path: Path, *, data: Path | None = None) -> None:
     (path / "users.parquet").unlink()
     for key in ("schema", "ids", "events"):
         del record["data"][key]
-    del record["reads_text"], record["digest"]
+    del record["reads_text"], record["digest"], record["weights"]
     if data is not None:
         record["data"]["path"] = str(data)
+    if (note := path / "added" / "items.json").exists():  # they did not name their run
+        about = {key: value for key, value in read_json(note, RunError).items() if key not in ("run", "digest")}
+        write_json(note, about | {"digest": digest_of_json(about)})
     if record["task"] == "ranking":
         shutil.rmtree(path / "weights")
     record["files"] = {name: sha256(path / name) for name in FILES}

@@ -162,6 +162,10 @@ class MatrixModel(Protocol):
         """(I + 1, D) by what they are, where it has such."""
         return {}
 
+    def check(self) -> None:
+        """Raise RunError, or what NumPy, SciPy and torch raise, where tensors that were read do not go together."""
+        return
+
     def user_vectors(self) -> Mapping[str, Tensor]:
         """(U + 1, D) likewise, where it keeps such."""
         return {}

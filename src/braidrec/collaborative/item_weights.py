@@ -90,6 +90,10 @@ class ItemWeights(nn.Module, MatrixModel):
     def num_rows(self) -> int:
         return self.num_items + 1 + (0 if self.added is None else self.added.shape[1])
 
+    def check(self) -> None:
+        if self.start is not None:  # SciPy multiplies by what stands there, and would write outside of its own memory
+            self._sparse.check_format(full_check=True)
+
     def scores(self, baskets: Baskets) -> Tensor:
         if self.added is None:
             return self._scores(baskets)

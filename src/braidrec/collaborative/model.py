@@ -87,8 +87,10 @@ class CollaborativeModel:
     def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
         baskets = Baskets.of([past.has for past in pasts], [past.user for past in pasts]).to(place_of(self.module))
         found = score(self._net, baskets, self.counts)
-        wanted: Floats = found.cpu().numpy()[:, rows]
-        return wanted
+        whole: Floats = found.cpu().numpy()
+        first = int(rows[0]) if len(rows) else 0
+        neighbours = np.array_equal(rows, np.arange(first, first + len(rows)))  # as where all items are candidates
+        return whole[:, first : first + len(rows)] if neighbours else whole[:, rows]
 
     def explain(self, past: Past, row: int) -> list[Reason]:
         """What of a past is behind the score of ``row``, most first; empty for who has nothing.  Shares add up to 1."""

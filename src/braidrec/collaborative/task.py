@@ -26,6 +26,7 @@ from braidrec.collaborative.scoring import (
     training_positions,
     user_slices,
     validation,
+    yardsticks,
 )
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
@@ -40,7 +41,7 @@ from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Batches, Validate
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
-from braidrec.training.stages import AnyStage, Stage, put_fitted
+from braidrec.training.stages import AnyStage, Fitted, Stage, put_fitted
 
 LISTED = 20  # items of each row that are kept beside the ranks
 TESTED = ("recall@20", "ndcg@20")
@@ -111,7 +112,17 @@ class CollaborativeTask:
         names, reading = [stage.name for stage in stages], [stage.name for stage in stages if stage.reads_text]
         told = "means of training items" if people is None else "profiles, else means of training items"
         choices = {"user_text": told} if config.reads_people else {}
-        return Plan(stages, batches, of_stage, monitor, keep, names, reading=reading, choices=choices)
+        return Plan(
+            stages,
+            batches,
+            of_stage,
+            monitor,
+            keep,
+            names,
+            reading=reading,
+            choices=choices,
+            yardsticks=dict if isinstance(stages[-1], Fitted) else lambda: yardsticks(data, graph),
+        )
 
     def load(
         self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None
@@ -124,6 +135,7 @@ class CollaborativeTask:
             module = kept_module(_stages(config, parts))
         # products round by where a matrix begins in memory, and one that is mapped from a file begins anywhere
         put_fitted(module, {name: tensor.clone() for name, tensor in tensors.items()})
+        cast(MatrixModel, module).check()
         model = CollaborativeModel(config, module.eval(), counts, saved.about, data)
         return model if added is None else model.grown(added)
 

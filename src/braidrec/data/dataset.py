@@ -36,7 +36,7 @@ from braidrec.data.splits import Split
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.vocabulary import Owner, Rows, Vocabulary
 from braidrec.errors import DataError, remedy
-from braidrec.files import check_digest, new_directory, read_json, sha256, write_json
+from braidrec.files import check_digest, new_directory, read_json, sha256, understanding, write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,13 +95,14 @@ class Dataset:
 
     @property
     def _described(self) -> tuple[str, describe.Lines]:
-        lines = describe.lines_of(self.schema, self.settings, self.log, self.split, self.manifest, self.path)
+        with understanding(self.path / "manifest.json", DataError):
+            lines = describe.lines_of(self.schema, self.settings, self.log, self.split, self.manifest, self.path)
         return f"data set {self.name} at {self.path}", lines
 
     @property
     def notes(self) -> list[str]:
         """What was guessed and decided when it was prepared."""
-        return list(self.manifest["notes"])
+        return [str(note) for note in self.manifest.get("notes") or ()]
 
     @classmethod
     def prepare(
@@ -168,8 +169,17 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path | str, *, verify: bool = True) -> Dataset:
-        """Map a prepared directory.  Raises DataError when it is missing, of another version, or a file's digest differs."""
+        """Map a prepared directory.
+
+        Raises DataError when it is missing, of another version, or damaged: a file's digest differs, or with digests that fit,
+        what it holds does not go together.
+        """
         path = path_of(path, "path")
+        with understanding(path, DataError):
+            return cls._open(path, verify)
+
+    @classmethod
+    def _open(cls, path: Path, verify: bool) -> Dataset:
         if not path.is_dir():
             how = remedy(f"Dataset.from_frames(..., path={str(path)!r})", "'braidrec data prepare'")
             raise DataError(f"{path}: no prepared data set here; make one with {how}")
@@ -203,7 +213,7 @@ class Dataset:
                 Bag(entry["name"], entry["owner"], arrays[f"fields.bag.{at}"]) for at, entry in enumerate(stored["bags"])
             ),
         )
-        return cls(
+        found = cls(
             path,
             manifest["name"],
             Schema.model_validate(manifest["schema"]),
@@ -216,6 +226,9 @@ class Dataset:
             manifest["counts"]["signals"],
             manifest,
         )
+        if verify:
+            _check_arrays(found)
+        return found
 
     @property
     def identity(self) -> Fingerprint:
@@ -281,15 +294,21 @@ class Dataset:
     @cached_property
     def items(self) -> pl.DataFrame:
         """The catalogue, item row k at index k - 1."""
-        import polars as pl
-
-        return pl.read_parquet(self.path / "items.parquet")
+        return self._table("items", self.schema.item, self.num_items)
 
     @cached_property
     def users(self) -> pl.DataFrame:
+        return self._table("users", self.schema.user, self.num_users)
+
+    def _table(self, name: str, ids: str, count: int) -> pl.DataFrame:
         import polars as pl
 
-        return pl.read_parquet(self.path / "users.parquet")
+        file = self.path / f"{name}.parquet"
+        with understanding(file, DataError):
+            frame = pl.read_parquet(file)
+            if len(frame) != count or frame[ids].dtype.is_nested():
+                raise DataError(f"{file}: {len(frame):,} rows, ids of {frame[ids].dtype}; {count:,} ids are needed; {_MADE}")
+            return frame
 
     @cached_property
     def item_ids(self) -> list[str]:
@@ -316,6 +335,54 @@ class Dataset:
     def encode_items(self, frame: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32], tuple[NDArray[np.int32], ...]]:
         """Fields (n, F_I), numbers (n, N_I) and bags of items outside the catalogue; unknown values take the unknown row."""
         return encode_fields("item", self.features.vocabularies, self.features.scalings, frame)
+
+
+def _check_arrays(data: Dataset) -> None:
+    """Raise DataError for an array whose shape, type or rows the others do not go with: what multiplies by it trusts them."""
+    log, features, count = data.log, data.features, len(data.log)
+    users, items, signals, last = data.num_users, data.num_items, data.num_signals, features.num_rows - 1
+
+    def check(name: str, array: NDArray[Any] | None, shape: tuple[int | None, ...], rows: tuple[int, int] | None) -> None:
+        if array is None:
+            return
+        fits = array.ndim == len(shape) and all(want in (None, own) for own, want in zip(array.shape, shape, strict=True))
+        if not fits or array.dtype.kind != ("i" if rows else "f"):
+            raise DataError(f"{data.path / name}.npy: shape {array.shape} of {array.dtype} does not go with its log; {_MADE}")
+        if rows and array.size and not (rows[0] <= array.min() and array.max() <= rows[1]):
+            raise DataError(
+                f"{data.path / name}.npy: {array.min()} to {array.max()}, where {rows[0]} to {rows[1]} is possible; {_MADE}"
+            )
+
+    clock = np.iinfo(np.int64)
+    for name, rows in {
+        "user": (1, users),
+        "item": (1, items),
+        "timestamp": (int(clock.min), int(clock.max)),
+        "signal": (0, signals),
+        "rank": (0, count),
+        "visible": (0, count),
+        "origin": (0, count),
+        "rating": None,
+        "label": None,
+        "weight": None,
+    }.items():
+        check(f"log.{name}", getattr(log, name), (count,), rows)
+    for name, rows in {"event": (-1, count - 1), "item": (0, items), "signal": (0, signals)}.items():
+        check(f"log.slot_{name}", getattr(log, f"slot_{name}"), (count + 1,), rows)
+    check("log.start", log.start, (users + 2,), (0, count + 1))
+    if len(log.start) and bool((np.diff(log.start) < 0).any()):
+        raise DataError(f"{data.path / 'log.start'}.npy: it does not ascend; {_MADE}")
+    for part, positions in data.split.parts.items():
+        check(f"split.{part}", positions, (None,), (0, count - 1))
+    lengths = {"user": users + 1, "item": items + 1, "context": count}
+    for owner, length in lengths.items():
+        check(f"fields.{owner}_fields", getattr(features, f"{owner}_fields"), (length, None), (0, last))
+        check(f"fields.{owner}_numbers", getattr(features, f"{owner}_numbers"), (length, None), None)
+    for at, bag in enumerate(features.bags):
+        check(f"fields.bag.{at}", bag.rows, (lengths[bag.owner], None), (0, last))
+
+
+_MADE = "it was changed, or made by another version: prepare the data again"
 
 
 class _Preparation:

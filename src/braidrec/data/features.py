@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from braidrec.data.vocabulary import Owner, Vocabulary
 from braidrec.errors import DataError
-from braidrec.files import read_json
+from braidrec.files import read_json, understanding
 
 if TYPE_CHECKING:
     import polars as pl
@@ -113,8 +113,9 @@ def number_column(column: pl.Series) -> NDArray[np.float64]:
 
 def read_vocabulary(path: Path) -> tuple[tuple[Vocabulary, ...], tuple[Scaling, ...]]:
     """The vocabularies and scalings in a ``vocabulary.json``, of a data set or of a run."""
-    stored = read_json(path, DataError)
-    return (
-        tuple(Vocabulary.from_json(entry) for entry in stored["vocabularies"]),
-        tuple(Scaling(**entry) for entry in stored["scalings"]),
-    )
+    with understanding(path, DataError):
+        stored = read_json(path, DataError)
+        return (
+            tuple(Vocabulary.from_json(entry) for entry in stored["vocabularies"]),
+            tuple(Scaling(**entry) for entry in stored["scalings"]),
+        )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments import disco, linear, pad, sdrl
+from braidrec.experiments import darec, disco, linear, pad, sdrl
 from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Made, cells_needed
 from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, texts_of
@@ -31,9 +31,7 @@ from braidrec.shown import tell
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXPERIMENTS: dict[str, Experiment] = {
-    each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS, *sdrl.EXPERIMENTS, *linear.EXPERIMENTS)
-}
+EXPERIMENTS: dict[str, Experiment] = {each.id: each for room in (pad, disco, darec, sdrl, linear) for each in room.EXPERIMENTS}
 Tell = Callable[[str], None]
 
 
@@ -266,8 +264,9 @@ def _numbers(
     table = Table(title=escape(f"{experiment.id} on {data}: {experiment.title}{scale}{gained}"), title_justify="left")
     table.add_column("model", no_wrap=True)
     table.add_column("seeds")
+    gains = bool(over) or experiment.columns is None  # a table of many columns has them only where it speaks of gains
     for metric in metrics:
-        for column in (f"{metric.title}\nprinted", "\nhere", "gain\nprinted", "gain\nhere"):
+        for column in (f"{metric.title}\nprinted", "\nhere", *(("gain\nprinted", "gain\nhere") if gains else ())):
             table.add_column(column, justify="right")
     for row in rows:
         entry = entries.get(row.name)
@@ -281,8 +280,7 @@ def _numbers(
             cells += [
                 "" if printed is None else f"{printed:.4f}",
                 "" if entry is None else _measured(entry[f"test_{metric.key}"], metric, several=len(entry["seeds"]) > 1),
-                _change(gain["published"], metric),
-                _change(gain["measured"], metric),
+                *((_change(gain["published"], metric), _change(gain["measured"], metric)) if gains else ()),
             ]
         table.add_row(*cells)
     return table
@@ -313,7 +311,9 @@ def _printed_gain(metric: Metric, row: Row, rows: Sequence[Row], over: Mapping[s
     return {"published": pair[0] / pair[1] - 1 if metric.relative else pair[0] - pair[1], "measured": None}
 
 
-def _measured(found: Mapping[str, float], metric: Metric, *, several: bool) -> str:
+def _measured(found: Mapping[str, float] | None, metric: Metric, *, several: bool) -> str:
+    if found is None:  # a row that is not judged by it
+        return "-"
     mean = f"{metric.scale * found['mean']:.4f}"
     return f"{mean} ± {metric.scale * found['sd']:.4f}" if several else mean
 

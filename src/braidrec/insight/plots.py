@@ -109,6 +109,21 @@ def bucket_plot(values: Values, labels: Sequence[str], path: Path | str, title: 
     return save_plot(draw, path, title)
 
 
+def curve_plot(values: Values, labels: Sequence[str], path: Path | str, title: str, xlabel: str, ylabel: str) -> Path:
+    """A metric by a setting, a line for each model.  values: one number for each label, None where there is none"""
+    _check_series(values, -math.inf, math.inf, len(labels))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        _lines(axes, {name: (np.arange(len(labels)), numbers) for name, numbers in values.items()})
+        axes.set_xticks(range(len(labels)), labels)
+        _name_lines(axes, values, range(len(labels)))
+        axes.set_ylabel(ylabel)
+        axes.set_xlabel(xlabel)
+
+    return save_plot(draw, path, title)
+
+
 def gate_plot(
     probabilities: NDArray[np.floating[Any]], names: Sequence[str], path: Path | str, title: str = "Gate by item bucket"
 ) -> Path:

@@ -10,9 +10,9 @@ A source and a model inherit from their slot, which fills in what most of them d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,11 @@ class BackboneConfig(Strict):
     def takes_mean(self) -> bool:
         """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""
         return True
+
+    @property
+    def reads_rates(self) -> bool:
+        """Whether it reads time-causal rates whatever ``model.rates`` says."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -279,6 +284,8 @@ class RankingModel(Protocol):
 
     weights: loss name -> weight, of exactly the losses of `step`    groups: the optimisers' parameters, "main" among them
     lazy_rows: rows of the big tables that a pass reads, by parameter name; empty when tables are dense
+    fitted: what fits it at once on the samples of both parts, to tensors that go into it by name, and says what a reader should
+    know; None for a model that is trained by steps    facts: as of a `braidrec.task.Model`
     The others as of a `PatternSource`; items are added with all their fields, and ``earlier`` has names as inside the model.
     """
 
@@ -305,6 +312,17 @@ class RankingModel(Protocol):
         return ()
 
     def lazy_rows(self, batch: RankingBatch) -> Mapping[str, Tensor]:
+        return {}
+
+    def fitted(
+        self,
+        train: Callable[[], Iterable[RankingBatch]],
+        valid: Callable[[], Iterable[RankingBatch]],
+        say: Callable[[str], None],
+    ) -> Callable[[], Mapping[str, Tensor]] | None:
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
         return {}
 
     def export(self) -> None:

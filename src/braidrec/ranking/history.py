@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -114,10 +116,19 @@ def history_source(
     key = contents.hexdigest()[:16]
     path = dataset.path.with_name(f"{dataset.path.name}.semantic-{config.length}-{key}.npy")
     note = path.with_suffix(".json")
-    if not (note.exists() and path.exists() and read_json(note, RunError)["sha256"] == sha256(path)):
+    source = {"length": config.length, "source": key}
+    if not _made(note, path, source):
         digest = write_hashed(
             path,
             lambda temporary: build_semantic_slots(dataset.log, vectors, config.length, temporary, show_progress=show_progress),
         )
-        write_json(note, {"sha256": digest, "length": config.length})
+        write_json(note, {"sha256": digest, **source})
     return SemanticHistory(dataset.log, np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _made(note: Path, path: Path, source: Mapping[str, object]) -> bool:
+    """Whether ``path`` was made from that; what is missing, damaged or of other data is made again."""
+    with contextlib.suppress(RunError):
+        found = read_json(note, RunError)
+        return isinstance(found, dict) and path.exists() and found == {"sha256": sha256(path), **source}
+    return False

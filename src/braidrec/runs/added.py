@@ -1,4 +1,5 @@
-"""Items that a run was given after training, as they lie in its folder: added/items.json names them and their tensors' file.
+"""Items that a run was given after training, as they lie in its folder: added/items.json names them, their tensors' file, and
+the run: its vocabulary and its knowledge bases are what their rows and vectors mean.
 
 Several processes may add to one run: each takes the run's lock, reads what is there, and puts its own behind it.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from braidrec.errors import DataError, RunError
 from braidrec.files import load_tensors, read_json, save_tensors, write_json
 from braidrec.locks import LockHeld, writer_lock
-from braidrec.runs.directory import LOCK, digest_of_json
+from braidrec.runs.directory import LOCK, digest_of_json, origin
 from braidrec.task import Added
 
 
@@ -68,23 +69,32 @@ class Additions:
 
 
 def load_added(path: Path) -> Additions | None:
-    """What was added to the run at ``path``; None where nothing was.  Raises RunError when a byte of it changed."""
+    """What was added to the run at ``path``; None where nothing was.
+
+    Raises RunError when a byte of it changed, or when it was added to another run.
+    """
     folder = path / "added"
     note = folder / "items.json"
     while note.exists():
         about = read_json(note, RunError)
         try:
-            return _read(folder, about)
+            return _read(path, about)
         except RunError:
             if read_json(note, RunError) == about:  # else another process has added items meanwhile: read those, too
                 raise
     return None
 
 
-def _read(folder: Path, about: Any) -> Additions:
+def _read(path: Path, about: Any) -> Additions:
+    folder = path / "added"
     plain = {name: value for name, value in about.items() if name != "digest"} if isinstance(about, dict) else {}
     if not plain or about.get("digest") != digest_of_json(plain):
         raise RunError(f"{folder / 'items.json'}: its content does not have its digest; the file is damaged or was edited")
+    if plain.get("run") not in (None, _origin(path)):  # an earlier version did not name it
+        raise RunError(
+            f"{folder}: these items were added to another run, whose rows and vectors they have; take the folder away, and add "
+            "them to this run"
+        )
     tensors = load_tensors(folder / plain["file"], plain["sha256"], RunError)
     return Additions(
         tuple(AddedItem(each["id"], each["title"], each.get("content", "")) for each in plain["items"]), _of_tensors(tensors)
@@ -122,15 +132,20 @@ def save_added(path: Path, known: Sequence[str], new: Additions, wait: float) ->
         left = [at for at, item in enumerate(new.items) if item.id not in before]
         whole = new.at(left) if there is None else there.then(new.at(left))
         if left:
-            _write(path / "added", whole)
+            _write(path, whole)
         return whole.at(range(len(known), len(whole))), len(left)
 
 
-def _write(folder: Path, whole: Additions) -> None:
+def _origin(path: Path) -> str:
+    return origin(read_json(path / "run.json", RunError))
+
+
+def _write(path: Path, whole: Additions) -> None:
     """The tensors first, then the note that names them: whoever dies between leaves the former state."""
+    folder = path / "added"
     file = folder / f"items-{len(whole)}.safetensors"
     items = [asdict(item) for item in whole.items]
-    about = {"file": file.name, "sha256": save_tensors(file, _tensors(whole.read)), "items": items}
+    about = {"run": _origin(path), "file": file.name, "sha256": save_tensors(file, _tensors(whole.read)), "items": items}
     write_json(folder / "items.json", about | {"digest": digest_of_json(about)})
     for earlier in folder.glob("items-*.safetensors"):
         if earlier != file:

@@ -5,7 +5,8 @@ run.json         what was trained on what, and how it went
 model.safetensors  weights and what answers need besides, such as frequency buckets; model.json: sizes, digest
 vocabulary.json    raw values by row                   catalogue.parquet  raw item ids and titles by row
 users.parquet      raw user ids by row, by which a longer log is matched
-weights/<stage>/   the best weights of each stage, from which other runs can start
+weights/<stage>/   the best weights of each stage, from which other runs can start; run.json has their digests
+outcome.<part>.*   what the model made of a held-out part; like added/, it names the run that it was made by (`origin`)
 metrics.jsonl      one line per check                  environment.json versions, machine, threads
 training/          checkpoints, for as long as the run can be resumed
 added/             items added later (see `braidrec.runs.added`)
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import sys
 import tomllib
@@ -47,6 +49,7 @@ from braidrec.files import (
 from braidrec.locks import LockHeld, writer_lock
 from braidrec.runs.trained import USERS, Trained
 from braidrec.task import Saved
+from braidrec.training.checkpoint import Archive, archive_digest, read_archive
 from braidrec.training.config import MACHINE
 from braidrec.training.contracts import PhaseResult, TrainingResult
 
@@ -127,7 +130,7 @@ def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], form
         write_text(path / "config.toml", to_toml(config, path))
     note = path / "training" / "inputs.json"
     if not note.exists():
-        write_json(note, dict(inputs))
+        write_json(note, {**inputs, "run": secrets.token_hex(8)})
         return
     seen = read_json(note, RunError)
     for name, digest in inputs.items():
@@ -136,6 +139,11 @@ def _begin(path: Path, config: RunConfig, inputs: Mapping[str, str | None], form
                 f"{path}: begun on other {name} (fingerprint {seen.get(name)}, now {digest}), so it cannot go on; "
                 f"bring the earlier one back, or choose another folder{_out()}"
             )
+
+
+def begun(path: Path) -> str:
+    """What names the training at ``path`` and what it reads: no other training's checkpoints name it."""
+    return digest_of_json(read_json(path / "training" / "inputs.json", RunError))
 
 
 def digest_of(vectors: NDArray[np.floating[Any]] | None) -> str | None:
@@ -236,6 +244,7 @@ def save_record(
         "knowledge": [dict(each) for each in knowledge],
         "choices": dict(choices),
         "phases": phases,
+        "weights": {phase.name: archive_digest(path / "weights" / phase.name) for phase in result.phases},
         "best": phases[-1]["best"],
         "training": phases[-1]["training"],
         "sized": sized,
@@ -324,6 +333,22 @@ def _moved(config: RunConfig, record: Mapping[str, Any]) -> RunConfig:
     if len(bases) == len(knowledge):
         knowledge = tuple(there(*pair) for pair in zip(knowledge, bases, strict=True))
     return config.model_copy(update={"data": there(config.data, record["data"].get("path", "")), "knowledge": knowledge})
+
+
+def origin(record: Mapping[str, Any]) -> str:
+    """Which run this is, as what is derived from it names it: by its settings, weights, rows and metrics."""
+    return digest_of_json(record["files"])
+
+
+def read_stage(path: Path, record: Mapping[str, Any], stage: str) -> Archive:
+    """The weights of a stage of the run at ``path``, held against what its record says of them.
+
+    record: run.json's entries; of an earlier version, which noted no digests, the archive is held against its own alone
+    """
+    noted = record.get("weights", {})
+    if noted and stage not in noted:
+        raise RunError(f"{path}: its record knows no stage '{stage}', so the weights there are of another run")
+    return read_archive(path / "weights" / stage, noted.get(stage))
 
 
 def digest_of_json(record: Mapping[str, Any]) -> str:

@@ -18,10 +18,12 @@ from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError, RunError, remedy
 from braidrec.registry import TASKS, LogSize
 from braidrec.runs.directory import (
+    begun,
     claim,
     digest_of,
     ended,
     read_run,
+    read_stage,
     refuse_other,
     save_catalogue,
     save_model,
@@ -34,7 +36,7 @@ from braidrec.shown import tell
 from braidrec.strict import parse
 from braidrec.task import Plan
 from braidrec.threads import as_begun, noting_waits
-from braidrec.training.checkpoint import read_archive
+from braidrec.training.checkpoint import archive_digest
 from braidrec.training.contracts import CheckpointEvery, Hardware, PhaseResult
 from braidrec.training.devices import device_of
 from braidrec.training.loop import AnyPhase, train
@@ -161,10 +163,12 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     del text, people  # held by what reads them, which may take them to another device
     check_phases(config.training, plan.names, config.title)
     phases = _phases(config, plan)
-    _check_starts(plan, dataset, bases)
+    starts = _check_starts(plan, dataset, bases)
     size = LogSize.of(dataset.manifest, config.negatives)
     _check_unused(config, plan, size)
-    with claim(path, config, inputs, former={"data": dataset.former_fingerprint}) as finished:
+    inputs |= starts
+    former = {"data": dataset.former_fingerprint, **dict.fromkeys(starts)}  # an earlier version noted none of these
+    with claim(path, config, inputs, former=former) as finished:
         if finished:  # by a process that was faster
             return _finished(path, config, dataset)
         say = tell if show_progress else _log.warning
@@ -176,6 +180,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
                 seed=config.seed,
                 checkpoint_every=CheckpointEvery(seconds=config.training.checkpoint_seconds),
                 show_progress=show_progress,
+                source=begun(path),
             )
         for phase in result.phases:
             _keep(path, phase)
@@ -250,8 +255,12 @@ def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
     return found
 
 
-def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> None:
-    """Raise ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape."""
+def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> dict[str, str]:
+    """Digests of the weights that are taken over, by what they are.
+
+    Raises ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape.
+    """
+    found = {}
     for name, other in plan.taken.items():
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
@@ -268,7 +277,8 @@ def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) ->
                 f"{where}: trained on data with fingerprint {trained.own}, this run's has {dataset.fingerprint}, so its rows "
                 "are other items; train the stage here, or bring a run of the same data"
             )
-        tensors = read_archive(folder).files["model"]
+        tensors = read_stage(Path(other), record, name).files["model"]
+        found[f"weights of stage '{name}'"] = archive_digest(folder)
         for stage in plan.stages:
             own = stage.module.state_dict()
             for old, new in stage.starts.get(name, {}).items():
@@ -279,13 +289,17 @@ def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) ->
                         f"{where}: its weights do not fit stage '{stage.name}': '{odd[0]}' is {given.get(odd[0])} there and "
                         f"{wanted.get(odd[0])} here; bring a run of the same backbone and sizes, or train the stage here"
                     )
+    return found
 
 
 def _keep(path: Path, phase: PhaseResult) -> None:
     """Copy a phase's best weights to where they stay, in one step: what is there is whole, whenever the process dies."""
     kept, copy = path / "weights" / phase.name, path / "training" / "kept"
+    best = path / "training" / "weights" / phase.weights
+    if kept.exists() and archive_digest(kept) != archive_digest(best):
+        shutil.rmtree(kept)
     if not kept.exists():
         shutil.rmtree(copy, ignore_errors=True)  # half of a copy that a killed process made
-        shutil.copytree(path / "training" / "weights" / phase.weights, copy)
+        shutil.copytree(best, copy)
         kept.parent.mkdir(exist_ok=True)
         os.replace(copy, kept)

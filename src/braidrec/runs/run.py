@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -33,9 +34,12 @@ from braidrec.runs.catalogue import Catalogue, near
 from braidrec.runs.described import describe
 from braidrec.runs.directory import (
     CATALOGUE,
+    digest_of_json,
     load_catalogue,
     load_model,
+    origin,
     read_run,
+    read_stage,
 )
 from braidrec.runs.grown import Grown
 from braidrec.runs.knowledge import Folders, KnowledgeBases
@@ -44,7 +48,6 @@ from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.runs.similar import By, alike
 from braidrec.runs.trained import Trained
 from braidrec.task import Divides, Explains, Floats, Model, Outcome, Rows, Share, Task, Vectors
-from braidrec.training.checkpoint import read_archive
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import put_trained
@@ -270,20 +273,26 @@ class Run:
         _check_count(k)
         items = None if items is None else raw_ids(items, "items")
         held = self._held
-        past = self._past(held, user, items, fields)
         candidates = _candidates(held.catalogue, allow, deny)
-        [(rows, scores)] = best_items(held.model, lambda first, last: [past], 1, candidates, k, exclude_seen=exclude_seen)
+        with self._asking():
+            past = self._past(held, user, items, fields)
+            [(rows, scores)] = best_items(held.model, lambda first, last: [past], 1, candidates, k, exclude_seen=exclude_seen)
         if not len(rows):
             raise DataError(
                 "no candidate is left: every allowed item is denied or already seen; loosen "
                 + remedy("allow, deny or exclude_seen", "--allow, --deny or --include-seen")
             )
         probable = held.model.probabilities
-        because = [self._because(held, past, row) if explain else ((), ()) for row in rows.tolist()]
+        with self._asking():
+            because = [self._because(held, past, row) if explain else ((), ()) for row in rows.tolist()]
         return [
             Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, *why)
             for row, score, why in zip(rows.tolist(), scores.tolist(), because, strict=True)
         ]
+
+    def _asking(self) -> AbstractContextManager[None]:
+        """Around what the model is asked: weights whose shapes or rows do not go together are ours to name."""
+        return understanding(self.path, RunError)
 
     def _because(self, held: _Held, past: Any, row: int) -> tuple[tuple[Because, ...], tuple[Share, ...]]:
         if not isinstance(held.model, Explains):
@@ -303,7 +312,8 @@ class Run:
         _check_count(k)
         held = self._held
         row = held.catalogue.row(item)
-        scores = alike(self, row, by)
+        with self._asking():
+            scores = np.array(alike(self, row, by), np.float32)
         scores[row - 1] = -np.inf
         order = np.argsort(-scores, kind="stable")[:k]
         return [
@@ -341,7 +351,7 @@ class Run:
             return [held.model.past(row) for row in range(first + 1, last + 1)]
 
         parts: list[tuple[Rows, Floats]] = []
-        with progress("recommending", len(users), "users", show=show_progress) as advance:
+        with self._asking(), progress("recommending", len(users), "users", show=show_progress) as advance:
             for part in best_items(
                 held.model, pasts, len(users), candidates, k, exclude_seen=exclude_seen, budget_bytes=budget_bytes
             ):
@@ -363,8 +373,10 @@ class Run:
     def score_items(self, user: str | int, items: Sequence[str | int]) -> Floats:
         """Scores (n,) of ``items`` for a known user as of now, on the scale of `Recommendation.score`."""
         held, items = self._held, raw_ids(items, "items")
-        past, rows = self._past(held, user, None), np.array([held.catalogue.row(item) for item in items], np.int32)
-        return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
+        rows = np.array([held.catalogue.row(item) for item in items], np.int32)
+        with self._asking():
+            past = self._past(held, user, None)
+            return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
     def score(self, pairs: Any, *, unknown: Unknown = "error", show_progress: bool = True) -> pl.DataFrame:
         """The pairs with one more column: "probability", or "score" where the model's are none, as of now.
@@ -386,7 +398,8 @@ class Run:
         log = self._log
         user_rows = rows_of(users, log.user_rows, "user", log.name, unknown)
         item_rows = rows_of(items, held.catalogue.all_rows, "item", f"the catalogue of {log.name}", unknown)
-        scores = score_pairs(held.model, user_rows, item_rows, held.model.past, show_progress=show_progress)
+        with self._asking():
+            scores = score_pairs(held.model, user_rows, item_rows, held.model.past, show_progress=show_progress)
         return frame.with_columns(pl.Series(name, scores).fill_nan(None))
 
     def item_vectors(self, space: str | None = None) -> ItemVectors:
@@ -396,7 +409,8 @@ class Run:
         else the model's first.  Raises RunError for another one, and for a model that has no item vectors.
         """
         held = self._held
-        found = self.task.inspect(held.model.module, len(held.catalogue))
+        with self._asking():
+            found = self.task.inspect(held.model.module, len(held.catalogue))
         if not found:
             raise RunError(f"{self.path}: {self.record['title']} has no item vectors")
         if space is None:
@@ -452,29 +466,33 @@ class Run:
         return report
 
     def _make_outcome(self, part: str, show_progress: bool) -> Outcome:
-        found = self.task.outcome(self.model, self.config, self.dataset, part, show_progress=show_progress)
+        with self._asking():
+            found = self.task.outcome(self.model, self.config, self.dataset, part, show_progress=show_progress)
         arrays = {"user": found.user, "item": found.item, **{f"values.{name}": each for name, each in found.values.items()}}
         file = self.path / f"outcome.{part}.safetensors"
         digest = save_tensors(file, {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
-        note = {"data": self.dataset.fingerprint, "model": self.record["files"]["model.json"]}
-        write_json(file.with_suffix(".json"), {**note, "sha256": digest, "kind": found.kind})
+        note = {**self._made_of(part), "data": self.dataset.fingerprint, "sha256": digest, "kind": found.kind}
+        write_json(file.with_suffix(".json"), note | {"digest": digest_of_json(note)})
         return found
+
+    def _made_of(self, part: str) -> dict[str, str]:
+        return {"part": part, "model": self.record["files"]["model.json"], "run": origin(self.record)}
 
     def _read_outcome(self, part: str) -> Outcome | None:
         file = self.path / f"outcome.{part}.safetensors"
-        with contextlib.suppress(RunError):  # what is missing, damaged or of another model is made again
+        with contextlib.suppress(RunError):  # what is missing, damaged or of another run is made again
             note = read_json(file.with_suffix(".json"), RunError)
-            if isinstance(note, dict) and self._made(note):
+            if isinstance(note, dict) and self._made(note, part):
                 found = {name: each.numpy() for name, each in load_tensors(file, str(note["sha256"]), RunError).items()}
                 values = {name.removeprefix("values."): each for name, each in found.items() if name.startswith("values.")}
                 return Outcome(found["user"], found["item"], values, note["kind"])
         return None
 
-    def _made(self, note: Mapping[str, Any]) -> bool:
-        """Whether kept scores were made from these data, by whichever fingerprint, and this model."""
-        known = (self.dataset.fingerprint, self.dataset.former_fingerprint)
-        made = note.get("data") in known and note.get("model") == self.record["files"]["model.json"]
-        return made and {"sha256", "kind"} <= note.keys()
+    def _made(self, note: dict[str, Any], part: str) -> bool:
+        """Whether kept scores were made from these data, by whichever fingerprint, and this run."""
+        whole = note.pop("digest", None) == digest_of_json(note) and {"sha256", "kind"} <= note.keys()
+        made = note.get("data") in (self.dataset.fingerprint, self.dataset.former_fingerprint)
+        return whole and made and self._made_of(part).items() <= note.items()
 
     # -- a look inside ------------------------------------------------------------------------------------------------
 
@@ -486,20 +504,22 @@ class Run:
         Raises RunError for a stage that this run did not train.
         """
         module = self.model.module if stage is None else self._stage(stage)
-        return self.task.inspect(module, len(self.catalogue.ids))
+        with self._asking():
+            return self.task.inspect(module, len(self.catalogue.ids))
 
     def _stage(self, name: str) -> torch.nn.Module:
         folder = self.path / "weights" / name
         if not folder.is_dir():
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
+        tensors = read_stage(self.path, self.record, name).files["model"]
         bases = _bases(self.path, self.config, self.record) if self.task.reads_text(self.config) else None
         text = None if bases is None else bases.matrix(self.dataset)
         people = bases.people(self.dataset) if bases is not None and self.config.reads_people else None
         plan = self.task.plan(self.config, self.dataset, text, people=people, show_progress=False)
-        stage = next(stage for stage in plan.stages if stage.name == name)
-        tensors = read_archive(folder).files["model"]
-        put_trained(stage, tensors)
+        with understanding(folder, RunError):
+            stage = next(stage for stage in plan.stages if stage.name == name)
+            put_trained(stage, tensors)
         return stage.module.eval()
 
     # -- items added after training -------------------------------------------------------------------------------------
@@ -534,8 +554,10 @@ class Run:
             bases = _bases(self.path, self.config, self.record, knowledge)
             vocabulary = self.path / "vocabulary.json"
             new = encode_additions(new_items, self._schema, held.catalogue, bases, vocabulary, self._own_id)
+            with self._asking():
+                grown = _grown(held, new)  # before anything is written: what the model cannot take would stay with the run
             late, count = save_added(self.path, held.kept, new, wait)
-            self._held = _grown(held, late)
+            self._held = grown if count == len(new) == len(late) else _grown(held, late)
             return count
 
     @property
@@ -602,8 +624,10 @@ def _opened(path: Path, dataset: Dataset | None, knowledge: Folders, device: tor
     task: Task = config.chosen.task.room()
     saved = load_model(path)
     for name, tensor in saved.tensors.items():
-        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-            raise RunError(f"{path}: its weights hold NaN ('{name}'), so it can rank nothing; train it again")
+        if tensor.is_complex() or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
+            raise RunError(
+                f"{path}: its weights hold what is no finite number ('{name}'), so it can rank nothing; train it again"
+            )
     model = task.load(config, saved, data, text)
     model.module.to(device)
     for more in (added, None if grown is None else grown.late):
@@ -614,6 +638,8 @@ def _opened(path: Path, dataset: Dataset | None, knowledge: Folders, device: tor
     kept = added.ids if added is not None else ()
     run = Run(path, config, record, model, catalogue, dataset, grown=grown, kept=kept)
     _ = run.title, run.headline, "".join(run.warnings)  # what its record must hold is asked for while it is opened
+    if count := len(catalogue):  # likewise what its weights must go with
+        model.scores([model.past(None, np.array([1], np.int32))], np.unique([1, count]).astype(np.int32))
     return run
 
 

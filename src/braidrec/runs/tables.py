@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from braidrec import shown
 from braidrec.config import RunConfig, from_toml
 from braidrec.errors import ConfigError, DataError
+from braidrec.files import understanding
 from braidrec.registry import Metric
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def divided(parts: Sequence[Share], most: int = 3) -> str:
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
     """Counts, fields and notes of a prepared data set."""
+    with understanding(dataset.path / "manifest.json", DataError):
+        return _dataset_tables(dataset)
+
+
+def _dataset_tables(dataset: Dataset) -> list[Table | str]:
     counts, manifest = dataset.manifest["counts"], dataset.manifest
     samples, positives = counts["samples"], counts["positives"]
     rows: list[tuple[str, Any]] = [
@@ -171,7 +177,9 @@ def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool, min_rows: in
     if baselines:
         registry = task.spec.baselines
         broken = [escape(f"note: {cause}") for name in registry if (cause := registry.trouble(name))]
-        table.caption = "\n".join([str(table.caption), *broken])
+        missing = [title for spec in registry.usable().values() if (title := spec.title_of(spec.config())) not in reports]
+        absent = [f"note: not here, as it does not go with these rows: {', '.join(map(escape, missing))}"] if missing else []
+        table.caption = "\n".join([str(table.caption), *absent, *broken])
     return table
 
 

@@ -40,10 +40,10 @@ class Archive:
     facts: Mapping[str, Any]
 
 
-def write_archive(path: Path, archive: Archive) -> None:
+def write_archive(path: Path, archive: Archive) -> str:
     """Write a whole archive, flushed to disk, then rename it to ``path``; what stood there before is replaced.
 
-    Raises RunError when the disk does not take it; ``path`` is then as it was.
+    Returns its digest, by which others name it.  Raises RunError when the disk does not take it; ``path`` is then as it was.
     """
     try:
         with new_directory(path, overwrite=True) as folder:
@@ -52,18 +52,34 @@ def write_archive(path: Path, archive: Archive) -> None:
                 for name, tensors in archive.files.items()
             }
             body = {"format": FORMAT, "files": digests, "facts": dict(archive.facts)}
-            write_json(folder / _MANIFEST, {"digest": _digest(body), "body": body})
+            write_json(folder / _MANIFEST, {"digest": (digest := _digest(body)), "body": body})
     except OSError as cause:
         why = cause.__cause__ if isinstance(cause, WriteError) else cause
         raise RunError(f"{path}: could not be written ({why}); free or fix the disk, then resume") from cause
+    return digest
 
 
-def read_archive(path: Path) -> Archive:
-    """Read an archive, every digest checked.  Raises RunError when it is incomplete, damaged or of another format."""
+def read_archive(path: Path, digest: str | None = None) -> Archive:
+    """Read an archive, every digest checked.  Raises RunError when it is incomplete, damaged or of another format.
+
+    digest: of the one that is meant, where that is known; another one in its place is refused
+    """
     with understanding(path, RunError):
         facts, digests = _read_manifest(path)
+        if digest is not None and (found := archive_digest(path)) != digest:
+            raise RunError(
+                f"{path}: its digest is {found[:12]}..., expected {digest[:12]}...: it is whole, but of another run or stage; "
+                "bring this run's own back"
+            )
         files = {name: load_tensors(path / f"{name}.safetensors", digest, RunError) for name, digest in digests.items()}
         return Archive(files, facts)
+
+
+def archive_digest(path: Path) -> str:
+    """Of a whole archive: that of its manifest, which names those of its files.  Raises RunError where it has none."""
+    with understanding(path, RunError):
+        _read_manifest(path)
+        return str(read_json(path / _MANIFEST, RunError)["digest"])
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -93,10 +109,14 @@ def _separate(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 class Store:
-    """The archives of one run directory; one process at a time writes to it."""
+    """The archives of one run directory; one process at a time writes to it.
+
+    digests: of weights by name, so that those of another run are not taken for them; earlier checkpoints know none
+    """
 
     def __init__(self, directory: Path):
         self._checkpoints, self._weights = directory / "checkpoints", directory / "weights"
+        self.digests: dict[str, str] = {}
 
     def latest(self) -> Archive | None:
         """The newest checkpoint, None when there is none.  Raises RunError, naming the way out, when it is damaged."""
@@ -120,8 +140,11 @@ class Store:
         self._drop_weights(paths[-_KEPT:])
         return path
 
-    def weights_path(self, name: str) -> Path:
-        return self._weights / name
+    def write_weights(self, name: str, archive: Archive) -> None:
+        self.digests[name] = write_archive(self._weights / name, archive)
+
+    def read_weights(self, name: str) -> Mapping[str, Tensor]:
+        return read_archive(self._weights / name, self.digests.get(name)).files["model"]
 
     def clear_leftovers(self) -> None:
         """Remove what a killed process left half written."""

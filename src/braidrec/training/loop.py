@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from braidrec.errors import ConfigError, RunError, TrainingError, suggest
 from braidrec.progress import Advance, progress
+from braidrec.shown import tell
 from braidrec.training.checkpoint import (
     Archive,
     Randomness,
@@ -32,7 +33,6 @@ from braidrec.training.checkpoint import (
     read_archive,
     restore_optimiser,
     restore_randomness,
-    write_archive,
 )
 from braidrec.training.contracts import (
     CheckpointEvery,
@@ -71,8 +71,11 @@ def train(
     checkpoint_every: CheckpointEvery | None = None,
     show_progress: bool = True,
     resume: bool = True,
+    source: str | None = None,
 ) -> TrainingResult:
     """Train ``phases`` in order; each module ends with the weights of its best check, on its training device.
+
+    source: what names this run and the data it is trained on; a checkpoint that names another one is not gone on with
 
     A directory that holds a checkpoint of the same plan is resumed: on a CPU the weights and ``metrics.jsonl`` (timings
     aside) end bit for bit as in an unbroken run, given modules and batch sources built as they were the first time.
@@ -90,7 +93,7 @@ def train(
         phase.module.to(fabric.device)
     directory.mkdir(parents=True, exist_ok=True)
     store = Store(directory)
-    plan = {"seed": seed, "precision": hardware.precision, "phases": [_plan(phase) for phase in phases]}
+    plan = {"seed": seed, "precision": hardware.precision, "phases": [_plan(phase) for phase in phases], "source": source}
     with Signals() as signals, MetricsLog(directory / METRICS) as log:
         run = _Run(phases, plan, store, log, fabric, signals, every, show_progress, seed)
         run.restore(resume)
@@ -147,11 +150,11 @@ def _plan(phase: AnyPhase) -> dict[str, Any]:
     }
 
 
-def _completed(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored plan with what an earlier version did not write yet: it trained by what is the default now."""
+def _completed(plan: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+    """A stored plan with what an earlier version did not write yet: it trained by what is the default now, from any source."""
     rule = StopRule().model_dump()
     phases = [each if "fitted" in each else {"averaging": 0.0, **each, "stop": rule | each["stop"]} for each in plan["phases"]]
-    return {**plan, "phases": phases}
+    return {"source": source, **plan, "phases": phases}
 
 
 def _difference(old: Any, new: Any, at: str = "") -> str | None:
@@ -204,12 +207,18 @@ class _Run:
         if archive is None:
             self.log.cut(0)
             return
-        if found := _difference(_completed(archive.facts["plan"]), dict(self.plan)):
+        if archive.facts["plan"].get("source", source := self.plan["source"]) != source:
+            raise RunError(
+                "the last checkpoint is of another training, on other data, of other settings or in another folder; bring this "
+                "one's back, or delete its folder 'training' to begin again"
+            )
+        if found := _difference(_completed(archive.facts["plan"], source), dict(self.plan)):
             raise RunError(f"the checkpoint belongs to another plan: {found}; restore that setting or choose another directory")
-        self.log.cut(archive.facts["metrics_bytes"])
+        self.log.cut(archive.facts["metrics_bytes"], archive.facts.get("metrics_sha256"))
+        self.store.digests.update(archive.facts.get("digests", {}))
         self.finished = [PhaseResult(**result) for result in archive.facts["finished"]]
         for phase, result in zip(self.phases, self.finished, strict=False):
-            tensors = self.read_weights(result.weights)
+            tensors = self.store.read_weights(result.weights)
             if isinstance(phase, FittedPhase):
                 put_fitted(phase.module, tensors)
                 phase.module.to(self.fabric.device)  # new buffers are where they were read, on the CPU
@@ -257,13 +266,20 @@ class _Run:
             raise TrainingError(f"phase '{phase.name}': '{bad[0]}' is not finite; look for such numbers in the input")
         facts = {"phase": phase.name, "step": 0, "metrics": metrics}
         weights = f"{phase.name}-{0:08d}"
-        write_archive(self.store.weights_path(weights), Archive({"model": tensors}, facts))
+        self.store.write_weights(weights, Archive({"model": tensors}, facts))
         self.log.append(
             {"phase": phase.name, "check": 1, "epoch": 0.0, "step": 0, "losses": {}, "first": {}, "monitors": {}}
             | {"validation": metrics, "best": True, "samples_per_second": 0.0, "seconds": round(seconds, 3)}
         )
+        self.show(phase.name, "", metrics, best=True)
         metric = next(iter(metrics.values()), 0.0)
         return PhaseResult(phase.name, 1, 0, metric, metrics, 0, seconds, 0.0, weights)
+
+    def show(self, phase: str, where: str, metrics: Mapping[str, float], *, best: bool) -> None:
+        """The validation figures of a check as soon as they are known: above the bar on a terminal, else a line."""
+        if self.show_progress:
+            named = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            tell(f"{phase}: {where}validation {named}{' (best so far)' if best else ''}")
 
     def save(self, current: _PhaseRun | None) -> Path:
         """A checkpoint in the middle of a phase, or between two."""
@@ -273,6 +289,7 @@ class _Run:
             "plan": self.plan,
             "finished": [asdict(result) for result in self.finished],
             "metrics_bytes": self.log.size,
+            "metrics_sha256": self.log.digest,
             "random": random.facts,
             "progress": None,
         }
@@ -281,17 +298,15 @@ class _Run:
             tensors, facts["progress"] = current.state()
             files |= tensors
             names += [current.best.weights] if current.best else []
-        return self.store.save(Archive(files, facts | {"weights": names}))
-
-    def read_weights(self, name: str) -> Mapping[str, Tensor]:
-        return read_archive(self.store.weights_path(name)).files["model"]
+        facts |= {"weights": names, "digests": {name: self.store.digests[name] for name in names if name in self.store.digests}}
+        return self.store.save(Archive(files, facts))
 
     def _start_from(self, phase: AnyPhase) -> None:
         for start in phase.starts_from:
             if isinstance(start.source, Path):
                 tensors = read_archive(start.source).files["model"]
             else:
-                tensors = self.read_weights(next(each.weights for each in self.finished if each.name == start.source))
+                tensors = self.store.read_weights(next(each.weights for each in self.finished if each.name == start.source))
             what = f"phase '{phase.name}' starts from '{start.source}', whose weights"
             _load(phase.module, _renamed(tensors, start.names, what), what, partly=True)
 
@@ -503,6 +518,7 @@ class _PhaseRun:
         if gain > stop.min_delta:
             self._keep_best(metric, metrics)
         self._log(metrics)
+        self.run.show(self.phase.name, f"epoch {self.step / self.size:.2f}, ", metrics, best=self.stale == 0)
         self.meter.clear()
         self.rows, self.seconds_before, self.due = 0, self.seconds, False
         self._mark = time.perf_counter()
@@ -550,7 +566,7 @@ class _PhaseRun:
         with self._averaged():
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
         facts = {"phase": self.phase.name, "step": self.step, "metrics": dict(metrics)}
-        write_archive(self.run.store.weights_path(self.best.weights), Archive({"model": self.best_weights}, facts))
+        self.run.store.write_weights(self.best.weights, Archive({"model": self.best_weights}, facts))
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         means = {name: value if math.isfinite(value) else None for name, value in self.meter.means().items()}
@@ -655,7 +671,7 @@ class _PhaseRun:
             setattr(self, name, facts[name])
         if facts["best"] is not None:
             self.best = _Best(**facts["best"])
-            self.best_weights = self.run.read_weights(self.best.weights)
+            self.best_weights = self.run.store.read_weights(self.best.weights)
         self.phase.batches.restore(facts["batches"])
         self.meter.restore(archive.files["meter"], facts["meter"], self.fabric.device)
 

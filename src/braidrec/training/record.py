@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from braidrec.errors import RunError
-from braidrec.files import writing
+from braidrec.files import sha256, writing
 
 
 class MetricsLog:
@@ -37,17 +37,27 @@ class MetricsLog:
     def size(self) -> int:
         return os.fstat(self._stream.fileno()).st_size
 
+    @property
+    def digest(self) -> str:
+        return sha256(self._path)
+
     def append(self, line: Mapping[str, Any]) -> None:
         with writing(self._path):
             self._stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
-    def cut(self, size: int) -> None:
+    def cut(self, size: int, digest: str | None = None) -> None:
+        """digest: of what is left, where that is known.  Raises RunError for a file that is shorter, or another one."""
         if self.size < size:
             raise RunError(
                 f"{self._path}: {self.size} bytes, but the checkpoint was written after {size}; the file was changed: "
                 "put it back, or train into a new directory"
+            )
+        if digest is not None and sha256(self._path, size) != digest:
+            raise RunError(
+                f"{self._path}: its first {size} bytes are not those after which the checkpoint was written; the file was "
+                "changed: put it back, or train into a new directory"
             )
         self._stream.truncate(size)
 
