@@ -29,7 +29,14 @@ Answer = Callable[[Path], object]
 def of_data(path: Path) -> object:
     data = Dataset.open(path)
     content = hashlib.sha256()
-    for part in (data.log.user, data.log.item, data.log.rating, data.log.label, data.features.item_fields, *data.split.parts.values()):
+    for part in (
+        data.log.user,
+        data.log.item,
+        data.log.rating,
+        data.log.label,
+        data.features.item_fields,
+        *data.split.parts.values(),
+    ):
         content.update(np.ascontiguousarray(part).tobytes())
     return content.hexdigest(), data.item_ids, data.user_ids, data.fingerprint, str(data.notes), data.schema, data.settings
 
