@@ -69,6 +69,18 @@ def test_sequences_give_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "from 40 users" in rows[4][1]
 
 
+def test_nodes_give_rows() -> None:
+    rows = marks.PARTS["collaborative"](small_runs.positives().path, 0.01)
+    assert [row[0] for row in rows] == [f"LightGCN + DaRec, {preset}: training step" for preset in ("ours", "paper")]
+    assert all(float(row[3].removesuffix("x")) > 0 for row in rows)
+
+
+def test_a_method_is_timed_by_its_own_settings() -> None:
+    phase = models.node_phase(small_runs.positives(), "darec", "paper", weight=0.5)
+    assert {name: phase.weights[name] for name in ("global", "local")} == {"global": 0.5, "local": 0.5}
+    assert phase.module.enhancer.config.sample == 4096  # type: ignore[union-attr]
+
+
 def test_a_phase_step_is_a_step_of_the_loop() -> None:
     """Every weight of the phase moves, and an epoch's end is passed over."""
     phase = models.last_phase(small_runs.positives(), "pad", "full_ce", 16)

@@ -40,9 +40,8 @@ SEEN = world()
 
 def whole(own: SDRL) -> CellBatch:
     """All of the matrix in one batch."""
-    ratings = own._input(own._ratings)
-    users, items = (np.arange(count - 1) for count in ratings.shape)
-    return CellBatches(ratings, len(users), len(items), seed=0).batch(users, items)
+    users, items = (np.arange(count - 1) for count in own._entries.shape)
+    return CellBatches(own._entries, len(users), len(items), seed=0).batch(users, items)
 
 
 def fitted(own: SDRL, steps: int) -> SDRL:
@@ -103,7 +102,7 @@ def test_batches_estimate_each_loss_without_bias() -> None:
     own = model(SEEN).eval()
     with torch.no_grad():
         wanted = own.losses(whole(own))
-        source = CellBatches(own._ratings, 10, 10, seed=0)
+        source = CellBatches(own._entries, 10, 10, seed=0)
         found: dict[str, list[float]] = {name: [] for name in wanted}
         for _ in range(60):
             for batch in source:
@@ -189,7 +188,7 @@ def test_codes_above_nothing_fit_no_zero_without_a_bias() -> None:
 
 def test_300_steps_take_most_of_what_is_above_the_entropy() -> None:
     own, fresh = trained(), model(SEEN)
-    ratings = torch.from_numpy(own._ratings.toarray()[1:, 1:])
+    ratings = torch.from_numpy(own._entries.toarray()[1:, 1:])
     soft = torch.cat([own.get_buffer("labels_internal_users")[1:], own.get_buffer("labels_internal_items")[1:]])
     floors = dict.fromkeys(("recon_users", "recon_items", "recon_ratings", "external"), float(entropy(ratings)))
     floors["internal"] = float(entropy(soft))
@@ -262,7 +261,7 @@ def test_categories_that_are_hidden_teach_nothing() -> None:
     assert not partly.get_buffer("known_internal_items")[hidden].any()
     assert not partly.get_buffer("labels_internal_items")[hidden].any()
     assert bool(all_known.get_buffer("known_internal_items")[hidden].all())
-    own = partly._ratings.toarray() @ SEEN.categories.without(hidden).of_items
+    own = partly._entries.toarray() @ SEEN.categories.without(hidden).of_items
     wanted = own / own.sum(axis=1, keepdims=True).clip(1e-30)
     assert np.allclose(partly.get_buffer("labels_internal_users"), wanted, atol=1e-6)
 
@@ -387,6 +386,27 @@ def test_what_nobody_rated_comes_last_and_is_told() -> None:
     assert int(scores.argmin()) in (0, 8)
     assert float(scores[8]) < float(scores[[*range(1, 8), *range(9, 41)]].min())
     assert "1 item was rated by nobody in training; they come last" in own.kept().remarks  # type: ignore[operator]
+
+
+def test_ones_are_of_positives_and_ratings_of_all_that_was_rated() -> None:
+    parts = SEEN.parts()
+    liked = SEEN.ratings[parts.graph.user - 1, parts.graph.item - 1] > 3
+    parts = replace(parts, data=parts.graph.masked(liked))
+    ones, ratings = (SDRL(config(inputs=inputs), parts)._entries for inputs in ("ones", "ratings"))
+    assert ones.nnz == liked.sum()
+    assert set(ones.data) == {1.0}
+    assert ratings.nnz == len(liked)
+
+
+def test_who_rated_nothing_is_answered_as_somebody_new() -> None:
+    ratings = SEEN.ratings.copy()
+    ratings[4] = 0
+    own = model(replace(SEEN, ratings=ratings)).eval()
+    has = np.array([1, 2], np.int32)
+    assert torch.equal(own.scores(Baskets.of([has], [5])), own.scores(Baskets.of([has])))
+    assert not own.get_buffer("known_internal_users")[5]
+    later = own.scores(Baskets.of([has], [10**6]))  # of a log that has grown
+    assert torch.equal(later, own.scores(Baskets.of([has])))
 
 
 def test_somebody_with_the_items_of_training_is_encoded_as_training_did() -> None:

@@ -132,9 +132,24 @@ def _sequence_model(enhance: str | None, **changes: Any) -> RunConfig:
 
 def last_phase(dataset: Dataset, enhance: str | None, loss: str, width: int) -> Phase:
     """The phase whose model is kept, on freshly drawn weights and made-up text vectors."""
-    config = _sequence_model(enhance, dim=width, loss=loss)
+    return _last_phase(_sequence_model(enhance, dim=width, loss=loss), dataset)
+
+
+def node_phase(dataset: Dataset, enhance: str | None, preset: str = "authors", **settings: Any) -> Phase:
+    """LightGCN by its authors' preset, alone or with a method by ``preset``, and its own ``settings``."""
+    values = resolve(_node_request(enhance, preset), "bench").model.of(enhance).model_dump() if enhance else {}
+    request = _node_request(enhance, "authors").model_copy(update={"model": {"enhance": values | settings} if enhance else {}})
+    return _last_phase(resolve(request, "bench"), dataset)
+
+
+def _node_request(enhance: str | None, preset: str) -> RunRequest:
+    request = {"data": "-", "task": "collaborative", "backbone": "lightgcn", "enhance": enhance, "preset": preset, "seed": 0}
+    return RunRequest.model_validate(request)
+
+
+def _last_phase(config: RunConfig, dataset: Dataset) -> Phase:
     rng = np.random.default_rng(0)
-    text = rng.standard_normal((dataset.num_items + 1, _SEMANTIC_WIDTH), np.float32) if enhance else None
+    text = rng.standard_normal((dataset.num_items + 1, _SEMANTIC_WIDTH), np.float32) if config.reads_text else None
     plan = config.chosen.task.room().plan(config, dataset, text, show_progress=False)
     stage: Stage = plan.stages[-1]
     training = config.training.of_phase(stage.name)
