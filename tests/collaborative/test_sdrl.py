@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rated_worlds import NAMES, config, model, rated, world
 from sklearn.metrics import roc_auc_score
 
 from braidrec.collaborative.baskets import Baskets
@@ -33,6 +32,7 @@ from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
 from braidrec.runs.tables import divided
 from braidrec.task import Share
+from rated_worlds import NAMES, config, model, rated, world
 from small_runs import root
 
 SEEN = world()

@@ -170,6 +170,10 @@ class MatrixModel(Protocol):
         """(U + 1, D) likewise, where it keeps such."""
         return {}
 
+    def spaces(self) -> Mapping[str, Tensor]:
+        """(N, D') vectors of users and then items, by what they are: all that can be looked at of nodes, where it has such."""
+        return {}
+
     def add(self, vectors: Tensor) -> None:
         """Append items by their text vectors (m, S); no tensor is written into."""
         raise RunError("knows items by who has them alone")
