@@ -1,8 +1,95 @@
-"""What the attacks share with the tests of runs is found where it lies."""
+"""What every attack notes, and the one table that comes of it: how often each was tried, against its mark, and what went wrong.
+
+The table is printed at the end of the whole set (`make attack`); the short form in `make test` tries the same less often.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("runs", "training")]
+import pytest
+
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("runs", "training", "knowledge")]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """What an attack looks for, counted; None where it does not look."""
+
+    silent: int | None = None
+    foreign: int | None = None
+    key: int | None = None
+    code: int | None = None
+    outside: int | None = None
+
+
+HEADS = ("silent differences", "foreign exceptions", "bytes of a key", "code run", "files outside")
+MARKS = {  # attack -> how often the whole set tries it at least
+    "kills of sync": 50,
+    "kills of training, ranking": 20,
+    "kills of training, sequential, phase pretrain": 20,
+    "kills of training, sequential, phase align": 20,
+    "kills of training, sequential, phase experts": 20,
+    "kills of training, collaborative, trained": 20,
+    "kills of training, collaborative, fitted": 20,
+    "writers at once": 6,
+    "mutations of artefacts": 1_000,
+    "flipped bits in a knowledge base": 1_000,
+    "fuzzed reads": 2_000,
+    "hostile files": 200,
+    "sealed weights of any form": 500,
+    "bad answers of endpoints": 60,
+    "wrong values": 500,
+    "1 against 2 threads": 1,
+}
+Note = Callable[..., None]
+
+
+@pytest.fixture
+def note(record_property: Callable[[str, object], None]) -> Note:
+    """note(attack, tried, wrong): adds to that line of the table."""
+
+    def add(attack: str, tried: int, wrong: Wrong) -> None:
+        assert attack in MARKS
+        record_property("attack", json.dumps([attack, tried, asdict(wrong)]))
+
+    return add
+
+
+def lines(reports: Iterator[tuple[str, object]]) -> dict[str, tuple[int, dict[str, int | None]]]:
+    found: dict[str, tuple[int, dict[str, int | None]]] = {}
+    for name, value in reports:
+        if name == "attack":
+            attack, tried, wrong = json.loads(str(value))
+            before, sums = found.get(attack, (0, dict.fromkeys(wrong)))
+            both = {key: sums[key] if wrong[key] is None else (sums[key] or 0) + wrong[key] for key in wrong}
+            found[attack] = (before + tried, both)
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())]
+    found = lines(each for report in reports for each in getattr(report, "user_properties", ()))
+    if not found or not config.getoption("--slow"):
+        return
+    names = [field.name for field in fields(Wrong)]
+    widths = [max(map(len, MARKS)), 7, 7, *(len(head) for head in HEADS)]
+
+    def line(*cells: object) -> str:
+        texts = [str(cell) for cell in cells]
+        return "  ".join(
+            [texts[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True))]
+        )
+
+    terminalreporter.section("attacks against marks ('-': not looked for)")
+    terminalreporter.write_line(line("attack", "tried", "mark", *HEADS))
+    for attack, mark in MARKS.items():
+        tried, wrong = found.get(attack, (0, dict.fromkeys(names)))
+        cells = ["-" if wrong[name] is None else wrong[name] for name in names]
+        terminalreporter.write_line(line(attack, f"{tried:,}", f"{mark:,}", *cells) + ("" if tried >= mark else "  < mark"))
+    total = [sum(wrong[name] or 0 for _, wrong in found.values()) for name in names]
+    terminalreporter.write_line(line("all", f"{sum(tried for tried, _ in found.values()):,}", "", *total))

@@ -21,6 +21,7 @@ from braidrec.collaborative.task import TASK as ROOM
 from braidrec.config import RunRequest, resolve
 from braidrec.errors import ConfigError
 from braidrec.evaluation.closed_form import item_cosine
+from braidrec.registry import LogSize
 from braidrec.strict import parse
 from braidrec.training.stages import put_fitted
 
@@ -88,6 +89,16 @@ def test_a_backbone_s_keys_may_stand_in_the_table_itself() -> None:
     assert settings("lightgcn", depth=1, dim=16).depth == 1
     with pytest.raises(ConfigError, match="unknown key 'dpth'"):
         resolve(RunRequest(data="-", backbone="lightgcn", model={"dpth": 1}), "test")
+
+
+def test_small_logs_get_smaller_batches_by_preset_ours_alone() -> None:
+    def batch(samples: int, preset: str = "ours", **training: Any) -> int:
+        request = RunRequest(data="-", backbone="lightgcn", preset=preset, training=training)
+        return resolve(request, "test", LogSize(samples, 100)).training.batch_size
+
+    assert [batch(samples) for samples in (0, 1_000, 5_000, 60_000, 70_000, 10**7)] == [64, 64, 256, 2048, 4096, 4096]
+    assert batch(1_000, "authors") == 4096
+    assert batch(1_000, batch_size=512) == 512
 
 
 # training ----------------------------------------------------------------------------------------------------------------

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rated_worlds import NAMES, config, model, rated, world
 from sklearn.metrics import roc_auc_score
 
 from braidrec.collaborative.baskets import Baskets
@@ -33,6 +32,7 @@ from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
 from braidrec.runs.tables import divided
 from braidrec.task import Share
+from rated_worlds import NAMES, config, model, rated, world
 from small_runs import root
 
 SEEN = world()
@@ -40,9 +40,8 @@ SEEN = world()
 
 def whole(own: SDRL) -> CellBatch:
     """All of the matrix in one batch."""
-    ratings = own._input(own._ratings)
-    users, items = (np.arange(count - 1) for count in ratings.shape)
-    return CellBatches(ratings, len(users), len(items), seed=0).batch(users, items)
+    users, items = (np.arange(count - 1) for count in own._entries.shape)
+    return CellBatches(own._entries, len(users), len(items), seed=0).batch(users, items)
 
 
 def fitted(own: SDRL, steps: int) -> SDRL:
@@ -103,7 +102,7 @@ def test_batches_estimate_each_loss_without_bias() -> None:
     own = model(SEEN).eval()
     with torch.no_grad():
         wanted = own.losses(whole(own))
-        source = CellBatches(own._ratings, 10, 10, seed=0)
+        source = CellBatches(own._entries, 10, 10, seed=0)
         found: dict[str, list[float]] = {name: [] for name in wanted}
         for _ in range(60):
             for batch in source:
@@ -189,7 +188,7 @@ def test_codes_above_nothing_fit_no_zero_without_a_bias() -> None:
 
 def test_300_steps_take_most_of_what_is_above_the_entropy() -> None:
     own, fresh = trained(), model(SEEN)
-    ratings = torch.from_numpy(own._ratings.toarray()[1:, 1:])
+    ratings = torch.from_numpy(own._entries.toarray()[1:, 1:])
     soft = torch.cat([own.get_buffer("labels_internal_users")[1:], own.get_buffer("labels_internal_items")[1:]])
     floors = dict.fromkeys(("recon_users", "recon_items", "recon_ratings", "external"), float(entropy(ratings)))
     floors["internal"] = float(entropy(soft))
@@ -262,7 +261,7 @@ def test_categories_that_are_hidden_teach_nothing() -> None:
     assert not partly.get_buffer("known_internal_items")[hidden].any()
     assert not partly.get_buffer("labels_internal_items")[hidden].any()
     assert bool(all_known.get_buffer("known_internal_items")[hidden].all())
-    own = partly._ratings.toarray() @ SEEN.categories.without(hidden).of_items
+    own = partly._entries.toarray() @ SEEN.categories.without(hidden).of_items
     wanted = own / own.sum(axis=1, keepdims=True).clip(1e-30)
     assert np.allclose(partly.get_buffer("labels_internal_users"), wanted, atol=1e-6)
 
@@ -344,13 +343,18 @@ def kept(**values: Any) -> BlockVectors:
     return found
 
 
+def above(own: BlockVectors, baskets: Baskets, target: int) -> float:
+    """The score of an item less the mean of all."""
+    scores = own.scores(baskets)[0]
+    return float(scores[target] - scores[1:].mean())
+
+
 @pytest.mark.parametrize("values", [{}, {"code": "sigmoid"}, {"inputs": "ones", "unit": True}])
-def test_reasons_add_up_to_the_score_of_somebody_new(values: dict[str, Any]) -> None:
+def test_reasons_add_up_to_what_an_item_scores_above_the_mean_for_somebody_new(values: dict[str, Any]) -> None:
     own, items = kept(**values), torch.tensor([1, 4, 9, 12])
     shares, text = own.shares(items, 6)
-    score = own.scores(Baskets.of([items.numpy()]))[0, 6]
     assert text is None
-    assert float(shares.sum()) == pytest.approx(float(score), abs=1e-5)
+    assert float(shares.sum()) == pytest.approx(above(own, Baskets.of([items.numpy()]), 6), abs=1e-5)
 
 
 def test_reasons_are_gradients_along_the_way() -> None:
@@ -361,12 +365,12 @@ def test_reasons_are_gradients_along_the_way() -> None:
     assert float(shares[:2].mean()) > float(shares[2])
 
 
-def test_parts_add_up_to_the_score_and_say_what_the_item_is() -> None:
-    own = fitted(model(SEEN, block={"other": {"weight": 0.5}}), 100).kept()
+def test_parts_add_up_likewise_and_say_what_the_item_is() -> None:
+    own = cast(BlockVectors, fitted(model(SEEN, block={"other": {"weight": 0.5}}), 100).kept())
     baskets = Baskets.of([np.array([1, 2], np.int32)], [3])
     found = own.divided(baskets, 5)
     assert [each.name for each in found] == ["internal", "external", "other"]
-    assert sum(each.share for each in found) == pytest.approx(float(own.scores(baskets)[0, 5]), abs=1e-5)
+    assert sum(each.share for each in found) == pytest.approx(above(own, baskets, 5), abs=1e-5)
     assert [name for name, _ in found[0].says] == [NAMES[SEEN.category[4]]]
     assert not found[1].says
 
@@ -387,6 +391,27 @@ def test_what_nobody_rated_comes_last_and_is_told() -> None:
     assert int(scores.argmin()) in (0, 8)
     assert float(scores[8]) < float(scores[[*range(1, 8), *range(9, 41)]].min())
     assert "1 item was rated by nobody in training; they come last" in own.kept().remarks  # type: ignore[operator]
+
+
+def test_ones_are_of_positives_and_ratings_of_all_that_was_rated() -> None:
+    parts = SEEN.parts()
+    liked = SEEN.ratings[parts.graph.user - 1, parts.graph.item - 1] > 3
+    parts = replace(parts, data=parts.graph.masked(liked))
+    ones, ratings = (SDRL(config(inputs=inputs), parts)._entries for inputs in ("ones", "ratings"))
+    assert ones.nnz == liked.sum()
+    assert set(ones.data) == {1.0}
+    assert ratings.nnz == len(liked)
+
+
+def test_who_rated_nothing_is_answered_as_somebody_new() -> None:
+    ratings = SEEN.ratings.copy()
+    ratings[4] = 0
+    own = model(replace(SEEN, ratings=ratings)).eval()
+    has = np.array([1, 2], np.int32)
+    assert torch.equal(own.scores(Baskets.of([has], [5])), own.scores(Baskets.of([has])))
+    assert not own.get_buffer("known_internal_users")[5]
+    later = own.scores(Baskets.of([has], [10**6]))  # of a log that has grown
+    assert torch.equal(later, own.scores(Baskets.of([has])))
 
 
 def test_somebody_with_the_items_of_training_is_encoded_as_training_did() -> None:

@@ -155,7 +155,7 @@ class MatrixModel(Protocol):
         ...
 
     def divided(self, baskets: Baskets, target: int) -> list[Share]:
-        """The score of ``target`` for one person as the sum of named parts, where it is one."""
+        """The score of ``target`` for one person, or how far it is above the mean of all, by named parts whose sum it is."""
         return []
 
     def item_vectors(self) -> Mapping[str, Tensor]:

@@ -47,7 +47,7 @@ VARIANTS: Mapping[str, Variant] = {
     "rlmrec-amazon-book": Variant("rlmrec-amazon-book"),
     "ml-1m-shuffled": Variant("ml-1m", _SHUFFLED),
     "ml-latest-small-shuffled": Variant("ml-latest-small", _SHUFFLED),
-    **{f"{name}-core20": Variant(name, _GIVEN, _RATED_CORE, f"{name}-core20") for name in ("ml-latest-small", "ml-1m")},
+    "ml-latest-small-core20": Variant("ml-latest-small", _GIVEN, _RATED_CORE, "ml-latest-small-core20"),
     **{
         f"prime-pantry-core-{seed}": Variant(
             "prime-pantry",

@@ -24,12 +24,13 @@ from braidrec.data.statistics import CausalStatistics, StatisticsScale
 from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
 from braidrec.layers.twins import twin
-from braidrec.ranking.build import build_model
+from braidrec.ranking.build import build_model, reads_rates
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
 from braidrec.task import Added, Described, Floats, Rows, Saved, Vectors
 from braidrec.training.devices import place_of
+from braidrec.training.stages import put_fitted
 
 CHUNK = 8192  # candidates scored at a time
 DATA, SIMILAR = "data.", "similar."
@@ -183,7 +184,7 @@ class ClickModel:
         return [stranger] if new_user else []
 
     def facts(self) -> Mapping[str, Any]:
-        return {}
+        return self.network.facts()
 
     def reading(self, dataset: Dataset) -> Dataset:
         """A data set with what this model reads of it, taken once for the one that it was loaded with."""
@@ -220,7 +221,9 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     known = None
     if data is not None:
         scales = (scale, rate_scale) if grown else (None, None)
-        known = KnownUsers(data, statistics=settings.statistics, rates=settings.rates, scale=scales[0], rate_scale=scales[1])
+        known = KnownUsers(
+            data, statistics=settings.statistics, rates=reads_rates(config), scale=scales[0], rate_scale=scales[1]
+        )
     if not own and known is None:
         raise RunError("this run was saved by an earlier version, which needs its data to answer; load it with its data")
     candidates = Candidates.of(own, rate_scale) if own or known is None else Candidates.of_dataset(known.data)
@@ -240,7 +243,10 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
         network = build_model(config, Material(layout, candidates.item_fields, semantic_width=about["semantic_width"]))
     network.export()
     module = as_module(network)
-    module.load_state_dict(state)
+    if config.chosen.backbone.fitted:
+        put_fitted(module, state)
+    else:
+        module.load_state_dict(state)
     module.eval()
     return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale)
 

@@ -26,7 +26,7 @@ from braidrec.evaluation.slices import ranking_slices
 from braidrec.layers.mlp import reads_batch_statistics
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK as SPEC
-from braidrec.ranking.build import build_model, material_of
+from braidrec.ranking.build import build_model, material_of, reads_rates
 from braidrec.ranking.config import Monitor, settings_of
 from braidrec.ranking.contracts import RankingModel, as_module
 from braidrec.ranking.history import directions_of, history_source
@@ -50,7 +50,7 @@ from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
 from braidrec.training.optimisers import choose_table_update
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
-from braidrec.training.stages import AnyStage, Stage
+from braidrec.training.stages import AnyStage, Fitted, Stage
 
 STAGE = "rank"
 
@@ -76,7 +76,7 @@ class RankingTask:
         show_progress: bool = True,
     ) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
-        known = KnownUsers(data, statistics=settings.statistics, rates=settings.rates)
+        known = KnownUsers(data, statistics=settings.statistics, rates=reads_rates(config))
         data = known.data
         if data.rates is not None and show_progress:
             tell(said_of_rates(data.rates.fields, data.features))
@@ -101,13 +101,23 @@ class RankingTask:
                 "or another model.backbone.norm or variant"
             )
         earlier = network.earlier()
+        directions = directions_of(settings.history, text)
         starts = {each.stage.name: each.names for each in earlier}
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
-        own = Stage(STAGE, as_module(network), network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
-        stages: list[AnyStage] = [*(each.stage for each in earlier), own]
-        labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
-        directions = directions_of(settings.history, text)
         history = history_source(data, settings.history, directions, show_progress=show_progress)
+        fit = network.fitted(
+            lambda: part_batches(data, "train", history, negatives),
+            lambda: part_batches(data, "valid", history, held_out),
+            tell if show_progress else (lambda message: None),
+        )
+        module = as_module(network)
+        own: AnyStage = (
+            Stage(STAGE, module, network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
+            if fit is None
+            else Fitted(STAGE, module, fit, starts)
+        )
+        stages = [*(each.stage for each in earlier), own]
+        labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
 
         def batches(stage: Stage) -> RankingBatches:
             return RankingBatches(

@@ -177,7 +177,9 @@ def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool, min_rows: in
     if baselines:
         registry = task.spec.baselines
         broken = [escape(f"note: {cause}") for name in registry if (cause := registry.trouble(name))]
-        table.caption = "\n".join([str(table.caption), *broken])
+        missing = [title for spec in registry.usable().values() if (title := spec.title_of(spec.config())) not in reports]
+        absent = [f"note: not here, as it does not go with these rows: {', '.join(map(escape, missing))}"] if missing else []
+        table.caption = "\n".join([str(table.caption), *absent, *broken])
     return table
 
 

@@ -82,7 +82,8 @@ _BLOCKS: dict[str, dict[str, Any]] = {
 
 class SDRLConfig(Strict):
     """blocks: by name, in the order of a code's columns    hidden: width of the layer before and behind the code
-    inputs: ratings over the best one, or 1 for each    unit: whether rows are scaled to length 1    dropout: of inputs
+    inputs: R is of ratings over the best one, liked or not, or of 1 for each positive
+    unit: whether rows are scaled to length 1    dropout: of inputs
     scale: the best rating there is; None for the best of training
     code: what a code ends with    bias: b0 and b1    heads: of categories: one, or one of users and one of items
     preference: how C_U is normalised
@@ -198,7 +199,8 @@ class SDRL(nn.Module, MatrixModel):
         self.config = config
         shape = (parts.num_users + 1, parts.num_items + 1)
         labels = parts.labels
-        self._ratings = scaled_ratings(labels.user, labels.item, labels.rating, shape, config.scale)
+        ratings = scaled_ratings(labels.user, labels.item, labels.rating, shape, config.scale)
+        self._entries = ratings if config.inputs == "ratings" else parts.graph.matrix  # (U + 1, I + 1)
         self._categories = {
             name: self._shown(parts, block) for name, block in config.own.items() if block.taught == "categories"
         }
@@ -212,11 +214,11 @@ class SDRL(nn.Module, MatrixModel):
             }
         )
         matched = ["recon_ratings", *(name for name, block in config.own.items() if block.taught == "ratings")]
-        start = float(torch.logit(torch.tensor(self._ratings.sum() / (parts.num_users * parts.num_items)), eps=1e-6))
+        start = float(torch.logit(torch.tensor(self._entries.sum() / (parts.num_users * parts.num_items)), eps=1e-6))
         has_bias = config.bias and config.match == "bce"
         self.biases = nn.ParameterDict({name: torch.tensor(start) for name in matched} if has_bias else {})
         for name, own in self._categories.items():
-            users, rated = own.of_users(self._ratings, config.preference)
+            users, rated = own.of_users(ratings, config.preference)
             for side, said, known in (("users", users, rated), ("items", own.of_items, own.known)):
                 self.register_buffer(f"labels_{name}_{side}", torch.from_numpy(said), persistent=False)
                 self.register_buffer(f"known_{name}_{side}", torch.from_numpy(known), persistent=False)
@@ -247,14 +249,7 @@ class SDRL(nn.Module, MatrixModel):
         return self._draws
 
     def batches(self, graph: Graph, training: TrainingConfig, seed: int) -> CellBatches:
-        return CellBatches(self._input(self._ratings), training.batch_size, self.config.items_per_step, seed=seed)
-
-    def _input(self, ratings: Any) -> Any:
-        if self.config.inputs == "ratings":
-            return ratings
-        found = ratings.copy()
-        found.data = np.ones_like(found.data)
-        return found
+        return CellBatches(self._entries, training.batch_size, self.config.items_per_step, seed=seed)
 
     def step(self, batch: CellBatch) -> Step:
         losses = self.losses(batch)
@@ -345,7 +340,7 @@ class SDRL(nn.Module, MatrixModel):
     def codes(self, which: Literal["users", "items"]) -> Tensor:
         """(U + 1, k) or (I + 1, k) of all of training, zeros in row 0; nothing is drawn."""
         side: Side = getattr(self, which)
-        rows = self._input(self._ratings)[1:, 1:]
+        rows = self._entries[1:, 1:]
         rows = rows.tocsr() if which == "users" else rows.T.tocsr()
         mode, place = self.training, place_of(self)
         nn.Module.train(self, False)
@@ -358,7 +353,7 @@ class SDRL(nn.Module, MatrixModel):
 
     @property
     def num_rows(self) -> int:
-        return int(self._ratings.shape[1])
+        return int(self._entries.shape[1])
 
     def scores(self, baskets: Baskets) -> Tensor:
         return self.vectors.scores(baskets)
@@ -404,11 +399,11 @@ class BlockVectors(nn.Module, MatrixModel):
     @torch.no_grad()
     def put(self, model: SDRL) -> Self:
         """What ``model`` makes of its training data."""
-        ratings, place = model._ratings, place_of(model)
+        entries, place = model._entries, place_of(model)
         self.users, self.items = model.codes("users"), model.codes("items")
-        self.known = torch.from_numpy(np.diff(ratings.indptr) > 0).to(place)
-        self.met = torch.from_numpy(np.bincount(ratings.indices, minlength=ratings.shape[1]) > 0).to(place)
-        self.fill = torch.tensor(float(model._input(ratings).data.mean()), device=place)
+        self.known = torch.from_numpy(np.diff(entries.indptr) > 0).to(place)
+        self.met = torch.from_numpy(np.bincount(entries.indices, minlength=entries.shape[1]) > 0).to(place)
+        self.fill = torch.tensor(float(entries.data.mean()), device=place)
         for name in self.config.own:
             encoder: Any = model.users.encoders[name]
             size = self.config.blocks[name].size
@@ -490,10 +485,11 @@ class BlockVectors(nn.Module, MatrixModel):
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
         """Integrated gradients (Sundararajan et al., ICML 2017): what each item brings on the way from nothing to all of them.
 
-        What is there without any item (and the rounding of the sum) is laid on all of them alike, so that they add up.
+        They add up to what the target scores above the mean of all items, since nothing else ranks it; what of that is there
+        without any item, and the rounding of the sum, is laid on all of them alike.
         """
         value = self._length(torch.tensor([len(items)], device=items.device))
-        wanted, offset = self.items[target] * self._weights, 0
+        wanted, offset = self._above(target), 0
         found = torch.zeros(len(items), device=items.device)
         whole = (self.folded(Baskets(torch.tensor([0, len(items)], device=items.device), items)) @ wanted)[0]
         for name, block in self.config.own.items():
@@ -509,17 +505,21 @@ class BlockVectors(nn.Module, MatrixModel):
         return found + (whole - found.sum()) / max(len(items), 1), None
 
     def divided(self, baskets: Baskets, target: int) -> list[Share]:
-        """What each block brings to the score of ``target`` for one person.
+        """What each block brings to what ``target`` scores above the mean of all items, for one person.
 
         Of a block of categories also what the item is, each with how much of the person's taste, by the block, is for that.
         """
-        person, offset, found = self._people(baskets)[0], 0, []
+        person, wanted, offset, found = self._people(baskets)[0], self._above(target), 0, list[Share]()
         for name, block in self.config.own.items():
             own = slice(offset, offset + block.size)
-            value = float(person[own] @ self.items[target][own]) * block.weight
+            value = float(person[own] @ wanted[own])
             found.append(Share(name, value, self._says(name, person[own], target) if block.taught == "categories" else ()))
             offset += block.size
         return found
+
+    def _above(self, target: int) -> Tensor:
+        """(k,) what a person's code is multiplied with, less the mean of the items of training."""
+        return (self.items[target] - self.items[self.met].mean(dim=0)) * self._weights
 
     def _says(self, name: str, code: Tensor, target: int) -> tuple[tuple[str, float], ...]:
         taste = torch.sigmoid(F.linear(code, self.get_buffer(f"head_{name}"), self.get_buffer(f"head_bias_{name}")))
@@ -583,14 +583,14 @@ def stages(config: SDRLConfig, parts: Parts) -> list[AnyStage]:
 
 _TRAINING = {
     "batch_size": 256,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "weight_decay": 0.0,
     "max_epochs": 200,
-    "min_epochs": 60,
-    "patience": 30,
+    "min_epochs": 80,
+    "patience": 40,
     "epochs_per_check": 1,
     "checks_per_epoch": 1,
-    "average_epochs": 5.0,
+    "average_epochs": 20.0,
 }
 SPEC = Spec(
     "sdrl",
@@ -611,6 +611,6 @@ SPEC = Spec(
     },
     training={
         "authors": _TRAINING,
-        "ours": {**_TRAINING, "max_epochs": 300, "min_epochs": 100, "patience": 40, "average_epochs": 30.0},
+        "ours": {**_TRAINING, "lr": 1e-3, "max_epochs": 300, "min_epochs": 100, "patience": 40, "average_epochs": 30.0},
     },
 )
