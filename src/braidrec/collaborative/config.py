@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field as Setting
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from braidrec.config import ModelConfig
 from braidrec.strict import Strict
+
+# What `ours` sets in every backbone with a choice of loss.  Validation Recall@20 of LightGCN, one seed: on RLMRec's Amazon-book
+# .1433 by BPR (width 32, `authors`), .1653 by the softmax at width 64, .1764 at 256; on MovieLens-latest-small .2234, .2755 and
+# .2867.  At width 64 the latter gets .2742 with pairs in any order, in 2.5 times the time.
+OURS: Mapping[str, Any] = {"dim": 256, "loss": "softmax", "negatives": 0, "by_user": True}
 
 
 class CollaborativeConfig(ModelConfig):

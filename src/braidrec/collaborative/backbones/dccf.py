@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
@@ -140,6 +140,6 @@ SPEC = Spec(
             "contrast": 1e-1,
             "contrast_temperature": 0.1,
         },
-        "ours": {},
+        "ours": {**OURS, "dim": 64},
     },
 )

@@ -11,7 +11,7 @@ import torch
 from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.propagation import layers_of
@@ -44,6 +44,6 @@ SPEC = Spec(
     presets={
         "authors": {"dim": 32, "loss": "bpr", "l2": 1e-6, "depth": 2},
         "textbook": {"dim": 64, "loss": "bpr", "l2": 1e-2, "l2_on": "batch", "depth": 3},
-        "ours": {},
+        "ours": {**OURS, "dim": 128},
     },
 )

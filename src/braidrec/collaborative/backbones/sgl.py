@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.backbones.contrasts import of_batch
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
@@ -93,6 +93,6 @@ SPEC = Spec(
             "contrast_temperature": 0.2,
             "of_negatives": False,
         },
-        "ours": {},
+        "ours": {**OURS, "dim": 64, "contrast": 0.01},
     },
 )
