@@ -81,7 +81,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     def line(*cells: object) -> str:
         texts = [str(cell) for cell in cells]
-        return "  ".join([texts[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True))])
+        return "  ".join(
+            [texts[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(texts[1:], widths[1:], strict=True))]
+        )
 
     terminalreporter.section("attacks against marks ('-': not looked for)")
     terminalreporter.write_line(line("attack", "tried", "mark", *HEADS))

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import sequence_runs
 import test_sync_crash
-from conftest import Note, Wrong
 
 import small_runs
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
+from conftest import Note, Wrong
 
 ADDING = Path(__file__).parents[1] / "runs" / "adding_worker.py"
 TRAINING = {"checkpoint_seconds": 1e-6}
@@ -115,7 +115,7 @@ def processes() -> multiprocessing.context.ForkServerContext:
     made = [small_runs.dataset().path, small_runs.knowledge(), sequence_runs.dataset().path, sequence_runs.knowledge()]
     os.environ["BRAIDREC_ATTACK_FOLDERS"] = os.pathsep.join(map(str, made))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_kills", "lightning_fabric"])
+    context.set_forkserver_preload(["braidrec.runs.fit", "lightning_fabric", "lancedb", "scipy.sparse", "polars", "pytest"])
     return context
 
 
@@ -129,8 +129,9 @@ def ended(processes: multiprocessing.context.ForkServerContext, case: str, path:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_trainings_end_with_the_bytes_of_an_unbroken_one(
-    case: str, processes: multiprocessing.context.ForkServerContext, tmp_path: Path, note: Note, kills: int = 20
+    case: str, processes: multiprocessing.context.ForkServerContext, tmp_path: Path, note: Note
 ) -> None:
+    kills = 20
     rng, done, rounds, differ = random.Random(case), 0, 0, 0
     assert ended(processes, case, tmp_path / "whole", 0) == 0
     wanted = (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -149,14 +150,15 @@ def test_killed_trainings_end_with_the_bytes_of_an_unbroken_one(
 
 
 @pytest.mark.slow
-def test_killed_syncs(tmp_path: Path, note: Note, kills: int = 50) -> None:
-    items = 40 * kills
+def test_killed_syncs(tmp_path: Path, note: Note) -> None:
+    kills, items = 50, 2_000
     test_sync_crash.kill_often(tmp_path, kills=kills, items=items, batch_rows=20, encoder="hash", pause=0.02, longest=0.15)
     note("kills of sync", kills, Wrong(silent=0, foreign=0))
 
 
 @pytest.mark.slow
-def test_writers_that_add_items_at_once_lose_none(tmp_path: Path, note: Note, writers: int = 6) -> None:
+def test_writers_that_add_items_at_once_lose_none(tmp_path: Path, note: Note) -> None:
+    writers = 6
     path = small_runs.copy_of(small_runs.disco(), tmp_path / "run").path
     lines = 4
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Note, Wrong
 
 import small_runs
 from braidrec.data.dataset import Dataset
@@ -21,6 +20,7 @@ from braidrec.errors import BraidError
 from braidrec.knowledge.base import KnowledgeBase
 from braidrec.runs.knowledge import build, nearest
 from braidrec.runs.run import load
+from conftest import Note, Wrong
 from small_runs import copy_of, disco
 
 Answer = Callable[[Path], object]
@@ -29,7 +29,14 @@ Answer = Callable[[Path], object]
 def of_data(path: Path) -> object:
     data = Dataset.open(path)
     content = hashlib.sha256()
-    for part in (data.log.user, data.log.item, data.log.rating, data.log.label, data.features.item_fields, *data.split.parts.values()):
+    for part in (
+        data.log.user,
+        data.log.item,
+        data.log.rating,
+        data.log.label,
+        data.features.item_fields,
+        *data.split.parts.values(),
+    ):
         content.update(np.ascontiguousarray(part).tobytes())
     return content.hexdigest(), data.item_ids, data.user_ids, data.fingerprint, str(data.notes), data.schema, data.settings
 
@@ -125,7 +132,7 @@ def mutations(folder: Path, like: Path, rng: np.random.Generator, count: int) ->
             each.write_bytes(before)
 
 
-@pytest.mark.parametrize("count", [int(__import__("os").environ.get("MUT", "30")), pytest.param(1_050, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(1_050, marks=pytest.mark.slow)])
 def test_no_mutation_is_believed(count: int, tmp_path: Path, note: Note) -> None:
     rng, silent, foreign, tried = np.random.default_rng(count), [], [], 0
     for name, folder, like, ask in artefacts(tmp_path):

@@ -18,6 +18,7 @@ import small_runs
 from braidrec import cli, threads
 from braidrec.errors import ConfigError
 from braidrec.threads import as_begun, free_cores, noting_waits, quota, settle
+from conftest import Note, Wrong
 
 READ_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", threads.SETTING)
 
@@ -142,13 +143,15 @@ def test_a_run_says_with_how_many_it_was_trained(tmp_path: Path) -> None:
     assert json.loads((run.path / "environment.json").read_text())["threads"] == 2
 
 
-def test_one_thread_and_two_rank_alike(tmp_path: Path) -> None:
+def test_one_thread_and_two_rank_alike(tmp_path: Path, note: Note) -> None:
     """To the last bit where every sum is of one thread, and to the last digits elsewhere."""
     scores = []
     for count in (1, 2):
         torch.set_num_threads(count)
         run = small_runs.train(tmp_path / str(count), seed=3)
         scores.append(run.record["best"]["metrics"]["auc"])
+    differ = scores[0] != pytest.approx(scores[1], abs=1e-6)
+    note("1 against 2 threads", 1, Wrong(silent=int(differ)))
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 

@@ -268,6 +268,19 @@ def test_new_items_are_near_the_known_ones_of_their_group(world: Strands, method
     assert like[same].mean() > like[~same].mean() + 0.1
 
 
+def test_what_is_kept_can_be_looked_at_and_answers_without_text_or_graph(world: Strands) -> None:
+    kept = trained(model_of(parts_of(world), "darec"), 1).kept()
+    spaces = kept.spaces()
+    assert list(spaces) == ["nodes", "shared", "specific", "text_shared", "text_specific"]
+    assert all(vectors.shape == (1000, 32) for vectors in spaces.values())
+    assert torch.equal(spaces["nodes"][600:], kept.items[1:])
+    assert list(kept.item_vectors()) == ["nodes"]  # by which items are alike
+    saved = kept.state_dict()
+    assert not any(len(tensor.shape) == 2 and tensor.shape[1] == 128 and len(tensor) > 900 for tensor in saved.values())
+    plain = trained(model_of(parts_of(world)), 1).kept()
+    assert list(plain.spaces()) == ["nodes"]
+
+
 @pytest.mark.slow
 def test_structure_shared_with_text_helps_where_users_have_little_and_its_ablation_does_not() -> None:
     """Over three worlds; and what is called shared tells the planted group better than what is called specific, on both sides.
@@ -300,7 +313,8 @@ def _tells(vectors: torch.Tensor, group: np.ndarray) -> float:
     return float(LogisticRegression(max_iter=500).fit(rows[::2], group[::2]).score(rows[1::2], group[1::2]))
 
 
-def test_presets_are_the_papers() -> None:
-    for preset in ("ours", "paper", "authors"):
-        values = DaRecConfig.model_validate(DAREC.settings(preset))
-        assert (values.weight, values.sample) == (0.1, 4096)
+def test_presets_are_the_papers_but_for_ours() -> None:
+    values = {preset: DaRecConfig.model_validate(DAREC.settings(preset)) for preset in ("ours", "paper", "authors")}
+    for preset in ("paper", "authors"):
+        assert (values[preset].weight, values[preset].sample, len(values[preset].terms)) == (0.1, 4096, 4)
+    assert "uniformity" not in values["ours"].terms

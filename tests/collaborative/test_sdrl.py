@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rated_worlds import NAMES, config, model, rated, world
 from sklearn.metrics import roc_auc_score
 
 from braidrec.collaborative.baskets import Baskets
@@ -33,6 +32,7 @@ from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
 from braidrec.runs.tables import divided
 from braidrec.task import Share
+from rated_worlds import NAMES, config, model, rated, world
 from small_runs import root
 
 SEEN = world()
@@ -343,13 +343,18 @@ def kept(**values: Any) -> BlockVectors:
     return found
 
 
+def above(own: BlockVectors, baskets: Baskets, target: int) -> float:
+    """The score of an item less the mean of all."""
+    scores = own.scores(baskets)[0]
+    return float(scores[target] - scores[1:].mean())
+
+
 @pytest.mark.parametrize("values", [{}, {"code": "sigmoid"}, {"inputs": "ones", "unit": True}])
-def test_reasons_add_up_to_the_score_of_somebody_new(values: dict[str, Any]) -> None:
+def test_reasons_add_up_to_what_an_item_scores_above_the_mean_for_somebody_new(values: dict[str, Any]) -> None:
     own, items = kept(**values), torch.tensor([1, 4, 9, 12])
     shares, text = own.shares(items, 6)
-    score = own.scores(Baskets.of([items.numpy()]))[0, 6]
     assert text is None
-    assert float(shares.sum()) == pytest.approx(float(score), abs=1e-5)
+    assert float(shares.sum()) == pytest.approx(above(own, Baskets.of([items.numpy()]), 6), abs=1e-5)
 
 
 def test_reasons_are_gradients_along_the_way() -> None:
@@ -360,12 +365,12 @@ def test_reasons_are_gradients_along_the_way() -> None:
     assert float(shares[:2].mean()) > float(shares[2])
 
 
-def test_parts_add_up_to_the_score_and_say_what_the_item_is() -> None:
-    own = fitted(model(SEEN, block={"other": {"weight": 0.5}}), 100).kept()
+def test_parts_add_up_likewise_and_say_what_the_item_is() -> None:
+    own = cast(BlockVectors, fitted(model(SEEN, block={"other": {"weight": 0.5}}), 100).kept())
     baskets = Baskets.of([np.array([1, 2], np.int32)], [3])
     found = own.divided(baskets, 5)
     assert [each.name for each in found] == ["internal", "external", "other"]
-    assert sum(each.share for each in found) == pytest.approx(float(own.scores(baskets)[0, 5]), abs=1e-5)
+    assert sum(each.share for each in found) == pytest.approx(above(own, baskets, 5), abs=1e-5)
     assert [name for name, _ in found[0].says] == [NAMES[SEEN.category[4]]]
     assert not found[1].says
 

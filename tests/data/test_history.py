@@ -74,6 +74,8 @@ def test_shared_windows_hold_the_same_histories(events: list[Event], length: int
         assert torch.equal(getattr(shared, part), getattr(own, part))
         assert getattr(shared, part).dtype == getattr(own, part).dtype
     assert torch.equal(shared.user, users)
+    assert torch.equal(users[shared.leaders][shared.run_of], users)
+    assert torch.equal(shared.run_of[shared.leaders], torch.arange(len(shared.leaders)))
     assert sorted(shared.place.tolist()) == sorted(set(shared.place.tolist()))
     for run in shared.runs:
         assert torch.equal(run.band.sum(dim=2), run.last - run.first)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from io import StringIO
+
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from braidrec.data.schema import Schema
 from braidrec.data.tables import Tables
-from braidrec.errors import ConfigError
+from braidrec.errors import ConfigError, RunError
 from braidrec.experiments import reproduce
+from braidrec.experiments.cells import make_cell, summary
 from braidrec.experiments.material import VARIANTS
-from braidrec.experiments.sdrl import EXPERIMENTS, PUBLISHED, SMALL
+from braidrec.experiments.rows import Workshop
+from braidrec.experiments.sdrl import EXPERIMENTS, JUDGED, PUBLISHED, SMALL, TESTED
 from braidrec.experiments.shuffled import rated_core_in_parts
+from braidrec.files import read_json
+from braidrec.runs.run import Run
+from rated_worlds import rated, world
+from small_runs import root
 
 ALL = {each.id: each for each in EXPERIMENTS}
 
@@ -103,3 +115,67 @@ def test_rows_of_one_cell_say_so() -> None:
     assert [metric.key for metric in rows["sdrl"].metrics if metric.shown] == [
         "f1@5", "f1@10", "f1@15", "ndcg_all@5", "ndcg_all@10", "ndcg_all@15", "ndcg@10",
     ]  # fmt: skip
+
+
+@cache
+def made() -> Workshop:
+    """SDRL's rows on a small planted world, tiny: a closed form, and two seeds of one that trains."""
+    folder = root() / "sdrl-tables"
+    data = rated(world(), name="rated-tables")
+    blocks = {"internal": {"size": 4, "column": "genres", "separator": "|"}, "external": {"size": 4}, "other": {"size": 0}}
+    pool = ALL["sdrl/table2"].rows[SMALL]
+    rows = {
+        "ease": replace(pool["ease"], data="small", measure=_genres),
+        "sdrl": replace(
+            pool["sdrl"],
+            data="small",
+            model={"backbone": {"blocks": blocks, "hidden": 8}},
+            training={"max_epochs": 2, "min_epochs": 0, "batch_size": 30},
+            seeds=(1, 2),
+            against=("ease",),
+            measure=_genres,
+        ),
+    }
+    shop = Workshop({"small": data.path}, {"small": folder}, folder / "runs", folder / "results", rows)
+    for row in rows.values():
+        for seed in row.cells:
+            make_cell(row, seed, shop)
+    return shop
+
+
+def _genres(run: Run) -> Mapping[str, float]:
+    return {"classes_f1": 0.25 * run.config.seed} if run.inspect() else {}
+
+
+def test_a_cell_keeps_what_its_row_is_judged_by_and_what_its_vectors_tell() -> None:
+    cell = read_json(made().cell_path(made().rows["sdrl"], 2), RunError)
+    assert cell["test"]["all"].keys() == {"rows", "classes_f1", *(metric.key for metric in JUDGED if "@" in metric.key)}
+    assert "classes_f1" not in read_json(made().cell_path(made().rows["ease"], 1), RunError)["test"]["all"]
+
+
+def test_a_row_that_no_seed_changes_goes_with_every_seed_and_tests_are_of_what_was_asked() -> None:
+    rows = made().rows
+    table = summary(list(rows.values()), made(), reference={"sdrl": "ease"})
+    entry = {each["row"]: each for each in table["rows"]}["sdrl"]
+    assert [(test["metric"], test["seeds"], len(test["per_seed"])) for test in entry["against"]] == [
+        (metric, [1, 2], 2) for metric in TESTED
+    ]
+    assert entry["gain"]["seeds"] == [1, 2]
+    assert entry["test_classes_f1"] == {"mean": 0.375, "sd": pytest.approx(0.25 / 2**0.5)}
+    assert table["not_run"] == []
+    ease = {each["row"]: each for each in table["rows"]}["ease"]
+    assert ease["seeds"] == [1]
+    assert ease["test_classes_f1"] is None
+
+
+def test_a_row_that_is_not_judged_by_a_metric_has_a_dash() -> None:
+    own = replace(ALL["sdrl/table5"], rows={"small": dict(made().rows)}, names=("ease", "sdrl"), reference="sdrl", published={})
+    rows = [replace(row, seeds=row.cells, judged=JUDGED) for row in own.rows["small"].values()]
+    table = summary(rows, made(), reference=own.over(rows))
+    console = Console(file=StringIO(), width=250)
+    for part in reproduce.render(own, "small", own.table("small"), table):
+        console.print(part)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    line = next(line for line in shown.splitlines() if "ease" in line)
+    assert "-" in [part.strip() for part in line.split("│")]
+    assert "37.5000 ± 17.6777" in shown

@@ -182,7 +182,8 @@ def shared_and_own(length: int = 4) -> tuple[SharedHistory, History]:
             (last[0] - length).clamp_min(0), last[0]),
         Run(torch.zeros(1, 1).int(), torch.zeros(1, 1).int(), rows[1], last[1], last[1]),
     )  # fmt: skip
-    shared = SharedHistory(runs, torch.tensor([0, 1, 2, 3, 4, 10, 5, 6, 7]), torch.tensor([1] * 5 + [2] + [3] * 3), length)
+    place, users = torch.tensor([0, 1, 2, 3, 4, 10, 5, 6, 7]), torch.tensor([1] * 5 + [2] + [3] * 3)
+    shared = SharedHistory(runs, place, users, torch.tensor([0, 5, 6]), users - 1, length)
     return shared, History(shared.items, shared.signals, shared.mask)
 
 

@@ -201,3 +201,16 @@ def test_items_are_added_behind_the_catalogue_without_writing() -> None:
     embed.add(torch.tensor([[18, 20]], dtype=torch.int32))
     assert embed.item_fields.tolist() == [*ITEM_FIELDS.tolist(), [18, 20]]
     assert len(before) == 11
+
+
+def test_fields_of_users_are_read_once_a_run_and_again_where_one_was_swapped() -> None:
+    """Rows 0-2 and 3-4 are runs; the user of row 1 was swapped for the unknown one."""
+    embed = embedding(layout=replace(LAYOUT, item_slice=(2, 3)))
+    ids = torch.tensor([[3, 9, 20]] * 3 + [[4, 8, 20]] * 2, dtype=torch.int32)
+    replaced = ids.clone()
+    replaced[1, 0] = 7
+    found = embed.of_users(ids, replaced, torch.tensor([0, 3]), torch.tensor([0, 0, 0, 1, 1]))
+    assert found.index.tolist() == [0, 2, 0, 1, 1]
+    assert found.rows.shape == (3, 2 * 4)
+    expected = embed.table.weight[replaced[:, :2].long()].flatten(1)  # type: ignore[union-attr]
+    assert torch.equal(found.rows[found.index], expected)

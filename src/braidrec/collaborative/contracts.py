@@ -155,7 +155,7 @@ class MatrixModel(Protocol):
         ...
 
     def divided(self, baskets: Baskets, target: int) -> list[Share]:
-        """The score of ``target`` for one person as the sum of named parts, where it is one."""
+        """The score of ``target`` for one person, or how far it is above the mean of all, by named parts whose sum it is."""
         return []
 
     def item_vectors(self) -> Mapping[str, Tensor]:
@@ -168,6 +168,10 @@ class MatrixModel(Protocol):
 
     def user_vectors(self) -> Mapping[str, Tensor]:
         """(U + 1, D) likewise, where it keeps such."""
+        return {}
+
+    def spaces(self) -> Mapping[str, Tensor]:
+        """(N, D') vectors of users and then items, by what they are: all that can be looked at of nodes, where it has such."""
         return {}
 
     def add(self, vectors: Tensor) -> None:

@@ -50,7 +50,8 @@ class History:
             torch.zeros_like(rows),
             self.mask.sum(dim=1, keepdim=True).expand(1, count),
         )
-        return SharedHistory((run,), rows[0], torch.zeros(count, dtype=torch.int32), self.items.shape[1])
+        same = torch.zeros(count, dtype=torch.int64)
+        return SharedHistory((run,), rows[0], same.int(), same[:1], same, self.items.shape[1])
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,15 @@ class SharedHistory:
 
     runs: by their number of targets, so that short ends are padded to their like
     place (B,) int64: where each row stands among the targets of all runs, padded ones counted    user (B,) int32 whose it is
+    leaders (R,) int64: the first row of every run    run_of (B,) int64: which of them leads each row
     `items`, `signals` and `mask` are those of a `History`, gathered when asked for.
     """
 
     runs: tuple[Run, ...]
     place: Tensor
     user: Tensor
+    leaders: Tensor
+    run_of: Tensor
     length: int
 
     @property
@@ -197,7 +201,7 @@ class RecentHistory:
             flat = slots.flatten()
             items, signals = (part.index_select(0, flat).view(slots.shape) for part in (self._item, self._signal))
             runs.append(Run(items, signals, rows, first, last))
-        return SharedHistory(tuple(runs), place, users.int(), self.length)
+        return SharedHistory(tuple(runs), place, users.int(), begin, breaks.cumsum(0) - 1, self.length)
 
 
 class SemanticHistory:

@@ -202,22 +202,26 @@ def _gain(row: Row, over: Row, cells: Mapping[str, Mapping[int, Cell]]) -> dict[
     """What ``row`` is better by, in print and here: a share of the reference, or a difference of AUC or log loss."""
     seeds = _shared(row, over, {each.name: list(cells[each.name]) for each in (row, over)})
 
-    def mean(each: Row, key: str) -> float:
-        own = cells[each.name]
-        return statistics.fmean(value_of(own[each.cells[0] if each.once else seed], key) for seed in seeds)
+    def mean(each: Row, key: str) -> float | None:
+        """None where a cell does not have it."""
+        own = [cells[each.name][each.cells[0] if each.once else seed] for seed in seeds]
+        known = all(key in cell["test"]["all"] for cell in own)
+        return statistics.fmean(value_of(cell, key) for cell in own) if own and known else None
 
     found: dict[str, Any] = {"over": over.name, "seeds": seeds}
     for metric in (each for each in row.metrics if each.shown):
         key, printed = metric.key, (row.printed or {}, over.printed or {})
         sides = {
             "published": (printed[0][key], printed[1][key]) if all(key in each for each in printed) else None,
-            "measured": (mean(row, key), mean(over, key)) if seeds else None,
+            "measured": (mean(row, key), mean(over, key)),
         }
         found[key] = {name: _better(*pair, relative=metric.relative) if pair else None for name, pair in sides.items()}
     return found
 
 
-def _better(value: float, reference: float, *, relative: bool) -> float | None:
+def _better(value: float | None, reference: float | None, *, relative: bool) -> float | None:
+    if value is None or reference is None:
+        return None
     if not relative:
         return value - reference
     return value / reference - 1 if reference else None

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from braidrec.collaborative.contracts import MatrixModel
+from braidrec.collaborative.model import CollaborativeModel
 from braidrec.collaborative.scoring import training_graph
 from braidrec.data.dataset import Dataset
 from braidrec.experiments.experiment import Extra, Made
@@ -104,9 +104,8 @@ def _curves_shown(values: Mapping[str, Any]) -> list[Table]:
 
 def nodes_of(run: Run) -> Mapping[str, Vectors]:
     """(N, D) vectors of users and then items, by the space they are in: "nodes", and what a method makes of them."""
-    model = cast(MatrixModel, run.model.module)
-    users, items = model.user_vectors(), model.item_vectors()
-    return {name: torch.cat([users[name][1:], items[name][1 : run.dataset.num_items + 1]]).cpu().numpy() for name in users}
+    spaces = cast(MatrixModel, cast(CollaborativeModel, run.model).module).spaces()
+    return {name: vectors.cpu().numpy() for name, vectors in spaces.items()}
 
 
 def _strands(made: Made) -> Mapping[str, Any]:

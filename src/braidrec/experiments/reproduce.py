@@ -227,7 +227,7 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
     shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
     if experiment.slices:
         shown.append(_by_slice(experiment, rows, entries, metrics))
-    if tests := _tests(experiment, rows, entries, metrics):
+    if tests := _tests(experiment, rows, entries):
         shown.append(tests)
     lines = [f"{experiment.label(row.name)}: {row.note}" for row in rows if row.note]
     readers = {entry["knowledge"]: entry["row"] for entry in entries.values() if entry["knowledge"]}
@@ -324,10 +324,8 @@ def _change(value: float | None, metric: Metric) -> str:
     return f"{value:+.2%}" if metric.relative else f"{value:+.4f}"
 
 
-def _tests(
-    experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]
-) -> Table | None:
-    known = {metric.key: metric for metric in metrics}
+def _tests(experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    known = {metric.key: metric for metric in rows[0].metrics}  # tests may be of one that the table has no column for
     lines, first = [], None
     for row in rows:
         for test in paired_tests(entries.get(row.name, {})):

@@ -213,6 +213,11 @@ _BY_HAND = (
     "equal ranking"
 )
 
+_STRICT = (
+    "where the genres of the tested movies are hidden from training, SDRL tells them worse than NetMF and ProNE do: what it is "
+    "better by in the paper's protocol is what it was told"
+)
+
 
 def _table(number: int, title: str, names: Sequence[str], columns: Sequence[str], data: str, **more: Any) -> Experiment:
     """Published numbers of all data sets are known to each table; rows are those of ``data``, where it is at hand."""
@@ -246,6 +251,7 @@ def _tables(data: str) -> list[Experiment]:
             reference="netmf",
             tested=False,
             notes=(_LEAKY,),
+            shortfalls=(_BY_HAND, _STRICT),
         ),
         _table(8 + at, f"variants, ranking, {where}", ("sdrl", *_VARIANTS), _RANKING, data, notes=(_IDEALS,)),
         _table(
@@ -265,8 +271,15 @@ def _tables(data: str) -> list[Experiment]:
 COUNTS = {SMALL: (610, 9_742, 100_836, 18), ML_10M: (71_567, 10_681, 10_000_054, 18), BOOKS: (52_643, 91_599, 2_984_108, 22)}
 
 
+_ALIKE = (
+    "users' internal blocks have most in common with one another: their cosines do not follow taste, and with the mean taken "
+    "off less than those of the external block do; of items the internal block tells categories best (fig6)"
+)
+_FEW = ("f1@10", "ndcg@10", "classes_f1")
+
+
 def _figure(name: str, title: str, names: Sequence[str], **more: Any) -> Experiment:
-    return Experiment(f"sdrl/{name}", title, _ROWS, names, PUBLISHED, **{"tested": False, "columns": _RANKING, **more})
+    return Experiment(f"sdrl/{name}", title, _ROWS, names, PUBLISHED, **{"tested": False, "columns": _FEW, **more})
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -291,5 +304,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         notes=("published as bars alone: 2:1:1 is best on MovieLens", _PROTOCOL),
     ),
     _figure("fig6", "item blocks by t-SNE", ("sdrl",), seeds=(1,), extra=sdrl_figures.FLAT_BLOCKS),
-    _figure("fig7", "blocks of four users", ("sdrl",), seeds=(1,), extra=sdrl_figures.FOUR_PEOPLE),
+    _figure(
+        "fig7",
+        "blocks of four users",
+        ("sdrl",),
+        seeds=(1,),
+        extra=sdrl_figures.FOUR_PEOPLE,
+        notes=("published: 551, 267 and 313 are close by internal block and taste, 216 differs; users by their raw ids",),
+        shortfalls=(_ALIKE,),
+    ),
 )

@@ -205,8 +205,9 @@ def _four_people(made: Made) -> Mapping[str, Any]:
     first, second = first[apart], second[apart]
     truths = {"taste": cosines(taste, first, second), "items shared": jaccard(ratings, first, second)}
     pairs = [(one, two) for at, one in enumerate(shown) for two in list(shown)[at + 1 :]]
+    centred = {f"{name}, less the mean": part - part[1:].mean(axis=0) for name, part in spaces.items()}
     return {
-        "correlations": rank_correlations(spaces, truths, first, second),
+        "correlations": rank_correlations({**spaces, **centred}, truths, first, second),
         "pairs": [_pair(one, two, shown, spaces, taste, ratings) for one, two in pairs],
         "files": [path.name],
     }

@@ -242,6 +242,8 @@ class KnowledgeBase:
             lance.tidy(self.folder, keep_versions)
             self._check_count(kind, len(stored.keys() | present) - removed)
             version = self.version
+            if todo or removed:
+                lance.note_latest(self.folder)
         seconds = time.monotonic() - started
         return SyncReport(
             encoded=len(todo),

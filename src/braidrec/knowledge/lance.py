@@ -9,17 +9,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidrec.errors import KnowledgeError
+from braidrec.files import read_json, understanding, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import LanceTable
 
 FRAGMENTS = 64  # files per table above which they are merged
+_LATEST = "latest.json"
 _SLACK = datetime.timedelta(milliseconds=10)  # between asking the clock and LanceDB asking it again
 
 
 def table_of(folder: Path) -> LanceTable | None:
-    """The table at its latest version, None before it was made."""
+    """The table at its latest version, None before it was made.
+
+    Raises KnowledgeError for one whose latest version is gone: Lance would take the one before it for the latest.
+    """
+    noted = _noted(folder)  # before the table is opened, since a writer notes what it has committed
+    table = _table_of(folder)
+    if noted > (version := 0 if table is None else int(table.version)):
+        raise KnowledgeError(
+            f"{folder}: damaged: version {noted} was written, and {version} is the last one left; restore the folder from a "
+            "copy, or delete it and sync again"
+        )
+    return table
+
+
+def note_latest(folder: Path) -> None:
+    """Write down which version is the latest, when a writer is done."""
+    table = table_of(folder)
+    with writing(folder, "noting the version"):
+        write_json(folder / _LATEST, {"version": 0 if table is None else int(table.version)})
+
+
+def _noted(folder: Path) -> int:
+    """0 where nobody noted it: an earlier version, or a writer that was killed."""
+    if not (folder / _LATEST).exists():
+        return 0
+    with understanding(folder / _LATEST, KnowledgeError):
+        return int(read_json(folder / _LATEST, KnowledgeError)["version"])
+
+
+def _table_of(folder: Path) -> LanceTable | None:
     if not (folder / "rows.lance").is_dir():
         return None
     with reading(folder):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from braidrec.data.history import History, SharedHistory
 from braidrec.layers.attention import Behaviours, behaviours, weights_by_signal
-from braidrec.layers.mlp import initialise
+from braidrec.layers.mlp import Repeated, initialise
 
 Initial = Literal["xavier", "normal"]
 _FEWER = 4  # slots per item of the catalogue from which on most of it is met in shared windows
@@ -152,6 +152,20 @@ class FieldEmbedding(nn.Module):
         if self.numbers is None:
             return numbers.new_zeros(len(ids), 0, self.dim)
         return self._read(self.table, self.numbers, ids, bags, numbers)
+
+    def of_users(self, ids: Tensor, replaced: Tensor, leaders: Tensor, run_of: Tensor) -> Repeated:
+        """The id fields of the user side by side, (B, F_U * D), of rows in runs of one user.
+
+        ids (B, F) as they are, and as `replace_unknown` left them: a run has the fields of its first row (R,), but where one
+        was swapped the row has its own.
+        """
+        assert self.table is not None
+        first, _ = self.layout.item_slice
+        ids, replaced = ids[:, :first], replaced[:, :first]
+        own = (ids != replaced).any(dim=1)
+        index = torch.where(own, len(leaders) + own.cumsum(0) - 1, run_of)
+        rows = torch.cat([ids.index_select(0, leaders), replaced[own]])
+        return Repeated(self.rows_of(rows).flatten(1), index)
 
     def first_order(self, ids: Tensor, bags: Sequence[Tensor], numbers: Tensor) -> Tensor:
         """One weight per value, (B, F + bags + number groups); needs ``linear=True`` at construction."""

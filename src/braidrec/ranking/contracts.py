@@ -21,6 +21,7 @@ from braidrec.data.batches import RankingBatch
 from braidrec.errors import RunError
 from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
+from braidrec.layers.mlp import Repeated
 from braidrec.layers.text import TextTable
 from braidrec.strict import Strict
 from braidrec.training.stages import AnyStage, Group, main_group
@@ -61,12 +62,14 @@ class Needs:
 
     fields: vectors of the fields    linear: one weight per value    history: the user's behaviours
     field_aware: of each field a vector of this width for each other field, extras among them
+    users_apart: where rows of a user stand together, the user's id fields come in ``RankingInput.users``, not among the fields
     """
 
     fields: bool = True
     linear: bool = False
     history: bool = False
     field_aware: int = 0
+    users_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class RankingInput:
 
     When the needs ask for them: linear (B, F), history, field_aware (B, F, F + E - 1, d_f), where the vector of field f for
     field or extra g stands at g, or at g - 1 behind f.  Extras have no table: for them a backbone makes its own.
+    users: the first fields, side by side, where they are apart; ``fields`` then begins behind them
     """
 
     fields: Tensor
@@ -126,6 +130,7 @@ class RankingInput:
     linear: Tensor | None = None
     history: BehaviourInput | None = None
     field_aware: Tensor | None = None
+    users: Repeated | None = None
 
     @property
     def all_fields(self) -> Tensor:

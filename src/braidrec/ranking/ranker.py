@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
-from braidrec.data.history import History
+from braidrec.data.history import History, SharedHistory
 from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding
 from braidrec.ranking.contracts import (
@@ -149,7 +149,11 @@ class Ranker(nn.Module, RankingModel):
         needs, embed = self.backbone.needs, self.embed
         ids = embed.replace_unknown(batch.fields, embed._unknown)
         bags = [embed.replace_unknown(bag, row) for bag, (_, row) in zip(batch.bags, embed.layout.bags, strict=True)]
-        fields = embed(ids, bags, batch.numbers)
+        users, own = None, ids
+        if needs.users_apart and isinstance(batch.history, SharedHistory):
+            users = embed.of_users(batch.fields, ids, batch.history.leaders, batch.history.run_of)
+            own = ids[:, embed.layout.item_slice[0] :]
+        fields = embed(own, bags, batch.numbers)
         patterns: list[Patterns] = []
         behaviours = None
         if len(self.sources) or needs.history:
@@ -169,6 +173,7 @@ class Ranker(nn.Module, RankingModel):
                 embed.first_order(ids, bags, batch.numbers) if needs.linear else None,
                 behaviours,
                 embed.field_aware(ids, bags, batch.numbers) if needs.field_aware else None,
+                users,
             )
         )
         return scored if isinstance(scored, Scored) else Scored(scored), patterns

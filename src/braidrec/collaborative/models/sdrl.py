@@ -485,10 +485,11 @@ class BlockVectors(nn.Module, MatrixModel):
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
         """Integrated gradients (Sundararajan et al., ICML 2017): what each item brings on the way from nothing to all of them.
 
-        What is there without any item (and the rounding of the sum) is laid on all of them alike, so that they add up.
+        They add up to what the target scores above the mean of all items, since nothing else ranks it; what of that is there
+        without any item, and the rounding of the sum, is laid on all of them alike.
         """
         value = self._length(torch.tensor([len(items)], device=items.device))
-        wanted, offset = self.items[target] * self._weights, 0
+        wanted, offset = self._above(target), 0
         found = torch.zeros(len(items), device=items.device)
         whole = (self.folded(Baskets(torch.tensor([0, len(items)], device=items.device), items)) @ wanted)[0]
         for name, block in self.config.own.items():
@@ -504,17 +505,21 @@ class BlockVectors(nn.Module, MatrixModel):
         return found + (whole - found.sum()) / max(len(items), 1), None
 
     def divided(self, baskets: Baskets, target: int) -> list[Share]:
-        """What each block brings to the score of ``target`` for one person.
+        """What each block brings to what ``target`` scores above the mean of all items, for one person.
 
         Of a block of categories also what the item is, each with how much of the person's taste, by the block, is for that.
         """
-        person, offset, found = self._people(baskets)[0], 0, []
+        person, wanted, offset, found = self._people(baskets)[0], self._above(target), 0, list[Share]()
         for name, block in self.config.own.items():
             own = slice(offset, offset + block.size)
-            value = float(person[own] @ self.items[target][own]) * block.weight
+            value = float(person[own] @ wanted[own])
             found.append(Share(name, value, self._says(name, person[own], target) if block.taught == "categories" else ()))
             offset += block.size
         return found
+
+    def _above(self, target: int) -> Tensor:
+        """(k,) what a person's code is multiplied with, less the mean of the items of training."""
+        return (self.items[target] - self.items[self.met].mean(dim=0)) * self._weights
 
     def _says(self, name: str, code: Tensor, target: int) -> tuple[tuple[str, float], ...]:
         taste = torch.sigmoid(F.linear(code, self.get_buffer(f"head_{name}"), self.get_buffer(f"head_bias_{name}")))

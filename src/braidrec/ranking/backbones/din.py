@@ -39,7 +39,7 @@ class DIN(nn.Module):
     def __init__(self, config: DINConfig, sizes: Sizes):
         super().__init__()
         variant = config.variant if sizes.own_history else "none"
-        self.needs = Needs(history=variant != "none")
+        self.needs = Needs(history=variant != "none", users_apart=True)
         self.id_only = config.history_fields == "id"
         target = sizes.num_item_fields * sizes.dim
         width = sizes.dim if self.id_only else target
@@ -58,7 +58,7 @@ class DIN(nn.Module):
         if self.attention is not None:
             assert inputs.history is not None
             parts += self._interest(inputs.history)
-        out: Tensor = self.mlp(torch.cat(parts, dim=1)).squeeze(1)
+        out: Tensor = self.mlp(torch.cat(parts, dim=1), inputs.users).squeeze(1)
         return out
 
     def _interest(self, history: BehaviourInput) -> list[Tensor]:
