@@ -211,6 +211,22 @@ def test_a_scale_comes_back_from_json_and_serves_a_log_that_went_on() -> None:
     np.testing.assert_allclose(first.now(events[30][0], items), grown.before(np.full(len(items), 30), items), atol=1e-5)
 
 
+@given(events_lists, st.data())
+@settings(deadline=None, max_examples=60)
+def test_events_that_come_are_added_one_by_one(events: list[Event], data: st.DataObject) -> None:
+    """The same as from the whole log, whether a user was asked for before or not."""
+    moment = data.draw(st.integers(1, len(events)))
+    first = CausalRates(log_of(events[:moment]), features(moment), np.arange(moment))
+    live, items = first.going_on(), np.arange(ITEMS + 1, dtype=np.int32)
+    for user in (0, 1, 2):
+        np.testing.assert_allclose(live.now(user, items), first.now(user, items), atol=1e-5)
+    for user, item, rating in events[moment:]:
+        live.add(user, item, rating, float(rating > 3))
+    whole = CausalRates(log_of(events), features(len(events)), first.scale)
+    for user in range(USERS + 1):
+        np.testing.assert_allclose(live.now(user, items), whole.now(user, items), atol=1e-5)
+
+
 # In a data set ---------------------------------------------------------------------------------------------------------
 
 

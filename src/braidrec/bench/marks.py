@@ -20,6 +20,7 @@ from braidrec.bench.models import (
     inference_step,
     last_phase,
     node_phase,
+    one_user_steps,
     phase_step,
     ranker,
     ranking_batches,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 SEQUENCE_WIDTH = 128  # of PAD and its backbone, whatever the preset has
 CANDIDATES = 10_000  # items scored for one user
+RUN, OF_ONE_USER = 32, 1_000  # targets of a user that stand together; items ranked for one user
 CATALOGUE, USERS, RANKED = 1_000_000, 100_000, 504  # of a full ranking: items, users, and users that are really ranked
 TEXTS, WIDTH = 1_000_000, 384  # of the map of text vectors that is brought to a model
 Line = tuple[str, str, str, str]  # what, measured, against, ratio
@@ -171,6 +173,74 @@ def _training(prepared: Path, seconds: float) -> list[Line]:
     return rows
 
 
+def _packing(prepared: Path, seconds: float) -> list[Line]:
+    """Targets of a user that share a window beside a window for each: steps, inference, longer histories, one user's items.
+
+    And where a step's time goes.
+    """
+    dataset, rows = Dataset.open(prepared), []
+    marks = {"din-bilinear": 1.6, "din-disco": 2.5, "deepfm-disco": 2.5, "dcn-disco": 2.5}
+    for name, mark in marks.items():
+        apart, together = _alternate([bare_step(ranker(name, dataset), run=run)[0] for run in (1, RUN)], seconds)
+        rows.append(_faster(f"{name}: training step, runs of {RUN}", together, apart, "with a window each", mark))
+    for plain, enhanced in (("din-bilinear", "din-disco"), ("deepfm-mean", "deepfm-disco"), ("dcn-mean", "dcn-disco")):
+        models = [ranker(name, dataset) for name in (plain, enhanced)]
+        first, second = _alternate([bare_step(model, run=RUN)[0] for model in models], seconds)
+        rows.append(_slower(f"{enhanced}: training step, runs of {RUN}", second, first, plain, 2.0))
+        models[1][0].export()
+        first, second = _alternate([inference_step(model, dataset, RUN) for model, _ in models], seconds)
+        rows.append(_slower(f"{enhanced}: exported inference, runs of {RUN}", second, first, plain, 1.4))
+    model = ranker("din-disco", dataset)
+    lengths = [bare_step(ranker("din-disco", dataset), run=4 * RUN, length=length)[0] for length in (30, 300)]
+    first, second = _alternate(lengths, seconds)
+    rows.append(_slower(f"din-disco: history of 300, runs of {4 * RUN}", second, first, "one of 30", 2.0))
+    model[0].export()
+    times = [sorted(own) for own in _times(one_user_steps(*model, OF_ONE_USER), seconds)]
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        first, second = (own[min(int(share * len(own)), len(own) - 1)] for own in times)
+        rows.append(_faster(f"din-disco: {OF_ONE_USER:,} items of one user, {name}", second, first, "with a window each", 3.0))
+    for name in ("din-bilinear", "din-disco"):
+        shares = _shares(bare_step(ranker(name, dataset), run=RUN)[0])
+        said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+        rows.append((f"{name}: where a step goes, runs of {RUN}", said, "of its operators' time", "-"))
+    return rows
+
+
+def _faster(what: str, now: float, before: float, against: str, mark: float) -> Line:
+    short = f" ({mark - before / now:.2f}x short)" if before / now < mark else ""
+    return (what, f"{now * 1e3:.2f} ms", f"{before * 1e3:.2f} ms {against} (mark {mark}x){short}", f"{before / now:.2f}x")
+
+
+def _slower(what: str, now: float, base: float, against: str, mark: float) -> Line:
+    over = f" ({now / base - mark:.2f}x over)" if now / base > mark else ""
+    return (what, f"{now * 1e3:.2f} ms", f"{base * 1e3:.2f} ms {against} (mark {mark}x at most){over}", f"{now / base:.2f}x")
+
+
+_KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "gathers and sums by index": ("index", "gather", "scatter", "embedding"),
+    "optimiser": ("_fused_adam", "Optimizer"),
+}
+
+
+def _shares(step: Callable[[], None]) -> dict[str, float]:
+    """Kind of operator -> its share of the operators' own time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for _ in range(3):
+        step()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(5):
+            step()
+    times = dict.fromkeys((*_KINDS, "the rest"), 0.0)
+    for event in found.key_averages():
+        own = event.key.removeprefix("aten::")
+        kind = next((kind for kind, heads in _KINDS.items() if own.startswith(heads)), "the rest")
+        times[kind] += event.self_cpu_time_total
+    total = max(sum(times.values()), 1e-9)
+    return {kind: time / total for kind, time in times.items()}
+
+
 def _knowledge(prepared: Path, seconds: float) -> list[Line]:
     from braidrec.knowledge.speed import measure
 
@@ -296,6 +366,7 @@ PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "memory": _memory,
     "data": _data,
     "training": _training,
+    "packing": _packing,
     "knowledge": _knowledge,
     "tables": _tables,
     "sequential": _sequential,
@@ -317,6 +388,11 @@ def _seconds_per_batch(batches: Any, seconds: float) -> float:
 
 def _alternate(steps: Sequence[Callable[[], None]], seconds: float) -> list[float]:
     """Median seconds of each step, the sides taking turns so that the machine's drift meets both."""
+    return [statistics.median(own) for own in _times(steps, seconds)]
+
+
+def _times(steps: Sequence[Callable[[], None]], seconds: float) -> list[list[float]]:
+    """Seconds of each step at each of its turns."""
     times: list[list[float]] = [[] for _ in steps]
     for step in steps:
         for _ in range(3):
@@ -327,7 +403,7 @@ def _alternate(steps: Sequence[Callable[[], None]], seconds: float) -> list[floa
             at = time.perf_counter()
             step()
             own.append(time.perf_counter() - at)
-    return [statistics.median(own) for own in times]
+    return times
 
 
 def _loop_against_bare(dataset: Dataset, seconds: float) -> tuple[float, float]:

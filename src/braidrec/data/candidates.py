@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from braidrec.data.batches import RankingBatch
-from braidrec.data.history import History
+from braidrec.data.history import History, SharedHistory
 from braidrec.data.rates import RateScale
 from braidrec.data.statistics import joined
 
@@ -94,8 +94,8 @@ class Candidates:
         """Somebody new, known without the data set."""
         return self.nobody
 
-    def batch(self, user: UserSide, items: Tensor, history: History) -> RankingBatch:
-        """``items`` (B,) as candidates for one user now; ``history`` (1, K) or (B, K).  Context fields are unknown."""
+    def batch(self, user: UserSide, items: Tensor, history: History | SharedHistory) -> RankingBatch:
+        """``items`` (B,) as candidates for one user now; ``history`` (1, K), (B, K), or shared.  Context fields are unknown."""
         count = len(items)
 
         def repeated(part: Tensor) -> Tensor:
@@ -127,7 +127,9 @@ class Candidates:
                 *(rows.index_select(0, items) for rows in self.item_bags),
                 *map(repeated, self.context_bags),
             ),
-            history=history if len(history.items) == count > 1 else history.shared(count),
+            history=history
+            if isinstance(history, SharedHistory)
+            else History(*(repeated(part) for part in (history.items, history.signals, history.mask))),
             label=torch.zeros(count),
         )
 

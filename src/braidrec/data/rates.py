@@ -165,8 +165,11 @@ class CausalRates:
         return self.scale.scaled(self._raw(log.user[positions], log.past[positions], items, log.before[positions]))
 
     def now(self, user: int, items: NDArray[np.int32]) -> Floats:
-        values = [own[items] for own in self._values]
-        return self.scale.rows(self.items_now[items], values, self._features.item_numbers[items], self.user_now(user))
+        return self._rows_of(items, self.items_now[items], self.user_now(user))
+
+    def going_on(self) -> LiveRates:
+        """The rates of now, to be kept up with events that come."""
+        return LiveRates(self)
 
     @cached_property
     def items_now(self) -> Floats:
@@ -184,6 +187,10 @@ class CausalRates:
             sums, count = running.before(self._groups(field, np.array([user]), values), np.repeat(length, len(values)))
             parts.append((sums / (count + FIELD)[:, None]).ravel())
         return np.concatenate([*parts, means[0]]).astype(np.float32)
+
+    def _rows_of(self, items: Ints, means: Floats, user: Floats) -> Floats:
+        values = [own[items] for own in self._values]
+        return self.scale.rows(means, values, self._features.item_numbers[items], user)
 
     def _names(self) -> list[str]:
         kinds = ["item", "user", "user residual", *(f"last {count} residual" for count in RECENT)]
@@ -221,6 +228,72 @@ class CausalRates:
             recent = np.minimum(past, most)
             parts.append(self._of_user.between(first + past - recent, first + past)[:, 2:4] / (recent + LAST)[:, None])
         return np.concatenate(parts, axis=1), sums[:, 4:] / np.maximum(count, 1)
+
+
+class LiveRates:
+    """What `CausalRates` says now, event by event: one more costs the values of its item, not the log.
+
+    A user's own sums are taken from the log when they are first asked for.  Row 0, somebody new, stands still.
+    """
+
+    def __init__(self, rates: CausalRates):
+        self._rates, log = rates, rates._log
+        items = np.arange(len(rates._features.item_fields))
+        self._sums, self._counts = rates._of_item.before(items, np.full(len(items), len(log)))
+        self._users: dict[int, _Live] = {}
+
+    def add(self, user: int, item: int, rating: float, label: float) -> None:
+        """An event after all others, of catalogue rows."""
+        rates, own, both = self._rates, self._user(user), np.array([rating, label], np.float64)
+        residual = both - self._mean(np.array([item]))[0]
+        self._sums[item] += both
+        self._counts[item] += 1
+        if user:
+            own.count += 1
+            own.sums += np.concatenate([both, residual, rates._features.item_numbers[item]])
+            own.recent = [*own.recent, residual][-max(RECENT) :]
+            for values, (sums, counts) in zip(rates._values, own.values, strict=True):
+                met = values[item][values[item] > 0]
+                np.add.at(sums, met, residual)
+                np.add.at(counts, met, 1)
+
+    def now(self, user: int, items: NDArray[np.int32]) -> Floats:
+        """As `CausalRates.now` of the log with what was added."""
+        own = self._user(user)
+        parts = [(own.sums[:2] + USER * self._rates.prior) / (own.count + USER), own.sums[2:4] / (own.count + USER)]
+        for most in RECENT:
+            recent = own.recent[-most:]
+            parts.append(np.sum([np.zeros(2), *recent], axis=0) / (len(recent) + LAST))
+        parts += [(sums / (counts + FIELD)[:, None]).ravel() for sums, counts in own.values]
+        vector = np.concatenate([*parts, own.sums[4:] / max(own.count, 1)]).astype(np.float32)
+        return self._rates._rows_of(items, self._mean(items).astype(np.float32), vector)
+
+    def _mean(self, items: Ints) -> Doubles:
+        found: Doubles = (self._sums[items] + ITEM * self._rates.prior) / (self._counts[items] + ITEM)[:, None]
+        return found
+
+    def _user(self, user: int) -> _Live:
+        if user not in self._users:
+            rates, count = self._rates, int(self._rates._log.history_length[user])
+            first = int(rates._log.start[user]) - 1
+            places = np.arange(max(count - max(RECENT), 0), count) + first
+            values = []
+            for field, running in zip(rates.fields, rates._of_value, strict=True):
+                groups = rates._groups(field, np.array([user]), np.arange(field.known + 1))
+                values.append(running.before(groups, np.full(len(groups), count)))
+            sums = rates._of_user.between(np.array([first]), np.array([first + count]))[0]
+            self._users[user] = _Live(count, sums, list(rates._of_user.between(places, places + 1)[:, 2:4]), values)
+        return self._users[user]
+
+
+@dataclass
+class _Live:
+    """Of one user: events, sums (4 + Q,), residuals of the last ones, and per field sums and counts by value."""
+
+    count: int
+    sums: Doubles
+    recent: list[Doubles]
+    values: list[tuple[Doubles, Doubles]]
 
 
 class _Sums:

@@ -91,6 +91,7 @@ class ClickModel:
 
     network: exported, in evaluation mode    length: of histories    directions: where histories go by meaning, else None
     known: None for a model that was loaded without its data    scale: of the statistics, where it has any
+    together: whether candidates of a user share one window, as targets did in training (``history.run``)
     """
 
     network: RankingModel
@@ -100,6 +101,7 @@ class ClickModel:
     directions: Directions | None = None
     known: KnownUsers | None = None
     scale: StatisticsScale | None = None
+    together: bool = False
 
     @property
     def probabilities(self) -> bool:
@@ -159,7 +161,9 @@ class ClickModel:
             return np.stack([torch.cat([self._chances(past, chunk) for chunk in chunks]).numpy() for past in pasts])
 
     def _chances(self, past: Past, rows: Tensor) -> Tensor:
-        batch = self.candidates.batch(past.user, rows, self.window(past, rows)).to(self.device)
+        window = self.window(past, rows)
+        history = window.shared(len(rows)) if self.together else window
+        batch = self.candidates.batch(past.user, rows, history).to(self.device)
         return torch.sigmoid(self.network(batch).float()).cpu()
 
     def window(self, past: Past, candidates: Tensor) -> History:
@@ -199,10 +203,10 @@ def kept(
     """A network that is trained, on the CPU and exported."""
     as_module(network).cpu().eval()
     network.export()
-    length = settings_of(config).history.length
+    length, together = settings_of(config).history.length, settings_of(config).history.run > 1
     statistics = known.data.statistics
     scale = None if statistics is None else statistics.scale
-    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known, scale)
+    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known, scale, together)
 
 
 def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> ClickModel:
@@ -248,7 +252,8 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     else:
         module.load_state_dict(state)
     module.eval()
-    return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale)
+    together = settings.history.run > 1
+    return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale, together)
 
 
 def _items_now(data: Dataset, count: int) -> Tensor:
