@@ -11,6 +11,7 @@ import argparse
 import resource
 import statistics
 import time
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ def measure(users: int, items: int, ratings: int, steps: int) -> tuple[float, fl
     own = parts(users, items, ratings)
     model = SDRL(SDRLConfig(scale=5.0), own)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    stream, taken = iter(model.batches(own.graph, TrainingConfig(batch_size=256), 0)), []
+    source, taken = model.batches(own.graph, TrainingConfig(batch_size=256), 0), []
+    stream = chain.from_iterable(repeat(source))  # one epoch after the other
     for _ in range(steps):
         begun = time.process_time()
         losses = model.step(next(stream)).losses()
