@@ -80,13 +80,15 @@ class ProNE(nn.Module, MatrixModel):
         return F.normalize(self._spread(baskets, known), dim=1)
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
-        """Every item's rows on their way beside the others': what is not linear, lengths and numbers, is the whole's."""
+        """Every item's rows on their way beside the others': what is not linear, lengths and numbers, is the whole's.
+
+        Without what popularity adds to the score, which is no item's.
+        """
         known = (self.counts[items] > 0).sum().float()
         whole = Baskets(items.new_tensor([0, len(items)]), items)
         length = self._first(whole, known).norm(dim=1).clamp_min(1e-12)
         parts = self._spread(Baskets.alone(items), known, length)
-        scores = parts @ self.items[target] / parts.sum(0).norm().clamp_min(1e-12)
-        return scores + self._prior()[target] / len(items), None
+        return parts @ self.items[target] / parts.sum(0).norm().clamp_min(1e-12), None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
         return {"vectors": self.items}
