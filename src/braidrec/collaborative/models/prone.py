@@ -164,18 +164,18 @@ def stages(config: ProNEConfig, parts: Parts) -> list[AnyStage]:
         graph = parts.graph
         _check_bytes(config, graph)
         first, back, likely = factorised(graph, config.factors)
-        edges, kept = graph.adjacency("ones"), [back, likely[:, None] * back]
+        edges, at = graph.adjacency("ones"), graph.num_users
+        kept = [back[at:], (likely[:, None] * back)[at:]]
 
         def around(x: Tensor) -> Tensor:
-            kept.append(x)
+            kept.append(x[at:].clone())
             return edges @ x
 
         degrees = torch.from_numpy(np.concatenate([graph.user_counts[1:], graph.item_counts[1:]]))
         found = spread(F.normalize(first, dim=1), around, 1 / (degrees[:, None] + 1).float(), config)
         _, strength, right = torch.linalg.svd(found, full_matrices=False)
         turn = right.T * torch.where(strength > _NONE * strength[0], strength.clamp_min(1e-30) ** -0.5, 0.0)
-        vectors = F.normalize(found @ turn, dim=1)
-        rows, items = (F.pad(part[graph.num_users :], (0, 0, 1, 0)) for part in (torch.cat(kept, dim=1), vectors))
+        rows, items = (F.pad(part, (0, 0, 1, 0)) for part in (torch.cat(kept, dim=1), F.normalize(found @ turn, dim=1)[at:]))
         return {"rows": rows, "back": turn, "items": items, "counts": torch.from_numpy(graph.item_counts).float()}
 
     return [Fitted("fit", ProNE(parts.num_items, config), fit)]
