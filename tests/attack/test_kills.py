@@ -115,7 +115,7 @@ def processes() -> multiprocessing.context.ForkServerContext:
     made = [small_runs.dataset().path, small_runs.knowledge(), sequence_runs.dataset().path, sequence_runs.knowledge()]
     os.environ["BRAIDREC_ATTACK_FOLDERS"] = os.pathsep.join(map(str, made))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_kills", "lightning_fabric"])
+    context.set_forkserver_preload(["braidrec.runs.fit", "lightning_fabric", "lancedb", "scipy.sparse", "polars", "pytest"])
     return context
 
 

@@ -158,7 +158,7 @@ def test_a_sharp_softmax_stays_finite() -> None:
 
 
 def test_facets_are_a_softmax_and_a_sample_of_it_in_training() -> None:
-    model: MacridVAE = model_of("macridvae", random_graph())
+    model: MacridVAE = model_of("macridvae", random_graph(), sampled=True)
     once, again = (model.belonging()[1].exp() for _ in range(2))
     assert torch.allclose(once.sum(1), torch.ones(16))
     assert not torch.equal(once, again)

@@ -213,6 +213,11 @@ _BY_HAND = (
     "equal ranking"
 )
 
+_STRICT = (
+    "where the genres of the tested movies are hidden from training, SDRL tells them worse than NetMF and ProNE do: what it is "
+    "better by in the paper's protocol is what it was told"
+)
+
 
 def _table(number: int, title: str, names: Sequence[str], columns: Sequence[str], data: str, **more: Any) -> Experiment:
     """Published numbers of all data sets are known to each table; rows are those of ``data``, where it is at hand."""
@@ -246,6 +251,7 @@ def _tables(data: str) -> list[Experiment]:
             reference="netmf",
             tested=False,
             notes=(_LEAKY,),
+            shortfalls=(_BY_HAND, _STRICT),
         ),
         _table(8 + at, f"variants, ranking, {where}", ("sdrl", *_VARIANTS), _RANKING, data, notes=(_IDEALS,)),
         _table(

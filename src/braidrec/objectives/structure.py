@@ -173,11 +173,13 @@ def kmeans(rows: Tensor, clusters: int, generator: torch.Generator | None = None
         if generator is None:
             raise ConfigError("k-means draws its first centres: pass generator=torch.Generator(), or start=rows")
         start = _spread(rows, clusters, generator)
-    labels = _nearest(rows, rows[start])
+    middle, labels = rows[start], None
     for _ in range(_ROUNDS):
-        before, labels = labels, _nearest(rows, centres(rows, labels, clusters))
-        if torch.equal(before, labels):
+        before, labels = labels, _nearest(rows, middle)
+        if before is not None and torch.equal(before, labels):
             break
+        middle = centres(rows, labels, clusters)
+    assert labels is not None
     return labels
 
 
@@ -197,13 +199,15 @@ def _nearest(rows: Tensor, middle: Tensor) -> Tensor:
     """(n,) the nearest centre of each row, ties by the lowest; every centre gets a row."""
     labels = torch.addmm(middle.square().sum(dim=1) / -2, rows, middle.T).argmax(dim=1)
     counts = labels.bincount(minlength=len(middle))
-    if len(empty := (counts == 0).nonzero().squeeze(1)):
-        distance = (rows - middle[labels]).square().sum(dim=1)
-        # one row of every cluster stays, so that none becomes empty by giving: its first
-        places = torch.arange(len(rows), device=rows.device)
-        first = torch.full((len(middle),), len(rows), device=rows.device).scatter_reduce(0, labels, places, "amin")
-        distance[first[counts > 0]] = -1
-        labels[distance.topk(len(empty)).indices] = empty
+    if int(counts.min()):
+        return labels
+    empty = (counts == 0).nonzero().squeeze(1)
+    distance = (rows - middle[labels]).square().sum(dim=1)
+    # one row of every cluster stays, so that none becomes empty by giving: its first
+    places = torch.arange(len(rows), device=rows.device)
+    first = torch.full((len(middle),), len(rows), device=rows.device).scatter_reduce(0, labels, places, "amin")
+    distance[first[counts > 0]] = -1
+    labels[distance.topk(len(empty)).indices] = empty
     return labels
 
 

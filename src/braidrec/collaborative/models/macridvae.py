@@ -163,7 +163,7 @@ SPEC = Spec(
     "MacridVAE",
     MacridVAEConfig,
     stages,
-    presets={"authors": {}, "ours": {}},
+    presets={"authors": {}, "ours": {"sampled": False}},
     training={
         "authors": {"batch_size": 500, "max_epochs": 200, "patience": 200, "epochs_per_check": 1},
         "ours": {"batch_size": 64, "max_epochs": 300, "patience": 10, "epochs_per_check": 2},

@@ -195,7 +195,12 @@ SPEC = Spec(
     "ProNE",
     ProNEConfig,
     stages,
-    presets={"authors": {}, "ours": {"popularity": 0.1}},
+    presets={"authors": {}, "ours": {"mu": 0.4, "theta": 5.0, "popularity": 0.15}},
     fitted=True,
-    tried=tuple({"popularity": popularity, "theta": theta} for popularity in (0.05, 0.1, 0.2) for theta in (0.5, 2.0)),
+    tried=tuple(
+        {"popularity": popularity, "theta": theta, "factors": factors}
+        for popularity in (0.1, 0.15, 0.2)
+        for theta in (2.0, 5.0)
+        for factors in (64, 128)
+    ),
 )

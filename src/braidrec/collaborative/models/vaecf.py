@@ -147,6 +147,6 @@ SPEC = Spec(
     training={
         "authors": {"batch_size": 100, "max_epochs": 100, "patience": 100, "epochs_per_check": 1},
         "textbook": {"batch_size": 500, "max_epochs": 200, "patience": 200, "epochs_per_check": 1},
-        "ours": {"batch_size": 64, "max_epochs": 300, "patience": 10, "epochs_per_check": 2},
+        "ours": {"batch_size": 64, "lr": 3e-3, "max_epochs": 300, "patience": 10, "epochs_per_check": 2},
     },
 )
