@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -206,12 +207,14 @@ def test_nobody_by_training_is_folded_in_otherwise_than_they_were_trained(name: 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("popularity", [0.0, 0.4])
-def test_what_each_item_brings_adds_up_to_the_score(name: str, popularity: float) -> None:
-    model = fitted(name, random_graph(), popularity=popularity)
+def test_what_each_item_brings_adds_up_to_the_score_without_popularity(name: str, popularity: float) -> None:
+    graph = random_graph()
+    model = fitted(name, graph, popularity=popularity)
+    prior = popularity * math.log(graph.item_counts[6])
     for items in (torch.tensor([1, 4, 9]), torch.tensor([2])):
         shares, text = model.shares(items, 6)
         assert text is None
-        score = model.scores(Baskets.of([items.numpy()]))[0, 6]
+        score = model.scores(Baskets.of([items.numpy()]))[0, 6] - prior
         assert float(shares.sum()) == pytest.approx(float(score), abs=1e-4)
 
 

@@ -204,7 +204,7 @@ def test_several_methods_at_once_are_refused() -> None:
 def test_a_model_that_trains_is_held_against_simple_rankings() -> None:
     data = circles()
     found = plan_of("mf", data)[0].yardsticks()
-    assert found.keys() == {"popularity", "item-kNN"}
+    assert found.keys() == {"popularity", "item-kNN", "EASE"}
     assert found["item-kNN"]["recall@20"] > found["popularity"]["recall@20"] + 0.3
     outcome = ROOM.baseline("popularity", None, data, "valid")
     assert outcome is not None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from planted_strands import Strands, chosen, model_of, parts_of, strands, trained
 from small_worlds import random_graph, random_text
 
+from braidrec.collaborative import TASK
 from braidrec.collaborative.contracts import Parts, Propagated, Widths
 from braidrec.collaborative.methods.darec import SPEC as DAREC
 from braidrec.collaborative.methods.darec import DaRec, DaRecConfig
@@ -236,8 +237,9 @@ def world() -> Strands:
     return strands()
 
 
-@pytest.mark.parametrize("method", METHODS[:3])
-@pytest.mark.parametrize("backbone", ["mf", "lightgcn"])
+@pytest.mark.parametrize(
+    ("method", "backbone"), [*((method, "lightgcn") for method in METHODS[1:3]), *(("darec", each) for each in TASK.backbones)]
+)
 def test_without_weight_it_is_the_backbone_to_the_bit(world: Strands, method: str, backbone: str) -> None:
     plain, weightless = (
         trained(model_of(parts_of(world), name, backbone, **values), 1)

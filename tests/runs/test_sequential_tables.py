@@ -14,12 +14,12 @@ from sequence_runs import copy_of, pad, sasrec, smem, train, walks
 
 import small_runs
 from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.evaluation import closed_form
 from braidrec.evaluation.report import Report
 from braidrec.evaluation.retrieval_report import gains
 from braidrec.files import read_json
 from braidrec.runs.run import Run
 from braidrec.runs.tables import comparison_tables, evaluation_table
-from braidrec.sequential import baselines
 from braidrec.sequential.task import TASK
 from braidrec.task import Outcome
 
@@ -84,7 +84,7 @@ def test_ease_reads_who_met_what_in_whatever_order() -> None:
 
 
 def test_a_table_says_which_ranking_does_not_go_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "EASE_ITEMS", 5)
+    monkeypatch.setattr(closed_form, "QUICK_ITEMS", 5)
     run = copy_of(pad(), tmp_path / "run")
     text = printed(evaluation_table([run.path], "test", baselines=True))
     assert "note: not here, as it does not go with these rows: EASE" in text

@@ -166,7 +166,7 @@ def _training(prepared: Path, seconds: float) -> list[Line]:
         (
             "din-bilinear: loop with data, logging, checks",
             f"{loop * 1e3:.2f} ms",
-            f"{bare * 1e3:.2f} ms bare (mark 1.08x)",
+            f"{bare * 1e3:.2f} ms bare (mark 1.05x)",
             f"{loop / bare:.3f}x",
         )
     )
@@ -200,7 +200,7 @@ def _packing(prepared: Path, seconds: float) -> list[Line]:
         first, second = (own[min(int(share * len(own)), len(own) - 1)] for own in times)
         rows.append(_faster(f"din-disco: {OF_ONE_USER:,} items of one user, {name}", second, first, "with a window each", 3.0))
     for name in ("din-bilinear", "din-disco"):
-        shares = _shares(bare_step(ranker(name, dataset), run=RUN)[0])
+        shares = child("shares", "--model", name, "--prepared", str(prepared), "--run", str(RUN))
         said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         rows.append((f"{name}: where a step goes, runs of {RUN}", said, "of its operators' time", "-"))
     return rows
@@ -214,31 +214,6 @@ def _faster(what: str, now: float, before: float, against: str, mark: float) -> 
 def _slower(what: str, now: float, base: float, against: str, mark: float) -> Line:
     over = f" ({now / base - mark:.2f}x over)" if now / base > mark else ""
     return (what, f"{now * 1e3:.2f} ms", f"{base * 1e3:.2f} ms {against} (mark {mark}x at most){over}", f"{now / base:.2f}x")
-
-
-_KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
-    "gathers and sums by index": ("index", "gather", "scatter", "embedding"),
-    "optimiser": ("_fused_adam", "Optimizer"),
-}
-
-
-def _shares(step: Callable[[], None]) -> dict[str, float]:
-    """Kind of operator -> its share of the operators' own time."""
-    from torch.profiler import ProfilerActivity, profile
-
-    for _ in range(3):
-        step()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        for _ in range(5):
-            step()
-    times = dict.fromkeys((*_KINDS, "the rest"), 0.0)
-    for event in found.key_averages():
-        own = event.key.removeprefix("aten::")
-        kind = next((kind for kind, heads in _KINDS.items() if own.startswith(heads)), "the rest")
-        times[kind] += event.self_cpu_time_total
-    total = max(sum(times.values()), 1e-9)
-    return {kind: time / total for kind, time in times.items()}
 
 
 def _knowledge(prepared: Path, seconds: float) -> list[Line]:

@@ -71,6 +71,7 @@ TASK = TaskSpec(
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",
             "item-knn": "braidrec.collaborative.baselines:ITEM_KNN",
+            "ease": "braidrec.collaborative.baselines:EASE",
         },
     ),
     model={preset: {} for preset in _PRESETS},

@@ -33,6 +33,7 @@ from braidrec.training.devices import place_of
 
 Positions = NDArray[np.int64]
 _QUICK = 3e8  # products of item pairs that item-kNN counts in a few seconds
+_QUICK_SIDE = 4_000  # rows of the matrix that EASE inverts in as many
 USED = ((0, 0, "new_users"), (1, 10, "up_to_10_items"), (11, 50, "11_to_50_items"), (51, None, "more_than_50_items"))
 
 
@@ -107,13 +108,15 @@ def score(model: MatrixModel, baskets: Baskets, popularity: Tensor) -> Tensor:
 
 
 def yardsticks(data: Dataset, graph: Graph) -> Mapping[str, Mapping[str, float]]:
-    """What rankings without learning reach on validation, by title; item-kNN where it takes no more than seconds."""
+    """What rankings without learning reach on validation, by title; item-kNN and EASE where they take no more than seconds."""
     held, found = part_rows(data, "valid"), {}
     pairs = float((graph.user_counts.astype(np.float64) ** 2).sum())
-    for name in ("popularity", *(("item-knn",) if pairs < _QUICK else ())):
+    quick = ("item-knn",) if pairs < _QUICK else ()
+    for name in ("popularity", *quick, *(("ease",) if min(graph.matrix.shape) <= _QUICK_SIDE else ())):
         spec = collaborative.TASK.baselines[name]
-        ranking = rank_targets(spec.build(spec.config(), held.rows, graph), held.rows, top=0)
-        found[spec.title_of(spec.config())] = _watched(ranking)
+        scorer = spec.build(spec.config(), held.rows, graph)
+        if scorer is not None:
+            found[spec.title_of(spec.config())] = _watched(rank_targets(scorer, held.rows, top=0))
     return found
 
 

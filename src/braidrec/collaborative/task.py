@@ -150,7 +150,8 @@ class CollaborativeTask:
 
     def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome | None:
         spec, held = self.spec.baselines[name], part_rows(data, part)
-        return _outcome(spec.build(spec.config(), held.rows, training_graph(data)), held, show_progress=False)
+        scorer = spec.build(spec.config(), held.rows, training_graph(data))
+        return None if scorer is None else _outcome(scorer, held, show_progress=False)
 
     def report(
         self, outcome: Outcome, config: RunConfig | None, data: Dataset, part: str, *, min_rows: int | None = None

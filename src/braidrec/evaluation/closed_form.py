@@ -19,6 +19,7 @@ from braidrec.errors import DataError
 from braidrec.evaluation.retrieval import RetrievalRows
 
 Ids = NDArray[np.integer[Any]]
+QUICK_ITEMS, QUICK_SIDE = 20_000, 10_000  # columns of EASE's weights, and of what is inverted: within a minute of one core
 _DENSE = 1 / 8  # share of entries above which a product of sparse matrices is slower than one with dense rows
 _CELLS = 1 << 25  # of the dense rows that are multiplied at a time
 
@@ -125,6 +126,12 @@ def ease(matrix: Any, penalty: float = 100.0) -> Tensor:
         found = torch.from_numpy(back @ half).div_(-penalty)
         found.diagonal().add_(1 / penalty)
     return ease_weights(found)
+
+
+def quick_ease(matrix: Any, penalty: float = 100.0) -> Tensor | None:
+    """`ease` where a core takes no more than about a minute for it; None for larger ones, which no table waits for."""
+    large = matrix.shape[1] > QUICK_ITEMS + 1 or min(matrix.shape) > QUICK_SIDE
+    return None if large else ease(matrix, penalty)
 
 
 class WeightsScorer:

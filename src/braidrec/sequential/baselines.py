@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
 
-from braidrec.evaluation.closed_form import WeightsScorer, ease, interactions
+from braidrec.evaluation.closed_form import WeightsScorer, interactions, quick_ease
 from braidrec.evaluation.retrieval import RetrievalRows, Scorer
 from braidrec.evaluation.sequential_baselines import LENGTH, ItemKNN, Markov, Popularity
 from braidrec.registry import Spec
 from braidrec.strict import Strict
 
 Rows = NDArray[np.int32]
-EASE_ITEMS, EASE_SIDE = 20_000, 10_000  # columns of its weights, and of what is inverted: within a minute of one core
 
 
 class EASEConfig(Strict):
@@ -45,9 +44,8 @@ def _markov(config: Any, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer:
 def _ease(config: EASEConfig, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer | None:
     """Of who has met what, in whatever order; None where the catalogue is too large for a table to wait for it."""
     met = interactions(user, item, (int(user.max(initial=0)) + 1, rows.num_items + 1))
-    if rows.num_items > EASE_ITEMS or min(met.shape) > EASE_SIDE:
-        return None
-    return WeightsScorer(rows, ease(met, config.penalty), np.bincount(item, minlength=rows.num_items + 1))
+    weights = quick_ease(met, config.penalty)
+    return None if weights is None else WeightsScorer(rows, weights, np.bincount(item, minlength=rows.num_items + 1))
 
 
 POPULARITY = Spec("popularity", "popularity", Strict, _popularity)

@@ -95,11 +95,11 @@ class NetMF(nn.Module, MatrixModel):
         return _logs(self._sums(baskets) / self._known(baskets)[:, None]) @ self.back
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
+        """Without what popularity adds to the score, which is no item's."""
         each, known = self._sums(Baskets.alone(items)), self.counts[items] > 0
         whole = each.sum(0)
         worth = _logs(whole / known.sum().clamp_min(1)) * (self.back @ self._scored()[target])
-        prior = self._prior()[target] / len(items)  # everybody's, whatever they have
-        return each @ (worth / whole.clamp_min(torch.finfo(whole.dtype).tiny)) + prior, None
+        return each @ (worth / whole.clamp_min(torch.finfo(whole.dtype).tiny)), None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
         return {"vertices": self.vertices}
