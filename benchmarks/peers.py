@@ -17,6 +17,12 @@ epoch (a quarter of an hour and more on two cores), which is kept in ``.peers/sa
 trains until its validation nDCG@10 is what RecBole's is by then.  RecBole leaves the items that a user met before among a
 sequence model's candidates, so both sides are judged twice: as RecBole does it, and with those items left out.
 
+``lightgcn``: ratings above 3 alone, a random tenth of each user's held out for validation and another for test, the sizes in
+``PAIRS``; a sample is a pair with one drawn negative.  Speeds are of the same model on both sides, in its authors' form; with
+``--epoch`` RecBole trains ten epochs, and our preset ``ours``, at the same width and depth, until its validation nDCG@10 is
+what RecBole's is by then (``peers/graph_side.py``).  Both leave the items of training out and rank among all others that
+anybody has.
+
 ``--closed-form`` measures nothing of the above: EASE beside its own steps in bare torch, iALS and recommendations for everybody
 beside ``implicit``, which the Python named by ``--implicit`` has (``pip install implicit`` in an environment of its own):
 
@@ -41,7 +47,7 @@ import time
 import venv
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,15 +63,19 @@ HOME = HERE.parent / ".peers"
 REQUIREMENTS = HERE / "peers" / "requirements.txt"
 PEER_PYTHON = HOME / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 RANKING = ("deepfm", "dcn", "dcnv2", "din")
-PARTS = (*RANKING, "sasrec")
+PARTS = (*RANKING, "sasrec", "lightgcn")
 SETUP = {"batch": 2048, "dim": 32, "mlp": (128, 64), "history": 30}
 SEQUENCES = {"dim": 64, "blocks": 2, "heads": 2, "history": 50}
 PEER_SEQUENCES = {"batch": 2048, "inner": 256}  # RecBole's defaults: targets per step, inner width (4 dim, as ours is)
+PAIRS = {"dim": 64, "layers": 3, "batch": 2048}
 # What a part's reports are read for: the line of the table, and the key.
 READINGS = {part: {part: "samples_per_second"} for part in PARTS}
 READINGS["sasrec"]["sasrec, full ranking, users/s"] = "users_per_second"
-EPOCH = "sasrec-epoch"
+READINGS["lightgcn"]["lightgcn, full ranking, users/s"] = "users_per_second"
 GOAL = "sasrec, seconds to RecBole's nDCG@10 after an epoch"
+# Parts that RecBole also trains for so many epochs: the line of the table.
+GOALS = {"sasrec": GOAL, "lightgcn": "lightgcn, seconds to RecBole's nDCG@10 after ten epochs"}
+KINDS = {"ndcg@10": "as RecBole ranks", "ndcg@10_unmet": "without the items met before"}
 FOREIGN_CORES = 0.1  # above this, other work has spoilt a measurement: two busy threads on two cores then wait for each other
 SETTLE_SECONDS = 600  # reading the data and building the histories, beside the timed seconds
 EPOCH_SECONDS = 4 * 3600  # by then even a slow machine has done RecBole's epoch
@@ -106,7 +116,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", type=_parts, default=RANKING, help=names)
     parser.add_argument("--prepared", type=Path, help="our prepared ML-1M directory; for ranking models, unless --peer-only")
     parser.add_argument("--peer-only", action="store_true", help="measure RecBole alone")
-    parser.add_argument("--epoch", action="store_true", help="sasrec: also RecBole's whole epoch, and our time to its quality")
+    parser.add_argument(
+        "--epoch", action="store_true", help="sasrec, lightgcn: also RecBole's whole epochs, and our time to their quality"
+    )
     parser.add_argument("--seconds", type=_positive, default=20.0, help="timed seconds per measurement (default: 20)")
     parser.add_argument("--rounds", type=int, choices=range(1, 10), default=3, metavar="1..9", help="default: 3")
     parser.add_argument("--threads", type=int, choices=range(1, 257), default=2, metavar="N", help="per side (default: 2)")
@@ -123,8 +135,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--prepared DIR is missing: --closed-form reads the training matrix of a prepared data set")
     if options.prepared is None and not options.peer_only and set(options.parts) & set(RANKING):
         parser.error("--prepared DIR is missing: our side trains on a prepared ML-1M directory; or pass --peer-only")
-    if options.epoch and "sasrec" not in options.parts:
-        parser.error(f"--epoch is for the part sasrec; --parts is {','.join(options.parts)}")
+    if options.epoch and not set(options.parts) & set(GOALS):
+        parser.error(f"--epoch is for the parts {' and '.join(GOALS)}; --parts is {','.join(options.parts)}")
     if options.prepared is not None and not options.prepared.is_dir():
         parser.error(f"--prepared {options.prepared}: no such directory; prepare ml-1m first")
     return options
@@ -216,16 +228,38 @@ def write_sequences(dataset: Dataset, folder: Path) -> None:
     write_text(folder / "sequences" / "sequences.inter", "\n".join([header, *lines]) + "\n")
 
 
+def prepare_pairs(archive: Path) -> Dataset:
+    """ML-1M's ratings above 3 alone, a tenth of each user's in either held-out part, prepared anew in ``.peers/pairs``."""
+    import polars as pl
+
+    tables = ml_1m.read(archive)
+    liked = tables.interactions.filter(pl.col("rating") > 3)
+    split = SplitConfig(kind="ratio", ratios=(0.8, 0.1, 0.1), per_user=True, min_history=0)
+    return Dataset.prepare(replace(tables, interactions=liked), HOME / "pairs", PrepareSettings(split=split), overwrite=True)
+
+
+def write_pairs(dataset: Dataset, folder: Path) -> None:
+    """RecBole's atomic files ``pairs.{train,valid,test}.inter`` of catalogue rows."""
+    for part in ("train", "valid", "test"):
+        places = dataset.split[part]
+        pairs = zip(dataset.log.user[places].tolist(), dataset.log.item[places].tolist(), strict=True)
+        lines = ["user_id:token\titem_id:token", *(f"{user}\t{item}" for user, item in pairs)]
+        write_text(folder / "pairs" / f"pairs.{part}.inter", "\n".join(lines) + "\n")
+
+
 def command(side: str, part: str, options: argparse.Namespace, extra: Sequence[str] = ()) -> list[str]:
-    """The process that measures one part on one side; ``extra`` words go to sasrec's."""
+    """The process that measures one part on one side; ``extra`` words go to those of ``GOALS``."""
     sequences = part == "sasrec"
     if side == "recbole":
-        sizes = SEQUENCES | PEER_SEQUENCES if sequences else SETUP
+        sizes = SEQUENCES | PEER_SEQUENCES if sequences else PAIRS if part == "lightgcn" else SETUP
         words = [str(PEER_PYTHON), "-I", "-W", "ignore", str(HERE / "peers" / "recbole_side.py"), "--data", str(HOME / "data")]
         words += ["--model", part, "--threads", str(options.threads)]
     elif sequences:
         sizes = SEQUENCES
         words = [sys.executable, str(HERE / "peers" / "braidrec_side.py"), "--prepared", str(HOME / "sequences")]
+    elif part == "lightgcn":
+        sizes = PAIRS
+        words = [sys.executable, str(HERE / "peers" / "graph_side.py"), "--prepared", str(HOME / "pairs")]
     else:
         sizes = {}
         words = [sys.executable, "-m", "braidrec.bench.children", "training-speed", "--model", part]
@@ -265,11 +299,11 @@ def run(
     return Measurement(part, side, number, float(str(report["samples_per_second"])), foreign, report)
 
 
-def peer_epoch(options: argparse.Namespace, fingerprint: str) -> Measurement:
-    """RecBole's whole epoch of sasrec: as kept by an earlier call with this set-up on this machine, or measured and kept."""
-    kept = HOME / "sasrec-epoch.json"
+def peer_epoch(options: argparse.Namespace, part: str, fingerprint: str) -> Measurement:
+    """RecBole's whole epochs of a part: as kept by an earlier call with this set-up on this machine, or measured and kept."""
+    kept = HOME / f"{part}-epoch.json"
     key = {
-        "setup": SEQUENCES | PEER_SEQUENCES,
+        "setup": SEQUENCES | PEER_SEQUENCES if part == "sasrec" else PAIRS,
         "threads": options.threads,
         "data": fingerprint,
         "requirements": sha256(REQUIREMENTS),
@@ -279,40 +313,43 @@ def peer_epoch(options: argparse.Namespace, fingerprint: str) -> Measurement:
         with contextlib.suppress(DataError):  # a damaged file is measured again
             stored = read_json(kept, DataError)
             if stored["key"] == key:
-                say(f"RecBole's epoch is kept from an earlier call; remove {kept} to measure it again")
+                say(f"RecBole's epochs of {part} are kept from an earlier call; remove {kept} to measure them again")
                 return Measurement(**stored["measurement"])
-    say("RecBole's epoch: a quarter of an hour and more ...")
-    words = command("recbole", "sasrec", options, ["--epoch"])
-    found = run("recbole", EPOCH, 0, words, options.threads, EPOCH_SECONDS, ("samples_per_second", "epoch_seconds"))
+    say(f"RecBole's epochs of {part}: a quarter of an hour and more ...")
+    words, keys = command("recbole", part, options, ["--epoch"]), ("samples_per_second", "epoch_seconds")
+    found = run("recbole", f"{part}-epoch", 0, words, options.threads, EPOCH_SECONDS, keys)
     write_json(kept, {"key": key, "measurement": asdict(found)})
     return found
 
 
 def own_goal(options: argparse.Namespace, peer: Measurement) -> Measurement:
-    """Our side, trained until it has RecBole's quality, or for as long as RecBole's epoch took."""
+    """Our side, trained until it has RecBole's quality, or for as long as RecBole's epochs took."""
     report = peer.report
-    goals = [str(report["ndcg@10"]), str(report["ndcg@10_unmet"])]
-    words = command("braidrec", "sasrec", options, ["--goals", *goals, "--limit", str(report["epoch_seconds"])])
+    goals = [str(report[key]) for key in KINDS if key in report]
+    extra = ["--goals", *goals, "--limit", str(report["epoch_seconds"])]
+    words = command("braidrec", peer.part.removesuffix("-epoch"), options, extra)
     limit = float(str(report["epoch_seconds"])) + SETTLE_SECONDS
-    return run("braidrec", EPOCH, 0, words, options.threads, limit, ("samples_per_second",))
+    return run("braidrec", peer.part, 0, words, options.threads, limit, ("samples_per_second",))
 
 
 def goal_row(epoch: Sequence[Measurement]) -> Row:
-    """Seconds of RecBole's epoch, and ours, if measured, until both of its nDCG@10 are reached; none where they never were."""
+    """Seconds of RecBole's epochs, and ours, if measured, until all its nDCG@10 are reached; none where they never were."""
     peer, *ours = epoch
     seconds = float(str(peer.report["epoch_seconds"]))
     reached = ours[0].report["seconds_to_goals"] if ours else None
     own = None if reached is None else float(str(reached))
-    return Row(GOAL, seconds, own, None if own is None else seconds / own, None)
+    title = GOALS[peer.part.removesuffix("-epoch")]
+    return Row(title, seconds, own, None if own is None else seconds / own, None)
 
 
 def goal_note(epoch: Sequence[Measurement]) -> str:
-    """Both nDCG@10 of RecBole after its epoch, and those of our side at every check."""
-    kinds = {"ndcg@10": "as RecBole ranks", "ndcg@10_unmet": "without the items met before"}
+    """The nDCG@10 of RecBole after its epochs, and those of our side at every check."""
     peer, *ours = epoch
+    kinds = {key: kind for key, kind in KINDS.items() if key in peer.report}
     goals = ", ".join(f"{peer.report[key]:.4f} {kind}" for key, kind in kinds.items())
     speed = f"{peer.samples_per_second:,.0f} samples/s"  # beside the rounds', where the epoch is kept from an earlier call
-    lines = [f"RecBole's validation nDCG@10 after its epoch, at {speed}: {goals}"]
+    done = "its epoch" if peer.part == "sasrec-epoch" else "ten epochs"
+    lines = [f"RecBole's validation nDCG@10 after {done}, at {speed}: {goals}"]
     checks: Any = ours[0].report["checks"] if ours else []
     for check in checks:
         values = ", ".join(f"{check[key]:.4f}" for key in kinds)
@@ -471,29 +508,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"--json {damaged}") from None
     make_environment()
     write_atomic_files(archive, HOME / "data")
-    fingerprint = ""
-    if "sasrec" in options.parts:
-        sequences = prepare_sequences(archive)
-        write_sequences(sequences, HOME / "data")
-        fingerprint = sequences.fingerprint
+    prints: dict[str, str] = {}
+    for part, prepare, write in (("sasrec", prepare_sequences, write_sequences), ("lightgcn", prepare_pairs, write_pairs)):
+        if part in options.parts:
+            dataset = prepare(archive)
+            write(dataset, HOME / "data")
+            prints[part] = dataset.fingerprint
     context = {
         "machine": machine(),
-        "setup": SETUP | {"sasrec": SEQUENCES | PEER_SEQUENCES},
+        "setup": SETUP | {"sasrec": SEQUENCES | PEER_SEQUENCES, "lightgcn": PAIRS},
         "threads": options.threads,
         "seconds": options.seconds,
     }
     say("\n".join(f"{key}: {value}" for key, value in context.items()))
     sides = ("recbole",) if options.peer_only else ("recbole", "braidrec")
     measured: list[Measurement] = []
-    epoch: list[Measurement] = []  # RecBole's, then ours
+    epochs: dict[str, list[Measurement]] = {}  # by part: RecBole's, then ours
     start = time.monotonic()
 
     def rows() -> list[Row]:
-        return summarise(measured) + ([goal_row(epoch)] if epoch else [])
+        return summarise(measured) + [goal_row(epoch) for epoch in epochs.values()]
+
+    def everything() -> list[Measurement]:
+        return measured + [one for epoch in epochs.values() for one in epoch]
 
     def keep() -> None:
         if options.json:
-            write_json(options.json, combine(earlier, context, rows(), measured + epoch))
+            write_json(options.json, combine(earlier, context, rows(), everything()))
 
     try:
         for number in range(1, options.rounds + 1):
@@ -503,20 +544,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     flag = "  WARNING" if disturbed(measured[-1:]) else ""
                     say(f"round {number}  {part:<8}{side:<9}{measured[-1].samples_per_second:>12,.0f} samples/s{flag}")
                     keep()
-        if options.epoch:
-            epoch.append(peer_epoch(options, fingerprint))
+        for part in prints if options.epoch else ():
+            epochs[part] = [peer_epoch(options, part, prints[part])]
             keep()
             if not options.peer_only:
-                epoch.append(own_goal(options, epoch[0]))
+                epochs[part].append(own_goal(options, epochs[part][0]))
                 keep()
     finally:
         if measured:
             versions = [one.report.get("versions") for one in measured if one.side == "recbole"][-1]
             print(f"{render(rows())}\n")
-            if epoch:
+            for epoch in epochs.values():
                 print(goal_note(epoch))
             print(f"RecBole's side: {versions}; {(time.monotonic() - start) / 60:.1f} minutes")
-            if warning := disturbed(measured + epoch):
+            if warning := disturbed(everything()):
                 print(warning)
 
 

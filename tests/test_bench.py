@@ -42,6 +42,25 @@ def test_every_part_gives_rows(part: str, request: pytest.FixtureRequest) -> Non
         assert ratio == "-" or float(ratio.removesuffix("x")) > 0
 
 
+def test_packing_is_held_against_a_window_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "OF_ONE_USER", 20)
+    rows = marks.PARTS["packing"](small_runs.rich().path, 0.01)
+    assert [row[0] for row in rows][:2] == [
+        "din-bilinear: training step, runs of 32",
+        "din-disco: training step, runs of 32",
+    ]
+    assert {row[0].split(", ")[-1] for row in rows[-4:-2]} == {"p50", "p99"}
+    assert all("matrix products" in row[1] and "optimiser" in row[1] for row in rows[-2:])
+    assert all(float(row[3].removesuffix("x")) > 0 for row in rows[:-2])
+
+
+def test_a_mark_that_is_missed_says_by_how_much() -> None:
+    assert marks._faster("a", 1.0, 2.0, "b", 3.0) == ("a", "1000.00 ms", "2000.00 ms b (mark 3.0x) (1.00x short)", "2.00x")
+    assert marks._faster("a", 1.0, 4.0, "b", 3.0)[2] == "4000.00 ms b (mark 3.0x)"
+    assert marks._slower("a", 3.0, 1.0, "b", 2.0)[2:] == ("1000.00 ms b (mark 2.0x at most) (1.00x over)", "3.00x")
+    assert marks._slower("a", 1.5, 1.0, "b", 2.0)[2] == "1000.00 ms b (mark 2.0x at most)"
+
+
 def test_a_machine_that_stands_still_gets_one_step_of_each(tick: list[float]) -> None:
     """However long nothing ran between two looks at the clock, what is timed was done, once at least."""
     tick[0] = 1_000.0
@@ -67,6 +86,18 @@ def test_sequences_give_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert all(float(row[3].removesuffix("x")) >= 0 for row in rows)
     assert "from 40 users" in rows[4][1]
+
+
+def test_nodes_give_rows() -> None:
+    rows = marks.PARTS["collaborative"](small_runs.positives().path, 0.01)
+    assert [row[0] for row in rows] == [f"LightGCN + DaRec, {preset}: training step" for preset in ("ours", "paper")]
+    assert all(float(row[3].removesuffix("x")) > 0 for row in rows)
+
+
+def test_a_method_is_timed_by_its_own_settings() -> None:
+    phase = models.node_phase(small_runs.positives(), "darec", "paper", weight=0.5)
+    assert {name: phase.weights[name] for name in ("global", "local")} == {"global": 0.5, "local": 0.5}
+    assert phase.module.enhancer.config.sample == 4096  # type: ignore[union-attr]
 
 
 def test_a_phase_step_is_a_step_of_the_loop() -> None:

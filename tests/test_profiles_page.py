@@ -44,7 +44,7 @@ def test_the_page_prints_what_it_says(
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("CHAT_KEY", "sk-of-nobody-0123")
+    monkeypatch.setenv("CHAT_KEY", "sk-CANARY-aa11bb22")
     monkeypatch.setattr(typer, "confirm", lambda question: print(f"{question} [y/N]: y") or True)  # type: ignore[func-returns-value]
 
     def run(command: str) -> str:

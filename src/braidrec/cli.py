@@ -495,7 +495,10 @@ def recommend(
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
-    explain: Annotated[bool, typer.Option("--explain", help="Which items, and how much their text, are behind each.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Which items, how much of their text, and which parts of the model are behind each."),
+    ] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
@@ -530,10 +533,14 @@ def recommend(
     scale = "p(positive)" if run.model.probabilities else "score"
     listed = [(at, each.item, each.title, f"{each.score:.3f}") for at, each in enumerate(found, 1)]
     if explain:
-        from braidrec.runs.tables import reasons
+        from braidrec.runs.tables import divided, reasons
 
         told: list[tuple[Any, ...]] = [(*row, reasons(each.because)) for row, each in zip(listed, found, strict=True)]
-        _print(_table(title, ("#", "item", "title", scale, "because of"), told))
+        columns: tuple[str, ...] = ("#", "item", "title", scale, "because of")
+        if any(each.parts for each in found):
+            told = [(*row, divided(each.parts)) for row, each in zip(told, found, strict=True)]
+            columns = (*columns, "by (category: its share of the user's taste)")
+        _print(_table(title, columns, told))
     else:
         _print(_table(title, ("#", "item", "title", scale), listed))
     for note in run.notes(new_user=user is None, fields=described):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MASK = "***"
 _LEAST = 6  # characters of a secret that are taken for a part of it: endpoints answer with keys that they have cut
+_SURE = 12  # characters that are part of a secret and of nothing else: words of a text can be of fewer
 _LOGGING = ("braidrec", "httpx", "httpcore")  # who logs what an endpoint says
 _secrets: dict[str, frozenset[str]] = {}  # secret -> its parts of that length
 
@@ -57,8 +58,8 @@ def keep_secret(value: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a part of six characters or more of what this process keeps secret stands in ``text``."""
-    return any(_masked(text, parts) != text for parts in tuple(_secrets.values()))
+    """Whether twelve characters in a row of what this process keeps secret, or all of a shorter one, stand in ``text``."""
+    return any(form[at : at + _SURE] in text for form in tuple(_secrets) for at in range(max(len(form) - _SURE, 0) + 1))
 
 
 def redact(text: str) -> str:

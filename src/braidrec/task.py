@@ -73,12 +73,34 @@ class Reason:
     text: float | None = None
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a named part of a model, such as a block of its vectors, brings to a score: its share, below 0 where it speaks
+    against it.
+
+    says: what the part knows both sides by, such as categories, each with how much it counts, most first
+    """
+
+    name: str
+    share: float
+    says: tuple[tuple[str, float], ...] = ()
+
+
 @runtime_checkable
 class Explains(Protocol):
     """A model that says what is behind a score."""
 
     def explain(self, past: Any, row: int) -> list[Reason]:
         """Of a past, for a catalogue row, most first."""
+        ...
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """A model whose scores are sums of named parts."""
+
+    def divide(self, past: Any, row: int) -> list[Share]:
+        """Of a past, for a catalogue row, in the model's own order; empty where there are no such parts."""
         ...
 
 
@@ -236,4 +258,15 @@ class Task(Protocol):
 
     def inspect(self, module: nn.Module, num_items: int) -> Mapping[str, NDArray[np.float32]]:
         """Item vectors (I + 1, D) of a module, by the space they are in; empty where it has none."""
+        ...
+
+
+@runtime_checkable
+class TestsMetrics(Protocol):
+    """A task that tests whatever metric of its reports it is asked for."""
+
+    def tests_of(
+        self, metrics: Sequence[str], first: Sequence[Outcome], second: Sequence[Outcome], data: Dataset
+    ) -> list[PairedTest]:
+        """Paired tests as of `Task.tests`, of ``metrics`` by their keys in reports, in that order."""
         ...

@@ -45,11 +45,11 @@ def test_parts_are_chosen_once_each_in_the_given_order(peers: ModuleType) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peer-only", "--parts", "deepfm,dnc"], "'dnc' is no part; choose from deepfm, dcn, dcnv2, din, sasrec"),
+        (["--peer-only", "--parts", "deepfm,dnc"], "'dnc' is no part; choose from deepfm, dcn, dcnv2, din, sasrec, lightgcn"),
         (["--peer-only", "--seconds", "0"], "0 must be a positive number of seconds"),
         ([], "--prepared DIR is missing"),
         (["--parts", "sasrec,din"], "--prepared DIR is missing"),
-        (["--peer-only", "--parts", "din", "--epoch"], "--epoch is for the part sasrec; --parts is din"),
+        (["--peer-only", "--parts", "din", "--epoch"], "--epoch is for the parts sasrec and lightgcn; --parts is din"),
         (["--prepared", "/nowhere/ml-1m"], "--prepared /nowhere/ml-1m: no such directory"),
     ],
 )
@@ -164,10 +164,11 @@ def fake(peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(peers, "PEER_PYTHON", Path(sys.executable))
     monkeypatch.setattr(peers, "make_environment", lambda: None)
     monkeypatch.setattr(peers, "prepare_sequences", lambda archive: small_runs.positives())
+    monkeypatch.setattr(peers, "prepare_pairs", lambda archive: small_runs.positives())
     log = tmp_path / "calls.jsonl"
 
     def write(goal: str = "45.0") -> Callable[[], list[Any]]:
-        for name, text in (("recbole_side", PEER), ("braidrec_side", OURS)):
+        for name, text in (("recbole_side", PEER), ("braidrec_side", OURS), ("graph_side", OURS)):
             (tmp_path / "side" / "peers" / f"{name}.py").write_text(text.format(log=str(log), goal=goal))
 
         def calls() -> list[Any]:
@@ -206,6 +207,25 @@ def test_sequences_are_compared_in_speed_and_in_time_to_quality(
         ("sasrec-epoch", "braidrec", 0),
     ]
     assert written["setup"]["sasrec"]["inner"] == 256
+
+
+def test_graphs_are_compared_at_the_same_sizes_and_in_time_to_one_quality(
+    peers: ModuleType, fake: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = fake()
+    peers.main(["--parts", "lightgcn", "--epoch", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert "| lightgcn, full ranking, users/s | 2,000 | 9,000 | 4.50x | 4.50-4.50x |" in printed
+    assert "| lightgcn, seconds to RecBole's nDCG@10 after ten epochs | 900 | 45 | 20.00x | - |" in printed
+    assert "validation nDCG@10 after ten epochs" in printed
+    asked = calls()
+    assert len(asked) == 4
+    for words in asked:
+        sizes = {words[at]: words[at + 1] for at in range(len(words) - 1)}
+        assert (sizes["--dim"], sizes["--layers"], sizes["--batch"]) == ("64", "3", "2048")
+    assert {path.name for path in (peers.HOME / "data" / "pairs").iterdir()} == {
+        f"pairs.{part}.inter" for part in ("train", "valid", "test")
+    }
 
 
 def test_an_epoch_is_measured_once_for_a_set_up(peers: ModuleType, fake: Any) -> None:

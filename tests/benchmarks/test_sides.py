@@ -102,3 +102,28 @@ def test_the_peer_s_clock_runs_for_whole_batches_after_the_warm_up() -> None:
     assert list(timed) == [[1, 2], [3]]
     assert (timed.batches, timed.samples) == (1, 1)
     assert timed.seconds > 0
+
+
+@pytest.fixture(scope="module")
+def pairs() -> argparse.Namespace:
+    path = small_runs.positives().path
+    return argparse.Namespace(prepared=path, dim=8, layers=2, batch=64, seconds=0.01, goals=None, limit=0.0)
+
+
+def test_our_side_of_graphs_has_the_sizes_and_the_loss_of_the_other(pairs: argparse.Namespace) -> None:
+    side, data = _load("graph_side"), small_runs.positives()
+    module = side.phase_of(data, "textbook", pairs).module
+    assert (module.config.dim, module.config.depth, module.config.loss, module.config.combine) == (8, 2, "bpr", "mean")
+    found = side.measure(pairs)
+    assert found["samples_per_second"] > 0
+    assert found["users_per_second"] > 0
+    assert found["samples"] == len(module.graph)
+
+
+def test_our_side_of_graphs_trains_until_the_goal_or_the_limit(pairs: argparse.Namespace) -> None:
+    side = _load("graph_side")
+    reached, given_up = (
+        side.measure(argparse.Namespace(**vars(pairs) | {"goals": [goal], "limit": 0.0})) for goal in (0.0, 2.0)
+    )
+    assert reached["seconds_to_goals"] == reached["checks"][0]["seconds"] > 0
+    assert given_up["seconds_to_goals"] is None

@@ -123,6 +123,10 @@ def test_simgcl_s_noise_has_its_length_and_points_where_the_vector_does() -> Non
     assert torch.allclose(noisy_sum(matrix, nodes, 3, 0.0, rng(), 0.0), without, atol=1e-5)
     assert gradients_agree(noisy_sum(matrix, nodes, 3, 0.7, rng(), 0.0), without, nodes)
     assert torch.allclose(backbone("simgcl", GRAPH, first_layer=False).embed(nodes, GRAPH), without, atol=1e-5)
+    for name in ("simgcl", "sgl"):
+        assert torch.allclose(backbone(name, GRAPH, combine="mean").embed(nodes, GRAPH), powers / 4, atol=1e-5)
+    mean = backbone("simgcl", GRAPH, first_layer=False, combine="mean").embed(nodes, GRAPH)
+    assert torch.allclose(mean, without / 3, atol=1e-5)
 
 
 # DCCF --------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from small_worlds import graph_of, random_graph, recall, two_causes
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.graph import Graph
+from braidrec.collaborative.models import netmf
 from braidrec.collaborative.models.netmf import NetMFConfig, low_rank
 from braidrec.collaborative.models.prone import ProNEConfig, factorised, spread
 from braidrec.collaborative.scoring import training_graph
@@ -25,8 +27,8 @@ from braidrec.errors import ConfigError
 SQUARE = graph_of(np.array([[1, 1], [1, 2], [2, 2]]), 2, 2)  # a path of four nodes: i1 - u1 - i2 - u2
 NAMES = ("netmf", "prone")
 AUTHORS: Mapping[str, Mapping[str, Any]] = {
-    "netmf": {"window": 10, "by": "vertex", "popularity": 0.0},
-    "prone": {"theta": 0.5, "popularity": 0.0},
+    "netmf": {"factors": 128, "window": 10, "by": "vertex", "popularity": 0.0, "rank": None},
+    "prone": {"mu": 0.2, "theta": 0.5, "popularity": 0.0},
 }
 
 
@@ -99,6 +101,16 @@ def test_low_rank_of_full_rank_is_exact_and_stands_in_where_the_exact_form_does_
     assert not fitted("netmf", graph, **settings).remarks
     assert low_rank(NetMFConfig(), 15_000) is None
     assert low_rank(NetMFConfig(), 82_000) == 256
+
+
+def test_more_nodes_than_a_cpu_goes_through_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netmf, "NODES", 28)
+    with pytest.raises(
+        ConfigError,
+        match=r"netmf: 20 users and 9 items are 841 pairs of nodes, each of which it looks at several times; a CPU goes "
+        r"through those of 28 nodes at most: take prone",
+    ):
+        fitted("netmf", random_graph(20, 9, 0.3))
 
 
 # ProNE -------------------------------------------------------------------------------------------------------------------
@@ -195,12 +207,14 @@ def test_nobody_by_training_is_folded_in_otherwise_than_they_were_trained(name: 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("popularity", [0.0, 0.4])
-def test_what_each_item_brings_adds_up_to_the_score(name: str, popularity: float) -> None:
-    model = fitted(name, random_graph(), popularity=popularity)
+def test_what_each_item_brings_adds_up_to_the_score_without_popularity(name: str, popularity: float) -> None:
+    graph = random_graph()
+    model = fitted(name, graph, popularity=popularity)
+    prior = popularity * math.log(graph.item_counts[6])
     for items in (torch.tensor([1, 4, 9]), torch.tensor([2])):
         shares, text = model.shares(items, 6)
         assert text is None
-        score = model.scores(Baskets.of([items.numpy()]))[0, 6]
+        score = model.scores(Baskets.of([items.numpy()]))[0, 6] - prior
         assert float(shares.sum()) == pytest.approx(float(score), abs=1e-4)
 
 

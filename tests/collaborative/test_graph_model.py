@@ -17,9 +17,11 @@ from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.config import PairwiseConfig
 from braidrec.collaborative.graph_model import NodeVectors, prediction
 from braidrec.collaborative.scoring import training_graph
+from braidrec.collaborative.task import TASK as ROOM
 from braidrec.config import RunRequest, resolve
 from braidrec.errors import ConfigError
 from braidrec.evaluation.closed_form import item_cosine
+from braidrec.registry import LogSize
 from braidrec.strict import parse
 from braidrec.training.stages import put_fitted
 
@@ -87,6 +89,16 @@ def test_a_backbone_s_keys_may_stand_in_the_table_itself() -> None:
     assert settings("lightgcn", depth=1, dim=16).depth == 1
     with pytest.raises(ConfigError, match="unknown key 'dpth'"):
         resolve(RunRequest(data="-", backbone="lightgcn", model={"dpth": 1}), "test")
+
+
+def test_small_logs_get_smaller_batches_by_preset_ours_alone() -> None:
+    def batch(samples: int, preset: str = "ours", **training: Any) -> int:
+        request = RunRequest(data="-", backbone="lightgcn", preset=preset, training=training)
+        return resolve(request, "test", LogSize(samples, 100)).training.batch_size
+
+    assert [batch(samples) for samples in (0, 1_000, 5_000, 60_000, 70_000, 10**7)] == [64, 64, 256, 2048, 4096, 4096]
+    assert batch(1_000, "authors") == 4096
+    assert batch(1_000, batch_size=512) == 512
 
 
 # training ----------------------------------------------------------------------------------------------------------------
@@ -187,6 +199,18 @@ def test_several_methods_at_once_are_refused() -> None:
     methods = [(Spec(name, name, Strict, lambda *given: None), Strict()) for name in ("one", "two")]
     with pytest.raises(ConfigError, match="enhance names 'one' and 'two'"):
         node_stages(backbone, settings("mf"), plan_of("mf", circles())[0].stages[0].module, methods)  # type: ignore[arg-type]
+
+
+def test_a_model_that_trains_is_held_against_simple_rankings() -> None:
+    data = circles()
+    found = plan_of("mf", data)[0].yardsticks()
+    assert found.keys() == {"popularity", "item-kNN"}
+    assert found["item-kNN"]["recall@20"] > found["popularity"]["recall@20"] + 0.3
+    outcome = ROOM.baseline("popularity", None, data, "valid")
+    assert outcome is not None
+    wanted = ROOM.report(outcome, None, data, "valid", min_rows=1)["all"]["recall@20"]
+    assert found["popularity"]["recall@20"] == pytest.approx(wanted)
+    assert plan_of("ease", data)[0].yardsticks() == {}
 
 
 def test_item_vectors_are_there_to_look_at() -> None:

@@ -87,6 +87,8 @@ def test_a_run_reads_profiles_and_says_so(tmp_path: Path) -> None:
         assert run.record["choices"]["user_text"] == "profiles, else means of training items"
         assert run.record["knowledge"][0]["writer"].startswith("toy@")
         assert len(run.recommend(1, k=3)) == 3
+        run.inspect("train")  # what is built again for a look inside reads the same
+        assert torch.equal(SEEN[-1], SEEN[0])
         SEEN.clear()
         plain = trained("plain-run", "plain")
         assert plain.record["choices"]["user_text"] == "means of training items"

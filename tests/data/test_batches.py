@@ -31,15 +31,22 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def cutter(
-    dataset: Dataset, batch_size: int = 16, *, part: str = "train", shuffle: bool = True, seed: int = 3, per_positive: int = 0
+    dataset: Dataset,
+    batch_size: int = 16,
+    *,
+    part: str = "train",
+    shuffle: bool = True,
+    seed: int = 3,
+    per_positive: int = 0,
+    run: int = 1,
 ) -> RankingBatches:
     negatives = NegativeSampler(dataset.log, dataset.num_items, per_positive, seed) if per_positive else None
-    history = RecentHistory(dataset.log, 5)
+    history = RecentHistory(dataset.log, 5, run)
     return RankingBatches(dataset, dataset.split[part], batch_size, history, shuffle=shuffle, seed=seed, negatives=negatives)
 
 
 def tensors(batch: RankingBatch) -> list[Tensor]:
-    history = [getattr(batch.history, part.name) for part in fields(History)]
+    history = [getattr(batch.history, part.name) for part in fields(History)]  # of shared windows as gathered
     rest = [batch.position, batch.item, batch.fields, batch.numbers, *batch.bags, batch.label]
     return [*rest, *history, *([] if batch.weight is None else [batch.weight])]
 
@@ -57,9 +64,10 @@ def endless(batches: RankingBatches) -> Iterator[RankingBatch]:
         yield from batches
 
 
+@pytest.mark.parametrize("run", [1, 4])
 @pytest.mark.parametrize("batch_size", [1, 16, 1000])
-def test_every_sample_once_per_epoch(dataset: Dataset, batch_size: int) -> None:
-    batches = cutter(dataset, batch_size)
+def test_every_sample_once_per_epoch(dataset: Dataset, batch_size: int, run: int) -> None:
+    batches = cutter(dataset, batch_size, run=run)
     samples = dataset.split["train"].tolist()
     assert batches.num_samples == len(samples)
     assert len(batches) == -(-len(samples) // batch_size)
@@ -70,8 +78,9 @@ def test_every_sample_once_per_epoch(dataset: Dataset, batch_size: int) -> None:
         assert sorted(at for batch in walked for at in batch.position.tolist()) == samples
 
 
-def test_epochs_differ_and_seeds_decide(dataset: Dataset) -> None:
-    first, same, other = cutter(dataset), cutter(dataset), cutter(dataset, seed=4)
+@pytest.mark.parametrize("run", [1, 4])
+def test_epochs_differ_and_seeds_decide(dataset: Dataset, run: int) -> None:
+    first, same, other = cutter(dataset, run=run), cutter(dataset, run=run), cutter(dataset, seed=4, run=run)
     epochs = [positions(first), positions(first)]
     assert epochs[0] != epochs[1]
     assert [positions(same), positions(same)] == epochs
@@ -86,17 +95,23 @@ def test_without_shuffling_the_samples_come_in_order_every_time(dataset: Dataset
 
 
 @settings(deadline=None, max_examples=30)
-@given(stop=st.integers(0, 40), batch_size=st.integers(7, 40), per_positive=st.integers(0, 2), shuffle=st.booleans())
+@given(
+    stop=st.integers(0, 40),
+    batch_size=st.integers(7, 40),
+    per_positive=st.integers(0, 2),
+    shuffle=st.booleans(),
+    run=st.integers(1, 9),
+)
 def test_a_restored_cutter_continues_exactly(
-    dataset: Dataset, stop: int, batch_size: int, per_positive: int, shuffle: bool
+    dataset: Dataset, stop: int, batch_size: int, per_positive: int, shuffle: bool, run: int
 ) -> None:
     """Stopped anywhere, in the first epoch or a later one, the rest and the next epoch are the same batches."""
-    broken = cutter(dataset, batch_size, shuffle=shuffle, per_positive=per_positive)
+    broken = cutter(dataset, batch_size, shuffle=shuffle, per_positive=per_positive, run=run)
     stream = endless(broken)
     for _ in range(stop):
         next(stream)
     state = json.loads(json.dumps(broken.state()))
-    fresh = cutter(dataset, batch_size, shuffle=shuffle, seed=99, per_positive=per_positive)
+    fresh = cutter(dataset, batch_size, shuffle=shuffle, seed=99, per_positive=per_positive, run=run)
     if per_positive:  # the sampler's seed belongs to the run's settings, not to the position in the data
         fresh._negatives = NegativeSampler(dataset.log, dataset.num_items, per_positive, 3)
     fresh.restore(state)
@@ -105,6 +120,35 @@ def test_a_restored_cutter_continues_exactly(
     assert len(pairs) == rest
     assert all(equal(one, other) for one, other in pairs)
     assert fresh.state() == broken.state()
+
+
+@pytest.mark.parametrize("per_positive", [0, 2])
+def test_runs_are_consecutive_samples_of_one_user(dataset: Dataset, per_positive: int) -> None:
+    """In order of time, none longer than asked for, and not all cut at the same places in the next epoch."""
+    batches, train = cutter(dataset, 10_000, per_positive=per_positive, run=6), dataset.split["train"]
+    users, place = dataset.log.user, np.zeros(len(dataset.log), np.int64)
+    place[train] = [int((users[train[:at]] == users[one]).sum()) for at, one in enumerate(train)]  # among the user's own
+    events, cuts = 6 // (1 + per_positive), []
+    for _ in range(2):
+        (batch,) = batches
+        at = batch.position.numpy()[:: 1 + per_positive]
+        assert np.array_equal(batch.position.numpy(), at.repeat(1 + per_positive))
+        goes_on = (users[at[1:]] == users[at[:-1]]) & (place[at[1:]] == place[at[:-1]] + 1)
+        runs = np.split(at, np.flatnonzero(~goes_on) + 1)
+        # two runs of a user may come to stand side by side, and look like one
+        assert np.mean([len(run) <= events for run in runs]) > 0.8
+        assert np.mean([len(run) == events for run in runs]) > 0.2
+        cuts.append({int(run[0]) for run in runs})
+    assert cuts[0] != cuts[1]
+
+
+@pytest.mark.parametrize("per_positive", [0, 2])
+def test_a_walk_in_runs_has_every_row_as_the_other_walk(dataset: Dataset, per_positive: int) -> None:
+    apart, together = (cutter(dataset, 23, part="valid", shuffle=False, per_positive=per_positive, run=run) for run in (1, 8))
+    rows = [[torch.cat(parts) for parts in zip(*map(tensors, batches), strict=True)] for batches in (apart, together)]
+    assert torch.equal(apart.walk, torch.arange(apart.num_samples))
+    assert not torch.equal(together.walk, apart.walk)
+    assert all(torch.equal(one[together.walk], other) for one, other in zip(*rows, strict=True))
 
 
 def test_rows_are_what_the_tables_say(dataset: Dataset) -> None:
@@ -197,8 +241,9 @@ def test_no_array_holds_a_history_per_event(dataset: Dataset) -> None:
     assert largest == length  # the steps 0..K-1 of one window
 
 
-def test_a_batch_moves_whole(dataset: Dataset) -> None:
-    batch = next(iter(cutter(dataset)))
+@pytest.mark.parametrize("run", [1, 4])
+def test_a_batch_moves_whole(dataset: Dataset, run: int) -> None:
+    batch = next(iter(cutter(dataset, run=run)))
     assert batch.to("cpu") is batch
     moved = batch.to("meta")
     assert all(tensor.device.type == "meta" for tensor in tensors(moved))

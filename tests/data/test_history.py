@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from small_data import ITEMS, USERS, Event, earlier, events_lists, log_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from braidrec.data.history import RecentHistory, SemanticHistory, build_semantic_slots, principal_directions
+from braidrec.data.history import (
+    TARGETS,
+    RecentHistory,
+    SemanticHistory,
+    SharedHistory,
+    build_semantic_slots,
+    principal_directions,
+)
 from braidrec.data.log import InteractionLog
 from braidrec.errors import DataError
 
@@ -50,6 +57,51 @@ def test_recent_history_by_hand() -> None:
     history = RecentHistory(log, 2).before(torch.tensor([4, 0, 2, 1]))
     assert history.items.tolist() == [[6, 5], [0, 0], [7, 0], [0, 0]]
     assert history.signals.tolist() == [[4, 3], [0, 0], [5, 0], [0, 0]]
+
+
+@given(events_lists, st.integers(1, 12), st.data())
+def test_shared_windows_hold_the_same_histories(events: list[Event], length: int, data: st.DataObject) -> None:
+    """Of any events in any order, some of them twice, runs of one user among them."""
+    log = log_of(events)
+    chosen = torch.tensor(data.draw(st.lists(st.integers(0, len(events) - 1), min_size=1, max_size=80)))
+    users, ends = torch.from_numpy(log.user)[chosen], torch.from_numpy(log.past)[chosen]
+    if data.draw(st.booleans()):
+        order = (users.long() * 1000 + ends).argsort(stable=True)
+        users, ends = users[order], ends[order]
+    source = RecentHistory(log, length)
+    own, shared = source.window(users, ends), source.shared(users, ends)
+    for part in ("items", "signals", "mask"):
+        assert torch.equal(getattr(shared, part), getattr(own, part))
+        assert getattr(shared, part).dtype == getattr(own, part).dtype
+    assert torch.equal(shared.user, users)
+    assert torch.equal(users[shared.leaders][shared.run_of], users)
+    assert torch.equal(shared.run_of[shared.leaders], torch.arange(len(shared.leaders)))
+    assert sorted(shared.place.tolist()) == sorted(set(shared.place.tolist()))
+    for run in shared.runs:
+        assert torch.equal(run.band.sum(dim=2), run.last - run.first)
+        assert run.items.shape[1] <= max(TARGETS, length // 4) - 1 + length
+
+
+def test_shared_windows_by_hand() -> None:
+    """Two targets of user 1 read [7, 6] and [6, 5] of one window of three; user 2, between other runs, has read nothing."""
+    log = log_of([(1, 7, 5), (2, 8, 1), (1, 6, 4), (1, 5, 3), (1, 9, 2)])
+    shared = RecentHistory(log, 2, run=4).before(torch.tensor([3, 4, 1]))
+    assert isinstance(shared, SharedHistory)
+    alone, pair = shared.runs
+    assert pair.items.tolist() == [[7, 6, 5]]
+    assert pair.signals.tolist() == [[5, 4, 3]]
+    assert pair.band.tolist() == [[[True, True, False], [False, True, True]]]
+    assert pair.rows.tolist() == [[0, 1]]
+    assert (alone.items.tolist(), alone.band.tolist(), alone.rows.tolist()) == ([[0]], [[[False]]], [[2]])
+    assert shared.place.tolist() == [1, 2, 0]
+    assert shared.items.tolist() == [[7, 6], [6, 5], [0, 0]]
+
+
+def test_short_ends_are_padded_to_their_like() -> None:
+    """One run of 32 targets and eight of one: 40 targets are held, not 9 x 32."""
+    log = log_of([(1, 1 + at % 9, 5) for at in range(40)] + [(2 + at % 5, 3, 4) for at in range(8)])
+    shared = RecentHistory(log, 5, run=32).before(torch.cat([torch.arange(32), torch.tensor([40, 41, 42, 43, 44])]))
+    assert [list(run.rows.shape) for run in shared.runs] == [[5, 1], [1, 32]]
 
 
 def test_recent_history_keeps_the_log_and_nothing_else() -> None:

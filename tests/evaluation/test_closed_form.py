@@ -69,6 +69,16 @@ def test_ease_minimises_what_it_says() -> None:
     assert (np.diag(found) == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(9, 20), (20, 9)])
+@pytest.mark.parametrize("penalty", [0.5, 50.0])
+def test_ease_is_the_same_whichever_side_is_inverted(shape: tuple[int, int], penalty: float) -> None:
+    values = drawn(*shape, 0.3).astype(np.float64)
+    precision = np.linalg.inv(values.T @ values + penalty * np.eye(shape[1]))
+    wanted = -precision / np.diag(precision)
+    np.fill_diagonal(wanted, 0)
+    assert np.allclose(ease(sparse(values.astype(np.float32)), penalty).numpy(), wanted, atol=1e-4)
+
+
 def test_what_is_not_positive_definite_names_the_setting() -> None:
     with pytest.raises(DataError, match=r"not positive definite to float32 \(row 2\); use a larger penalty"):
         inverse(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "penalty")

@@ -104,6 +104,27 @@ def test_gains_of_several_targets_by_hand() -> None:
         row_gains(found, "ndcg", 0)
 
 
+def test_shares_of_hits_by_hand() -> None:
+    """Two hits in five for somebody with four targets: precision .4, recall .5, F1 .4444."""
+    ranking = ranking_of([[1, 4, 9, 30], [7]])
+    assert row_gains(ranking, "precision", 5).tolist() == [0.4, 0.0]
+    assert row_gains(ranking, "f1", 5).tolist() == [pytest.approx(2 * 0.4 * 0.5 / 0.9), 0.0]
+    assert row_gains(ranking, "f1", 10)[1] == pytest.approx(2 / 11)
+    single = ranking_of([[3], [8]])
+    assert row_gains(single, "f1", 5).tolist() == [pytest.approx(1 / 3), 0]
+    assert row_gains(single, "precision", 5).tolist() == [0.2, 0]
+
+
+def test_the_ideal_over_all_targets_grows_with_them_not_with_the_list() -> None:
+    ranking = ranking_of([[1, 2, 30, 40], [1]])
+    gained = 1 + 1 / np.log2(3)
+    every = gained + 1 / np.log2(4) + 1 / np.log2(5)
+    assert row_gains(ranking, "ndcg", 2).tolist() == [1, 1]
+    assert row_gains(ranking, "ndcg_all", 2).tolist() == [pytest.approx(gained / every), 1]
+    perfect = ranking_of([[1, 2, 3], [2, 1, 3]])
+    assert row_gains(perfect, "ndcg_all", 3).tolist() == [pytest.approx(1), pytest.approx(1)]
+
+
 def test_what_no_model_can_reach_counts_among_the_targets() -> None:
     found = ranking_of([[1, 4], [4, 4]], [[0, 1], [1, 1]])  # a catalogue of 4, in which the last rank is within 10
     assert row_gains(found, "recall", 10).tolist() == [1 / 2, 0]

@@ -69,7 +69,7 @@ def test_a_next_item_model_stands_beside_its_baselines_with_hits_and_ndcg() -> N
     run = sequential("sasrec")
     table = evaluation_table([run.path], "test", baselines=True)
     found, rank = columns(table), run.outcome().values["rank"]
-    assert list(found) == ["slice", "rows", "users", "popularity", "item-kNN", "Markov", run.title]
+    assert list(found) == ["slice", "rows", "users", "popularity", "item-kNN", "Markov", "EASE", run.title]
     within = rank <= 10
     first, *intervals = found[run.title][0].splitlines()
     assert first == f"{100 * within.mean():.4f} / {100 * (within / np.log2(rank + 1)).mean():.4f}"
@@ -116,7 +116,13 @@ def test_a_comparison_of_rankings_tests_auc() -> None:
 def test_a_comparison_of_sequences_corrects_over_models_and_both_metrics() -> None:
     first, *others = (sequential(name) for name in ("sasrec", "gru4rec", "caser"))
     evaluation, tests = comparison_tables([run.path for run in (first, *others)])
-    assert list(columns(evaluation))[3:] == ["popularity", "item-kNN", "Markov", *(run.title for run in (first, *others))]
+    assert list(columns(evaluation))[3:] == [
+        "popularity",
+        "item-kNN",
+        "Markov",
+        "EASE",
+        *(run.title for run in (first, *others)),
+    ]
     found, users = columns(tests), first.outcome().user
     expected = [
         paired_rank_test(users, *(each.outcome().values["rank"][None] for each in (run, first)), metric=metric)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from braidrec.data.history import History, Run, SharedHistory
 from braidrec.layers import attention
-from braidrec.layers.attention import ActivationUnit, BilinearAttention, Dice, _Attend, attend, gather, masked_softmax
+from braidrec.layers.attention import (
+    ActivationUnit,
+    BilinearAttention,
+    Dice,
+    PerSample,
+    _Attend,
+    attend,
+    behaviours,
+    gather,
+    masked_softmax,
+)
 
 MASK = torch.tensor(
     [[True, True, True, True], [True, True, False, False], [False, False, False, False], [True, False, False, False]]
@@ -24,6 +38,16 @@ def history(items: int = 6) -> Tensor:
     """(4, 4) places in a table of ``items`` rows, row 0 where `MASK` is off."""
     index = torch.randint(1, items, MASK.shape, generator=torch.Generator().manual_seed(3))
     return index * MASK
+
+
+def single(module: nn.Module, target: Tensor, items: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled (B, W) and weights (B, K) of an attention with one head, over histories that carry signals 1 to 3."""
+    signals = (torch.arange(index.shape[1]) % 3 + 1) * mask
+    found = module(target, items, PerSample(index, mask, signals, 3))
+    weights = found.weights()
+    by_signal = torch.stack([torch.where(signals == signal, weights[:, 0], 0.0).sum(dim=1) for signal in range(1, 4)], dim=1)
+    torch.testing.assert_close(found.by_signal[:, 0, 1:], by_signal)
+    return found.pooled[:, 0], weights[:, 0]
 
 
 def test_gather_is_indexing_and_its_gradient_sums_repeats() -> None:
@@ -138,11 +162,70 @@ def test_attend_keeps_float32_under_autocast() -> None:
 
 def test_bilinear_attention_is_its_formula() -> None:
     bilinear, target, items, index = BilinearAttention(7, 5), noise(4, 7), noise(6, 5, seed=1), history()
-    pooled, weights = bilinear(target, items, index, MASK)
+    pooled, weights = single(bilinear, target, items, index, MASK)
     logits = torch.einsum("bkw,wq,bq->bk", items[index], bilinear.query.weight, target)
     expected = masked_softmax(logits, MASK, dim=1)
     torch.testing.assert_close(weights, expected)
     torch.testing.assert_close(pooled, torch.einsum("bk,bkw->bw", expected, items[index]))
+
+
+# Targets that share a window ---------------------------------------------------------------------------------------------
+
+
+def shared_and_own(length: int = 4) -> tuple[SharedHistory, History]:
+    """Rows of three users in runs of 5, 1 and 3, the second without a past, of windows that overlap; the same gathered."""
+    items, signals = torch.randint(1, 8, (2, 14), generator=torch.Generator().manual_seed(2)).int()
+    rows = (torch.tensor([[0, 1, 2, 3, 4], [6, 7, 8, 6, 6]]), torch.tensor([[5]]))
+    last = (torch.tensor([[1, 3, 4, 6, 6], [2, 4, 4, 0, 0]]), torch.tensor([[0]]))
+    runs = (
+        Run(torch.stack([items[:6], items[6:12]]), torch.stack([signals[:6], signals[6:12]]) % 3 + 1, rows[0],
+            (last[0] - length).clamp_min(0), last[0]),
+        Run(torch.zeros(1, 1).int(), torch.zeros(1, 1).int(), rows[1], last[1], last[1]),
+    )  # fmt: skip
+    place, users = torch.tensor([0, 1, 2, 3, 4, 10, 5, 6, 7]), torch.tensor([1] * 5 + [2] + [3] * 3)
+    shared = SharedHistory(runs, place, users, torch.tensor([0, 5, 6]), users - 1, length)
+    return shared, History(shared.items, shared.signals, shared.mask)
+
+
+def attended(history: History | SharedHistory, table: Tensor, queries: Tensor, parts: tuple[int, ...] | None) -> list[Tensor]:
+    """Pooled, by signal, weights, and the gradients of both leaves."""
+    leaves = [table.clone().requires_grad_(), queries.clone().requires_grad_()]
+    past = behaviours(history, history.slots.long(), 3)
+    found = past.mean(leaves[0]) if parts is None else past.attend(*leaves, parts)
+    torch.manual_seed(5)
+    loss = sum((part * torch.randn_like(part)).sum() for part in (found.pooled, found.by_signal))
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return [found.pooled, found.by_signal, found.weights(), *(part for part in gradients if part is not None)]
+
+
+FORMS = [(None, 6), ((), 6), ((1, 0, 2), 2)]
+
+
+@pytest.mark.parametrize(("parts", "width"), FORMS, ids=["mean", "attention", "heads of their own"])
+def test_shared_windows_and_own_ones_are_the_same(parts: tuple[int, ...] | None, width: int) -> None:
+    shared, own = shared_and_own()
+    table, queries = noise(8, 6), noise(9, 3, width, seed=1)
+    found, expected = (attended(history, table, queries, parts) for history in (shared, own))
+    assert own.mask.sum(dim=1).tolist() == [1, 3, 4, 4, 4, 0, 2, 4, 4]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    past = [behaviours(history, history.slots.long(), 3) for history in (shared, own)]
+    for part in ("index", "mask", "signals", "some"):
+        assert torch.equal(getattr(past[0], part), getattr(past[1], part))
+    assert (past[0].user is None, past[1].user) == (False, None)
+
+
+@pytest.mark.parametrize("change", [(0, 1), (-1, 0)], ids=["the target itself", "one event too many"])
+@pytest.mark.parametrize(("parts", "width"), FORMS, ids=["mean", "attention", "heads of their own"])
+def test_a_band_one_event_too_wide_is_noticed(parts: tuple[int, ...] | None, width: int, change: tuple[int, int]) -> None:
+    shared, own = shared_and_own()
+    wide = [
+        replace(run, first=(run.first + change[0]).clamp_min(0), last=(run.last + change[1]).clamp_max(run.items.shape[1]))
+        for run in shared.runs
+    ]
+    table, queries = noise(8, 6), noise(9, 3, width, seed=1)
+    found = attended(replace(shared, runs=tuple(wide)), table, queries, parts)[0]
+    assert not torch.allclose(found, attended(own, table, queries, parts)[0], atol=1e-3)
 
 
 # Dice ------------------------------------------------------------------------------------------------------------------
@@ -212,7 +295,7 @@ def test_activation_unit_is_the_mlp_on_the_four_parts(softmax: bool, mask: Tenso
     unit.activation.alpha.data.normal_()
     target, items, index = noise(4, 5), noise(6, 5, seed=1), history()
     results = []
-    for form in (unit, lambda *inputs: plain_unit(unit, *inputs)):
+    for form in (partial(single, unit), partial(plain_unit, unit)):
         leaves = [target.clone().requires_grad_(), items.clone().requires_grad_()]
         pooled, weights = form(*leaves, index, mask)
         gradients = torch.autograd.grad(pooled.square().sum(), [*leaves, *unit.parameters()])
@@ -226,7 +309,7 @@ def test_activation_unit_weights() -> None:
     for softmax in (True, False):
         unit = ActivationUnit(5, softmax=softmax).eval()
         unit.last.bias.data.fill_(0.7)
-        pooled, weights = unit(target, items, index, MASK)
+        pooled, weights = single(unit, target, items, index, MASK)
         assert (weights[~MASK] == 0).all()
         assert (pooled[2] == 0).all()  # nothing in its history
         sums = weights.sum(dim=1)[[0, 1, 3]]
@@ -237,16 +320,17 @@ def test_activation_unit_statistics_see_real_behaviours_only() -> None:
     torch.manual_seed(0)
     unit = ActivationUnit(5, hidden=7)
     target, items, index = noise(4, 5), noise(6, 5, seed=1), history()
-    unit(target, items, index, MASK)
+    single(unit, target, items, index, MASK)
     first = unit.activation.norm.running_mean.clone()
     unit.activation.norm.reset_running_stats()
-    unit(target, items, torch.where(MASK, index, 5), MASK)
+    single(unit, target, items, torch.where(MASK, index, 5), MASK)
     assert torch.equal(unit.activation.norm.running_mean, first)
 
 
 def test_activation_unit_of_empty_histories() -> None:
     unit = ActivationUnit(5)
-    pooled, weights = unit(noise(2, 5), noise(6, 5), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, dtype=torch.bool))
+    nothing = torch.zeros(2, 3, dtype=torch.long)
+    pooled, weights = single(unit, noise(2, 5), noise(6, 5), nothing, nothing > 0)
     pooled.sum().backward()
     assert not pooled.any()
     assert not weights.any()

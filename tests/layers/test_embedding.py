@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from braidrec.data.history import History
 from braidrec.layers.embedding import FieldEmbedding, TableLayout
 
 # user 1..6 (unknown 7)   item 8..17 (18)   genre 19..21 (22)   tags 23..26 (27)
@@ -85,16 +86,20 @@ def test_plain_layout_needs_no_bags_or_numbers() -> None:
     assert embed.first_order(IDS, (), torch.zeros(3, 0)).shape == (3, 3)
 
 
+def past(items: Tensor) -> History:
+    return History(items.int(), (items > 0).int(), items > 0)
+
+
 @pytest.mark.parametrize("history", [torch.tensor([[3, 3, 0], [10, 1, 3]]), torch.tensor([[3, 3, 0] * 3, [10, 1, 3] * 3])])
 def test_items_are_the_same_whole_or_distinct(history: Tensor) -> None:
     """A short history makes the batch pick its distinct items, a long one takes the catalogue of 11 rows."""
     embed = embedding().eval()
     candidate = torch.tensor([3, 7], dtype=torch.int32)
-    items = embed.items(candidate, history.int())
+    items = embed.items(candidate, past(history))
     assert items.rows[0] == 0
     assert len(items.rows) == (11 if history.numel() + 2 >= 11 else 5)  # 0, 1, 3, 7, 10
     assert torch.equal(items.rows[items.candidate], candidate.long())
-    assert torch.equal(items.rows[items.history], history)
+    assert torch.equal(items.rows[items.past.index], history)
     assert torch.equal(items.fields, embed.table.weight[ITEM_FIELDS[items.rows].long()])
     assert not items.fields[0].any()
 
@@ -124,7 +129,7 @@ def test_fields_without_an_unknown_row_are_left_alone() -> None:
 
 def test_history_items_meet_the_unknown_row_too() -> None:
     embed = embedding(unknown_rate=0.5)
-    items = embed.items(torch.arange(1, 11), torch.zeros(10, 3, dtype=torch.int32))
+    items = embed.items(torch.arange(1, 11), past(torch.zeros(10, 3)))
     embed.table.weight.grad = None
     items.fields.sum().backward()
     assert embed.table.weight.grad is not None
@@ -152,7 +157,7 @@ def test_sparse_tables_give_sparse_gradients_of_the_same_value() -> None:
     gradients = []
     for sparse in (False, True):
         embed = embedding(sparse=sparse, linear=True, unknown_rate=0.0)
-        items = embed.items(torch.tensor([3, 7]), torch.tensor([[1, 0], [3, 3]]))
+        items = embed.items(torch.tensor([3, 7]), past(torch.tensor([[1, 0], [3, 3]])))
         loss = embed(IDS, BAGS, NUMBERS).square().sum() + items.fields.square().sum()
         (loss + embed.first_order(IDS, BAGS, NUMBERS).sum()).backward()
         assert embed.linear is not None
@@ -187,7 +192,7 @@ def test_what_nobody_reads_is_not_there() -> None:
     assert alone(IDS, BAGS, NUMBERS).shape == (3, 0, 4)
     items = embedding(fields=False)
     assert {name.split(".")[0] for name, _ in items.named_parameters()} == {"table", "signals"}
-    assert items.items(torch.tensor([3]), torch.tensor([[1, 0]])).fields.shape == (3, 2, 4)
+    assert items.items(torch.tensor([3]), past(torch.tensor([[1, 0]]))).fields.shape == (3, 2, 4)
 
 
 def test_items_are_added_behind_the_catalogue_without_writing() -> None:
@@ -196,3 +201,16 @@ def test_items_are_added_behind_the_catalogue_without_writing() -> None:
     embed.add(torch.tensor([[18, 20]], dtype=torch.int32))
     assert embed.item_fields.tolist() == [*ITEM_FIELDS.tolist(), [18, 20]]
     assert len(before) == 11
+
+
+def test_fields_of_users_are_read_once_a_run_and_again_where_one_was_swapped() -> None:
+    """Rows 0-2 and 3-4 are runs; the user of row 1 was swapped for the unknown one."""
+    embed = embedding(layout=replace(LAYOUT, item_slice=(2, 3)))
+    ids = torch.tensor([[3, 9, 20]] * 3 + [[4, 8, 20]] * 2, dtype=torch.int32)
+    replaced = ids.clone()
+    replaced[1, 0] = 7
+    found = embed.of_users(ids, replaced, torch.tensor([0, 3]), torch.tensor([0, 0, 0, 1, 1]))
+    assert found.index.tolist() == [0, 2, 0, 1, 1]
+    assert found.rows.shape == (3, 2 * 4)
+    expected = embed.table.weight[replaced[:, :2].long()].flatten(1)  # type: ignore[union-attr]
+    assert torch.equal(found.rows[found.index], expected)

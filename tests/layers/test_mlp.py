@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from braidrec.layers.mlp import MLP, BatchNorm, Norm, initialise
+from braidrec.layers.mlp import MLP, BatchNorm, Norm, Repeated, initialise
 
 NORMS: list[Norm] = ["none", "bn", "ln_post", "ln_pre"]
 
@@ -80,3 +80,13 @@ def test_batch_norm_of_one_row_uses_and_keeps_the_running_statistics() -> None:
     assert norm.running_mean.tolist() == [1.0, 0.0, 2.0]
     rows = torch.randn(8, 3)
     torch.testing.assert_close(norm(rows), nn.BatchNorm1d(3)(rows))
+
+
+@pytest.mark.parametrize("norm", ["none", "bn", "ln_pre", "ln_post"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_columns_that_few_rows_differ_in_are_read_once(norm: Norm, dropout: float) -> None:
+    torch.manual_seed(0)
+    mlp = MLP(7, (6, 4), out=1, norm=norm, dropout=dropout).eval()
+    leading, index, rest = torch.randn(3, 5), torch.tensor([2, 0, 0, 1, 2, 2]), torch.randn(6, 2)
+    found = mlp(rest, Repeated(leading, index))
+    torch.testing.assert_close(found, mlp(torch.cat([leading[index], rest], dim=1)))

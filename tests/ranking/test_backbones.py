@@ -12,7 +12,7 @@ from tiny_ranking import BACKBONES, DIM, Trainer, batch, ranker
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
-from braidrec.layers.attention import masked_softmax
+from braidrec.layers.attention import PerSample, masked_softmax
 from braidrec.layers.interactions import fm_second_order
 from braidrec.layers.mlp import Norm
 from braidrec.ranking import TASK
@@ -40,7 +40,7 @@ def behaviours() -> BehaviourInput:
     index = torch.randint(1, 7, (5, 6), generator=torch.Generator().manual_seed(3)) * mask
     signals = torch.randint(1, 6, (5, 6), generator=torch.Generator().manual_seed(4)) * mask
     items = noise(7, 2, DIM, seed=5).index_fill(0, torch.tensor([0]), 0.0)
-    return BehaviourInput(items[[3, 1, 6, 2, 2]], items, index, mask, signals, ranker("dcn v1", "plain").embed)
+    return BehaviourInput(items[[3, 1, 6, 2, 2]], items, PerSample(index, mask, signals, 5), ranker("dcn v1", "plain").embed)
 
 
 def size(module: nn.Module) -> int:
@@ -109,18 +109,19 @@ def test_din_pools_behaviours_and_their_labels(variant: str, history_fields: str
     config = DINConfig.model_validate({"variant": variant, "history_fields": history_fields})
     model, met = DIN(config, EXTRA).eval(), behaviours()
     given = RankingInput(noise(5, 4, DIM), noise(5, 3, DIM, seed=1), None, met)
-    k = met.items[met.index][:, :, 0] if history_fields == "id" else met.items[met.index].flatten(2)
+    k = met.items[met.past.index][:, :, 0] if history_fields == "id" else met.items[met.past.index].flatten(2)
     if variant == "bilinear":
         logits = torch.einsum("bkw,wq,bq->bk", k, model.attention.query.weight, met.target.flatten(1))  # type: ignore[union-attr]
-        weights = masked_softmax(logits, met.mask, dim=1)
+        weights = masked_softmax(logits, met.past.mask, dim=1)
     else:
         q = (met.target[:, 0] if history_fields == "id" else met.target.flatten(1))[:, None].expand_as(k)
         unit: Any = model.attention
         weights = (
-            unit.last(unit.activation(unit.first(torch.cat([q, k, q - k, q * k], dim=2)).flatten(0, 1))).view(5, 6) * met.mask
+            unit.last(unit.activation(unit.first(torch.cat([q, k, q - k, q * k], dim=2)).flatten(0, 1))).view(5, 6)
+            * met.past.mask
         )
     interest = torch.einsum("bk,bkw->bw", weights, k)
-    labels = torch.einsum("bk,bkd->bd", weights, met.embed.signals(met.signals))
+    labels = torch.einsum("bk,bkd->bd", weights, met.embed.signals(met.past.signals))
     parts = [given.fields.flatten(1), given.extras.flatten(1), interest, labels]
     assert not interest[3].any()  # an empty history
     torch.testing.assert_close(model(given), model.mlp(torch.cat(parts, dim=1)).squeeze(1))
@@ -143,8 +144,8 @@ def test_bilinear_weights_sum_to_one_and_the_papers_need_not() -> None:
         model = DIN(DINConfig.model_validate({"variant": variant, "softmax": softmax}), SIZES).eval()
         target = met.target.flatten(1) if variant == "bilinear" else met.target[:, 0]
         assert model.attention is not None
-        _, weights = model.attention(target, met.items[:, 0], met.index, met.mask)
-        total = weights.sum(dim=1)[met.mask.any(dim=1)]
+        weights = model.attention(target, met.items[:, 0], met.past).weights()[:, 0]
+        total = weights.sum(dim=1)[met.past.mask.any(dim=1)]
         assert torch.allclose(total, torch.ones(4), atol=1e-6) == sums
 
 
@@ -252,7 +253,7 @@ def test_dcn_depth_defaults() -> None:
 
 def test_mean_history_is_the_mean_item_and_the_mean_label() -> None:
     embed, one = ranker("dcn v1", "mean").eval().embed, batch(14)
-    extras = MeanHistory()(one, embed.items(one.item, one.history.items), embed).extras
+    extras = MeanHistory()(one, embed.items(one.item, one.history), embed).extras
     assert extras.shape == (14, 2, DIM)
     for row, kept in enumerate(one.history.mask):
         if kept.any():

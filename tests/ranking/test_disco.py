@@ -27,6 +27,7 @@ from torch import Tensor
 
 from braidrec.data.batches import RankingBatch
 from braidrec.errors import ConfigError
+from braidrec.layers.attention import PerSample
 from braidrec.ranking.contracts import Patterns
 from braidrec.ranking.methods.disco import Block, DisCo, DisCoConfig, PatternAttention, SemanticItems
 from braidrec.ranking.ranker import Ranker
@@ -53,7 +54,7 @@ def disco_of(model: Ranker) -> DisCo:
 
 
 def patterns(model: Ranker, one: RankingBatch) -> Patterns:
-    return model.sources[0](one, model.embed.items(one.item, one.history.items), model.embed)
+    return model.sources[0](one, model.embed.items(one.item, one.history), model.embed)
 
 
 def pattern_inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -62,6 +63,10 @@ def pattern_inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mask = torch.arange(5) < torch.tensor([5, 3, 1, 0])[:, None]
     history = torch.randint(1, 9, (4, 5), generator=random) * mask
     return torch.randn(9, 2 * DIM, generator=random), torch.tensor([1, 5, 8, 2]), history, mask
+
+
+def past(history: Tensor, mask: Tensor) -> PerSample:
+    return PerSample(history, mask, mask.int(), 1)
 
 
 def attention(*, bias: bool = False, scale: bool = True, blocks: tuple[Block, ...] = ALL) -> PatternAttention:
@@ -77,7 +82,8 @@ def attention(*, bias: bool = False, scale: bool = True, blocks: tuple[Block, ..
 @pytest.mark.parametrize(("bias", "scale"), [(False, True), (True, False)])
 def test_attention_is_equations_14_to_16_in_every_block(bias: bool, scale: bool, blocks: tuple[Block, ...]) -> None:
     module, (items, candidate, history, mask) = attention(bias=bias, scale=scale, blocks=blocks), pattern_inputs()
-    found, weights = module(items, candidate, history, mask)
+    found, attended = module(items, candidate, past(history, mask))
+    weights = attended.weights()
     quarters = items.unflatten(1, (4, HALF))
     for at, block in enumerate(blocks):
         query, keys = READS[block]
@@ -101,7 +107,7 @@ def test_attention_gradients_are_those_of_the_projected_form() -> None:
     module, (items, candidate, history, mask) = attention(), pattern_inputs()
     leaf = items.clone().requires_grad_()
     upstream = torch.randn(4, 4, DIM)
-    mine = torch.autograd.grad((module(leaf, candidate, history, mask)[0] * upstream).sum(), [leaf, *module.parameters()])
+    mine = torch.autograd.grad((module(leaf, candidate, past(history, mask))[0] * upstream).sum(), [leaf, *module.parameters()])
     quarters, total = leaf.unflatten(1, (4, HALF)), torch.zeros(())
     for at, block in enumerate(ALL):
         query, keys = READS[block]
@@ -118,7 +124,7 @@ def test_a_block_depends_on_its_own_quarters_only(block: Block) -> None:
     """H_TT knows nothing of the cross half of an item, H_TS nothing of the intra halves, and so on."""
     module, (items, candidate, history, mask) = attention(), pattern_inputs()
     leaf = items.clone().requires_grad_()
-    module(leaf, candidate, history, mask)[0][:, ALL.index(block)].square().sum().backward()
+    module(leaf, candidate, past(history, mask))[0][:, ALL.index(block)].square().sum().backward()
     assert leaf.grad is not None
     moved = leaf.grad.unflatten(1, (4, HALF)).abs().sum(dim=(0, 2)) > 0
     assert set(moved.nonzero().flatten().tolist()) == set(READS[block])
@@ -129,10 +135,10 @@ def test_one_behaviour_is_taken_as_it_is() -> None:
     model = ranker("dcn v1")
     one = batch(6, lengths=torch.ones(6, dtype=torch.long))
     extras = patterns(model, one).extras
-    source, items = disco_of(model), model.embed.items(one.item, one.history.items)
+    source, items = disco_of(model), model.embed.items(one.item, one.history)
     assert source.fuse is not None
     rows = torch.cat([source.fuse(items.fields.flatten(1)), source.semantic(items.rows)], dim=1).unflatten(1, (4, HALF))
-    met = rows[items.history[:, 0]]
+    met = rows[items.past.index[:, 0]]
     for at, block in enumerate(source.blocks):
         torch.testing.assert_close(extras[:, 2 * at], met[:, READS[block][1]] @ source.attention.value[at])
         torch.testing.assert_close(extras[:, 2 * at + 1], model.embed.signals.weight[one.history.signals[:, 0].long()])

@@ -444,10 +444,11 @@ def test_a_history_is_pooled_by_queries_or_taken_whole() -> None:
     whole = history.gathered()
     assert whole.shape == (5, 6, 2 * DIM)
     assert not whole[~one.history.mask].any()
-    torch.testing.assert_close(whole[0], history.items.flatten(1)[history.index[0]])
+    torch.testing.assert_close(whole[0], history.items.flatten(1)[history.past.index[0]])
     for width in (DIM, 2 * DIM):
         queries = torch.randn(5, 3, width)
-        pooled, weights = history.pool(queries)
+        attended = history.pool(queries)
+        pooled, weights = attended.pooled, attended.weights()
         found = masked_softmax(queries @ whole[:, :, :width].transpose(1, 2), one.history.mask[:, None], dim=2)
         torch.testing.assert_close(weights, found)
         torch.testing.assert_close(pooled, found @ whole[:, :, :width])

@@ -81,6 +81,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "lr": {"backbone": "lr"},
     "disco": {"enhance": "disco"},
     "statistics": {"backbone": "deepfm", "model": {"statistics": True}},
+    "rates": {"backbone": "deepfm", "model": {"rates": True, "statistics": True}},
     "authors": {"enhance": "disco", "preset": "authors", "model": {"statistics": True}},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -279,7 +280,7 @@ def test_what_a_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = planned(configured(), data)
     assert lazy.choices == {"tables": "lazy", "table_rows": 277, "average_epochs": 0.0}
     assert lazy.average_epochs == 0.0
-    assert [TASK.reads_text(configured(**KINDS[kind])) for kind in KINDS] == [False, False, True, False, True]
+    assert [TASK.reads_text(configured(**KINDS[kind])) for kind in KINDS] == [False, False, True, False, False, True]
 
 
 def test_a_model_of_buffers_alone_is_asked_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

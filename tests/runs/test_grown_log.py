@@ -19,6 +19,7 @@ import sequence_runs
 import small_runs
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.events import event_keys, holds, sample_of
+from braidrec.data.rates import CausalRates
 from braidrec.data.settings import SplitConfig
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.tables import Tables
@@ -64,10 +65,12 @@ def test_rows_are_numbered_anew_in_the_longer_log() -> None:
     assert after.item_rows["B00003"] != before.item_rows["B00003"]
 
 
+RUNS_OF_USERS = {"history": {"length": 6, "run": 8}}
 RUNS: dict[str, Callable[[], Run]] = {
     "plain": small_runs.plain,
     "disco": small_runs.disco,
     "statistics": lambda: _run("statistics", backbone="deepfm", model={"statistics": True}),
+    "rates": lambda: _run("rates", enhance="disco", knowledge=small_runs.knowledge(), model={"rates": True, **RUNS_OF_USERS}),
     "by meaning": lambda: _run(
         "by-meaning",
         enhance="disco",
@@ -103,7 +106,7 @@ def test_a_known_user_is_answered_from_today(run: Run) -> None:
         assert "A0-fresh" in {each.item for each in grown.recommend(NEWCOMER, k=500)}
     other = run.dataset.user_ids[40]
     assert history(grown, other) == history(run, other)
-    if run.config.model.model_dump().get("statistics"):
+    if {"statistics", "rates"} & {key for key, value in run.config.model.model_dump().items() if value is True}:
         return  # an item is another one after two more ratings
     wanted = run.score_items(other, run.catalogue.ids)
     np.testing.assert_allclose(grown.score_items(other, run.catalogue.ids), wanted, rtol=1e-5)
@@ -134,7 +137,7 @@ def test_what_is_new_is_counted_and_said(run: Run) -> None:
 def test_somebody_new_is_answered_by_their_history(run: Run) -> None:
     grown = load(run.path, dataset=longer())
     assert history(grown, NEWCOMER) == ["B00007", "B00009"]
-    if run.config.model.model_dump().get("statistics"):
+    if {"statistics", "rates"} & {key for key, value in run.config.model.model_dump().items() if value is True}:
         return  # of which a list of items has none
     assert grown.score_items(NEWCOMER, ["B00001"])[0] == pytest.approx(
         grown.model.scores(
@@ -242,6 +245,20 @@ def test_statistics_go_on_with_the_longer_log() -> None:
     np.testing.assert_allclose(grown.model.past(row).user.statistics, wanted.user_now(row))
     same = CausalStatistics(run.dataset.log, run.dataset.num_items, scale.scale)
     np.testing.assert_array_equal(same.items_now, scale.items_now)
+
+
+def test_rates_go_on_with_the_longer_log() -> None:
+    run = RUNS["rates"]()
+    grown = load(run.path, dataset=longer())
+    rates = run.dataset.with_rates().rates
+    assert rates is not None
+    log = grown._log
+    wanted = CausalRates(log.log, log.features, rates.scale)
+    found = grown.model.candidates
+    np.testing.assert_allclose(found.item_rates[: run.dataset.num_items + 1], wanted.items_now[: run.dataset.num_items + 1])
+    row = log.user_rows[USER]
+    np.testing.assert_allclose(grown.model.past(row).user.rates, wanted.user_now(row))
+    assert found.scale.to_json() == rates.scale.to_json()
 
 
 def test_what_is_next_goes_on_from_the_longer_log(tmp_path: Path) -> None:

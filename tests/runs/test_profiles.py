@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -287,6 +288,32 @@ def test_a_killed_process_goes_on_to_the_same_rows(at: int, chat: Chat, tmp_path
     assert len(chat.bodies) == 14 - done
     write_profiles(data.path, tmp_path / "whole", file, "tfidf")
     assert rows(tmp_path / "kb") == rows(tmp_path / "whole")
+
+
+def test_an_interrupt_ends_at_once_and_keeps_what_was_answered(chat: Chat, tmp_path: Path) -> None:
+    """Five answers of a batch are there, and the sixth never comes."""
+    data, file = shelf(tmp_path), chat.file(tmp_path, parallel=1, timeout=80_000.0)
+    there, end = threading.Event(), threading.Event()
+
+    def answer(body: Asked) -> str:
+        if len(chat.bodies) == 6:
+            there.set()
+            end.wait(600)
+        return well(body)
+
+    chat.answer = answer
+    command = [sys.executable, str(WORKER), str(data.path), str(tmp_path / "kb"), str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not there.wait(0.05):
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    end.set()
+    assert b"KeyboardInterrupt" in said
+    assert sorted(ProfileStore(tmp_path / "kb").read("item")) == [f"i{at}" for at in range(5)]
+    chat.answer, before = well, len(chat.bodies)
+    write_profiles(data.path, tmp_path / "kb", file, "tfidf")
+    assert len(chat.bodies) - before == 3 + 6
 
 
 # -- who may be read ----------------------------------------------------------------------------------------------------------

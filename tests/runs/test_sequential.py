@@ -740,7 +740,7 @@ def test_from_fit_to_recommendations(braidrec: Screen, tmp_path: Path, monkeypat
     assert not Path("x").exists()
 
     text = braidrec("evaluate", path)
-    for word in ("popularity", "item-kNN", "Markov", "SASRec + PAD (ours)", "unseen", "novelty@10", " few "):
+    for word in ("popularity", "item-kNN", "Markov", "EASE", "SASRec + PAD", "(ours)", "unseen", "novelty@10", " few "):
         assert word in text, word
     assert "popularity" not in braidrec("evaluate", path, "--no-baselines")
     assert "valid part" in braidrec("evaluate", path, "--part", "valid")

@@ -19,21 +19,23 @@ from braidrec.evaluation.retrieval_report import gains
 from braidrec.files import read_json
 from braidrec.runs.run import Run
 from braidrec.runs.tables import comparison_tables, evaluation_table
+from braidrec.sequential import baselines
 from braidrec.sequential.task import TASK
 from braidrec.task import Outcome
 
 
-def printed(value: object) -> str:
+def printed(value: object, width: int = 140) -> str:
     stream = io.StringIO()
-    Console(width=140, file=stream).print(value)
+    Console(width=width, file=stream).print(value)
     return stream.getvalue()
 
 
 def simple_rankings(part: str) -> dict[str, Outcome]:
     """By title, as tables name them."""
     return {
-        spec.title_of(spec.config()): TASK.baseline(name, None, small.dataset(), part)
+        spec.title_of(spec.config()): found
         for name, spec in TASK.spec.baselines.items()
+        if (found := TASK.baseline(name, None, small.dataset(), part)) is not None
     }
 
 
@@ -56,19 +58,46 @@ def test_simple_rankings_count_the_training_sequences() -> None:
             order = [item for item in np.argsort(-scores, kind="stable") if item not in past]
             expected[name].append(small.ITEMS if target in past else order.index(target) + 1)
     found = simple_rankings("test")
-    assert list(found) == ["popularity", "item-kNN", "Markov"]
+    assert list(found) == ["popularity", "item-kNN", "Markov", "EASE"]
     for name, ranks in expected.items():
         assert found[name].values["rank"].tolist() == ranks, name
     assert found["item-kNN"].values["top"].shape == (len(users), 20)
 
 
-def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -> None:
+def test_ease_reads_who_met_what_in_whatever_order() -> None:
+    log, split = small.dataset().log, small.dataset().split
+    users = [small.dataset().user_ids[row - 1] for row in log.user[split["test"]]]
+    met = np.zeros((len(walks()), small.ITEMS))
+    for row, walk in enumerate(walks()):
+        met[row, walk[:-2]] = 1
+    precision = np.linalg.inv(met.T @ met + 100 * np.eye(small.ITEMS))
+    weights = -precision / np.diag(precision)
+    np.fill_diagonal(weights, 0)
+    ranks = simple_rankings("test")["EASE"].values["rank"]
+    for rank, user in zip(ranks, users, strict=True):
+        *past, target = walks()[int(user[1:])]
+        scores = weights[np.unique(past)].sum(0)
+        scores[past] = -np.inf
+        assert target in past or abs(int(rank) - 1 - int((scores > scores[target]).sum())) <= int(
+            (np.abs(scores - scores[target]) < 1e-6).sum()
+        )
+
+
+def test_a_table_says_which_ranking_does_not_go_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "EASE_ITEMS", 5)
     run = copy_of(pad(), tmp_path / "run")
     text = printed(evaluation_table([run.path], "test", baselines=True))
+    assert "note: not here, as it does not go with these rows: EASE" in text
+    assert "│ EASE" not in text
+
+
+def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -> None:
+    run = copy_of(pad(), tmp_path / "run")
+    text = printed(evaluation_table([run.path], "test", baselines=True), width=170)
     title, header = text.splitlines()[0], text.splitlines()[2]
     assert title.strip() == "rings, test part, vocabulary train"
     assert [cell.strip() for cell in re.split("[┃│]", header)[1:-1]] == [
-        *("slice", "rows", "users", "popularity", "item-kNN", "Markov"),
+        *("slice", "rows", "users", "popularity", "item-kNN", "Markov", "EASE"),
         run.title,
     ]
     report = Report.from_json(read_json(run.path / "evaluation.test.json", RunError))
@@ -78,7 +107,7 @@ def test_an_evaluation_stands_beside_rankings_without_learning(tmp_path: Path) -
     assert f"{100 * gains(markov, 'hr', 10).mean():.4f} / {100 * gains(markov, 'ndcg', 10).mean():.4f}" in text
     for word in ("warm", "median", "cold", "unseen", "bucket 1", "bucket 4", " few ", "HR [", "MRR@10", "out of reach"):
         assert word in text, word
-    assert printed(evaluation_table([run.path], "test", baselines=True)) == text
+    assert printed(evaluation_table([run.path], "test", baselines=True), width=170) == text
     alone = printed(evaluation_table([run.path], "valid", baselines=False))
     assert "rings, valid part" in alone
     assert "Markov" not in alone

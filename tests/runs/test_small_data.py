@@ -287,7 +287,7 @@ def test_one_run_is_tested_against_the_simple_rankings(run: object) -> None:
     assert not isinstance(test, str)
     rows = list(zip(*(list(column.cells) for column in test.columns), strict=True))
     titles = {metric.title: metric for metric in room.spec.metrics}
-    assert len(rows) == len(expected) == (3 if made.config.task == "ranking" else 6)
+    assert len(rows) == len(expected) == (3 if made.config.task == "ranking" else 8)
     for model, against, metric, difference, _, by_seed, p_value in rows:
         key = (str(against), titles[str(metric)].key)
         scaled = titles[str(metric)].scale * expected[key].difference

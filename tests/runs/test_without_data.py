@@ -37,6 +37,7 @@ RANKING: dict[str, Train] = {
     "din-disco by meaning": ranking(enhance="disco", model=BY_MEANING),
     "din by meaning": ranking(model=BY_MEANING),
     "deepfm with statistics": ranking(backbone="deepfm", knowledge=None, model={"statistics": True}),
+    "din with rates, in runs": ranking(knowledge=None, model={"rates": True, "history": {"length": 6, "run": 8}}),
 }
 SEQUENCES: dict[str, Train] = {"sasrec": sequence(knowledge=None), "sasrec-pad": sequence(enhance="pad")}
 LIKED = slice(2, 6)

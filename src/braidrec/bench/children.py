@@ -49,6 +49,31 @@ def training_speed(model: str, prepared: Path, seconds: float) -> float:
     return steps * rows / (time.perf_counter() - begun)
 
 
+_KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "gathers and sums by index": ("index", "gather", "scatter", "embedding"),
+    "optimiser": ("_fused_adam", "Optimizer"),
+}
+
+
+def operator_shares(step: Callable[[], None]) -> dict[str, float]:
+    """Kind of operator -> its share of the operators' own time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for _ in range(3):
+        step()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(5):
+            step()
+    times = dict.fromkeys((*_KINDS, "the rest"), 0.0)
+    for event in found.key_averages():
+        own = event.key.removeprefix("aten::")
+        kind = next((kind for kind, heads in _KINDS.items() if own.startswith(heads)), "the rest")
+        times[kind] += event.self_cpu_time_total
+    total = max(sum(times.values()), 1e-9)
+    return {kind: time / total for kind, time in times.items()}
+
+
 def child(*arguments: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
     begun = time.time()
@@ -133,11 +158,12 @@ def _text_memory(folder: Path, backbone: str) -> dict[str, float]:
 def main() -> None:
     """Measurements for other processes: one JSON line on stdout."""
     parser = argparse.ArgumentParser(prog="python -m braidrec.bench.children")
-    parser.add_argument("what", choices=("training-speed", "first-batch", "gather", "full-ranking", "text"))
+    parser.add_argument("what", choices=("training-speed", "first-batch", "gather", "full-ranking", "text", "shares"))
     parser.add_argument("--model", default="deepfm", choices=sorted({*MODELS, *text.MODELS}))
     parser.add_argument("--prepared", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--run", type=int, default=1)
     parser.add_argument("--items", type=int, required=False, default=1_000_000)
     parser.add_argument("--users", type=int, default=504)
     parser.add_argument("--begun", type=float, default=0.0)
@@ -149,6 +175,10 @@ def main() -> None:
         print(json.dumps({"seconds": time.time() - given.begun, "peak_mb": peak_mb()}))
     elif given.what == "full-ranking":
         print(json.dumps(_rank_slice(given.items, given.users)))
+    elif given.what == "shares":
+        keep_freed_pages()
+        step, _ = bare_step(ranker(given.model, Dataset.open(given.prepared)), run=given.run)
+        print(json.dumps(operator_shares(step)))
     elif given.what == "text":
         print(json.dumps(_text_memory(given.prepared, given.model)))
     else:

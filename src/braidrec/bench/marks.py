@@ -14,7 +14,18 @@ import torch
 
 from braidrec.bench import text
 from braidrec.bench.children import child, timed
-from braidrec.bench.models import bare_step, exported, inference_step, last_phase, phase_step, ranker, ranking_batches, scoring
+from braidrec.bench.models import (
+    bare_step,
+    exported,
+    inference_step,
+    last_phase,
+    node_phase,
+    one_user_steps,
+    phase_step,
+    ranker,
+    ranking_batches,
+    scoring,
+)
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.data.settings import SplitConfig
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
 
 SEQUENCE_WIDTH = 128  # of PAD and its backbone, whatever the preset has
 CANDIDATES = 10_000  # items scored for one user
+RUN, OF_ONE_USER = 32, 1_000  # targets of a user that stand together; items ranked for one user
 CATALOGUE, USERS, RANKED = 1_000_000, 100_000, 504  # of a full ranking: items, users, and users that are really ranked
 TEXTS, WIDTH = 1_000_000, 384  # of the map of text vectors that is brought to a model
 Line = tuple[str, str, str, str]  # what, measured, against, ratio
@@ -57,12 +69,16 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
     return plain_table(title, ("what", "measured", "against", "ratio"), rows)
 
 
-# The planted worlds of the parts; the one for sequences has the sizes of Amazon's Prime Pantry.
+# The planted worlds of the parts; that for sequences has the sizes of Amazon's Prime Pantry, that for graphs MovieLens-1M's.
 _WORLDS: Mapping[str, tuple[PlantedConfig, PrepareSettings]] = {
     "": (PlantedConfig(interactions=400_000, users=6000, items=4000), PrepareSettings()),
     "sequential": (
         PlantedConfig(interactions=115_004, users=12_871, items=8_347, cold_fraction=0.1),
         PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1)),
+    ),
+    "collaborative": (
+        PlantedConfig(interactions=1_000_209, users=6_040, items=3_706),
+        PrepareSettings(split=SplitConfig(kind="ratio", ratios=(0.6, 0.2, 0.2), min_history=0)),
     ),
 }
 
@@ -150,11 +166,54 @@ def _training(prepared: Path, seconds: float) -> list[Line]:
         (
             "din-bilinear: loop with data, logging, checks",
             f"{loop * 1e3:.2f} ms",
-            f"{bare * 1e3:.2f} ms bare (mark 1.08x)",
+            f"{bare * 1e3:.2f} ms bare (mark 1.05x)",
             f"{loop / bare:.3f}x",
         )
     )
     return rows
+
+
+def _packing(prepared: Path, seconds: float) -> list[Line]:
+    """Targets of a user that share a window beside a window for each: steps, inference, longer histories, one user's items.
+
+    And where a step's time goes.
+    """
+    dataset, rows = Dataset.open(prepared), []
+    marks = {"din-bilinear": 1.6, "din-disco": 2.5, "deepfm-disco": 2.5, "dcn-disco": 2.5}
+    for name, mark in marks.items():
+        apart, together = _alternate([bare_step(ranker(name, dataset), run=run)[0] for run in (1, RUN)], seconds)
+        rows.append(_faster(f"{name}: training step, runs of {RUN}", together, apart, "with a window each", mark))
+    for plain, enhanced in (("din-bilinear", "din-disco"), ("deepfm-mean", "deepfm-disco"), ("dcn-mean", "dcn-disco")):
+        models = [ranker(name, dataset) for name in (plain, enhanced)]
+        first, second = _alternate([bare_step(model, run=RUN)[0] for model in models], seconds)
+        rows.append(_slower(f"{enhanced}: training step, runs of {RUN}", second, first, plain, 2.0))
+        models[1][0].export()
+        first, second = _alternate([inference_step(model, dataset, RUN) for model, _ in models], seconds)
+        rows.append(_slower(f"{enhanced}: exported inference, runs of {RUN}", second, first, plain, 1.4))
+    model = ranker("din-disco", dataset)
+    lengths = [bare_step(ranker("din-disco", dataset), run=4 * RUN, length=length)[0] for length in (30, 300)]
+    first, second = _alternate(lengths, seconds)
+    rows.append(_slower(f"din-disco: history of 300, runs of {4 * RUN}", second, first, "one of 30", 2.0))
+    model[0].export()
+    times = [sorted(own) for own in _times(one_user_steps(*model, OF_ONE_USER), seconds)]
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        first, second = (own[min(int(share * len(own)), len(own) - 1)] for own in times)
+        rows.append(_faster(f"din-disco: {OF_ONE_USER:,} items of one user, {name}", second, first, "with a window each", 3.0))
+    for name in ("din-bilinear", "din-disco"):
+        shares = child("shares", "--model", name, "--prepared", str(prepared), "--run", str(RUN))
+        said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+        rows.append((f"{name}: where a step goes, runs of {RUN}", said, "of its operators' time", "-"))
+    return rows
+
+
+def _faster(what: str, now: float, before: float, against: str, mark: float) -> Line:
+    short = f" ({mark - before / now:.2f}x short)" if before / now < mark else ""
+    return (what, f"{now * 1e3:.2f} ms", f"{before * 1e3:.2f} ms {against} (mark {mark}x){short}", f"{before / now:.2f}x")
+
+
+def _slower(what: str, now: float, base: float, against: str, mark: float) -> Line:
+    over = f" ({now / base - mark:.2f}x over)" if now / base > mark else ""
+    return (what, f"{now * 1e3:.2f} ms", f"{base * 1e3:.2f} ms {against} (mark {mark}x at most){over}", f"{now / base:.2f}x")
 
 
 def _knowledge(prepared: Path, seconds: float) -> list[Line]:
@@ -213,6 +272,22 @@ def _sequential(prepared: Path, seconds: float) -> list[Line]:
     return rows + _one_user(seconds) + _full_ranking()
 
 
+def _collaborative(prepared: Path, seconds: float) -> list[Line]:
+    """LightGCN with DaRec beside LightGCN alone, a step of 4,096 pairs: by the paper's settings, and by ours."""
+    dataset = Dataset.open(prepared)
+    phases = [node_phase(dataset, None), *(node_phase(dataset, "darec", preset) for preset in ("ours", "paper"))]
+    plain, *enhanced = _alternate([phase_step(phase) for phase in phases], seconds)
+    return [
+        (
+            f"LightGCN + DaRec, {preset}: training step",
+            f"{step * 1e3:.1f} ms",
+            f"{plain * 1e3:.1f} ms LightGCN{mark}",
+            f"{step / plain:.2f}x",
+        )
+        for preset, step, mark in zip(("ours", "paper"), enhanced, (" (mark 1.35x)", ""), strict=True)
+    ]
+
+
 def _one_user(seconds: float) -> list[Line]:
     calls = [
         call for enhance in (None, "pad") for call in scoring(exported(enhance, CANDIDATES, dim=SEQUENCE_WIDTH), CANDIDATES)
@@ -266,9 +341,11 @@ PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "memory": _memory,
     "data": _data,
     "training": _training,
+    "packing": _packing,
     "knowledge": _knowledge,
     "tables": _tables,
     "sequential": _sequential,
+    "collaborative": _collaborative,
     "text": _text,
 }
 
@@ -286,6 +363,11 @@ def _seconds_per_batch(batches: Any, seconds: float) -> float:
 
 def _alternate(steps: Sequence[Callable[[], None]], seconds: float) -> list[float]:
     """Median seconds of each step, the sides taking turns so that the machine's drift meets both."""
+    return [statistics.median(own) for own in _times(steps, seconds)]
+
+
+def _times(steps: Sequence[Callable[[], None]], seconds: float) -> list[list[float]]:
+    """Seconds of each step at each of its turns."""
     times: list[list[float]] = [[] for _ in steps]
     for step in steps:
         for _ in range(3):
@@ -296,7 +378,7 @@ def _alternate(steps: Sequence[Callable[[], None]], seconds: float) -> list[floa
             at = time.perf_counter()
             step()
             own.append(time.perf_counter() - at)
-    return [statistics.median(own) for own in times]
+    return times
 
 
 def _loop_against_bare(dataset: Dataset, seconds: float) -> tuple[float, float]:

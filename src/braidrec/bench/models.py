@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from braidrec.config import RunConfig, RunRequest, resolve
-from braidrec.data.batches import RankingBatches
+from braidrec.data.batches import RankingBatch, RankingBatches
+from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import RecentHistory
 from braidrec.errors import ConfigError, suggest
@@ -54,14 +55,16 @@ def ranker(name: str, dataset: Dataset) -> tuple[Ranker, Dataset]:
     return build_ranker(config, material_of(dataset, text)), dataset
 
 
-def ranking_batches(dataset: Dataset) -> RankingBatches:
-    return RankingBatches(dataset, dataset.split["train"], BATCH, RecentHistory(dataset.log, 30), shuffle=True)
+def ranking_batches(dataset: Dataset, run: int = 1, length: int = 30) -> RankingBatches:
+    return RankingBatches(dataset, dataset.split["train"], BATCH, RecentHistory(dataset.log, length, run), shuffle=True)
 
 
-def bare_step(built: tuple[Ranker, Dataset], fixed: bool = False) -> tuple[Callable[[], None], int]:
+def bare_step(
+    built: tuple[Ranker, Dataset], fixed: bool = False, run: int = 1, length: int = 30
+) -> tuple[Callable[[], None], int]:
     """A training step without any loop around it; ``fixed`` takes the data path out by repeating one batch."""
     model, dataset = built
-    batches = ranking_batches(dataset)
+    batches = ranking_batches(dataset, run, length)
     stream = iter(batches)
     held = next(stream)
     group, *others = model.groups()
@@ -89,8 +92,22 @@ def bare_step(built: tuple[Ranker, Dataset], fixed: bool = False) -> tuple[Calla
     return step, rows
 
 
-def inference_step(model: Ranker, dataset: Dataset) -> Callable[[], None]:
-    batch = next(iter(ranking_batches(dataset)))
+def inference_step(model: Ranker, dataset: Dataset, run: int = 1) -> Callable[[], None]:
+    batch = next(iter(ranking_batches(dataset, run)))
+    return answering(model, batch)
+
+
+def one_user_steps(model: Ranker, dataset: Dataset, count: int) -> list[Callable[[], None]]:
+    """``count`` candidates of the user with most events: a window for each of them, and one for all.  model: exported"""
+    candidates, user = Candidates.of_dataset(dataset), int(dataset.log.history_length.argmax())
+    items = (torch.randperm(dataset.num_items, generator=torch.Generator().manual_seed(0))[:count] + 1).int()
+    end = torch.tensor([int(dataset.log.history_length[user])])
+    window = RecentHistory(dataset.log, 30).window(torch.tensor([user]), end)
+    side = UserSide.of(dataset, user)
+    return [answering(model, candidates.batch(side, items, each)) for each in (window, window.shared(len(items)))]
+
+
+def answering(model: Ranker, batch: RankingBatch) -> Callable[[], None]:
     model.eval()
 
     def step() -> None:
@@ -132,9 +149,24 @@ def _sequence_model(enhance: str | None, **changes: Any) -> RunConfig:
 
 def last_phase(dataset: Dataset, enhance: str | None, loss: str, width: int) -> Phase:
     """The phase whose model is kept, on freshly drawn weights and made-up text vectors."""
-    config = _sequence_model(enhance, dim=width, loss=loss)
+    return _last_phase(_sequence_model(enhance, dim=width, loss=loss), dataset)
+
+
+def node_phase(dataset: Dataset, enhance: str | None, preset: str = "authors", **settings: Any) -> Phase:
+    """LightGCN by its authors' preset, alone or with a method by ``preset``, and its own ``settings``."""
+    values = resolve(_node_request(enhance, preset), "bench").model.of(enhance).model_dump() if enhance else {}
+    request = _node_request(enhance, "authors").model_copy(update={"model": {"enhance": values | settings} if enhance else {}})
+    return _last_phase(resolve(request, "bench"), dataset)
+
+
+def _node_request(enhance: str | None, preset: str) -> RunRequest:
+    request = {"data": "-", "task": "collaborative", "backbone": "lightgcn", "enhance": enhance, "preset": preset, "seed": 0}
+    return RunRequest.model_validate(request)
+
+
+def _last_phase(config: RunConfig, dataset: Dataset) -> Phase:
     rng = np.random.default_rng(0)
-    text = rng.standard_normal((dataset.num_items + 1, _SEMANTIC_WIDTH), np.float32) if enhance else None
+    text = rng.standard_normal((dataset.num_items + 1, _SEMANTIC_WIDTH), np.float32) if config.reads_text else None
     plan = config.chosen.task.room().plan(config, dataset, text, show_progress=False)
     stage: Stage = plan.stages[-1]
     training = config.training.of_phase(stage.name)

@@ -3,12 +3,24 @@
 This page registers what the room holds; nothing heavy is imported before a name is used.
 """
 
-from braidrec.registry import Metric, TaskSpec, own_registries
+import math
+
+from braidrec.registry import LogSize, Metric, TaskSpec, Values, own_registries
 
 _PRESETS = ("ours", "paper", "authors", "textbook")
 
 # RLMRec's public trainer: checks after epochs 1, 4, 7, .., five without a gain end it; L2 is among the losses.
 _AUTHORS = {"batch_size": 4096, "lr": 1e-3, "weight_decay": 0.0, "max_epochs": 3000, "patience": 5, "epochs_per_check": 3}
+
+# Steps that an epoch of `ours` has at least, by smaller batches where a log is small: a gain between checks then says something
+STEPS, LEAST = 16, 64
+
+
+def _sized(size: LogSize, training: Values, own: Values) -> Values:
+    """Batches of `ours` by the number of training rows."""
+    fitting = 2 ** int(math.log2(max(size.samples / STEPS, LEAST)))
+    return {"batch_size": fitting} if fitting < training["batch_size"] else {}
+
 
 TASK = TaskSpec(
     name="collaborative",
@@ -51,7 +63,10 @@ TASK = TaskSpec(
             "text-knn": "braidrec.collaborative.models.text_knn:SPEC",
             "netmf": "braidrec.collaborative.models.netmf:SPEC",
             "prone": "braidrec.collaborative.models.prone:SPEC",
+            "vaecf": "braidrec.collaborative.models.vaecf:SPEC",
+            "macridvae": "braidrec.collaborative.models.macridvae:SPEC",
             "popularity": "braidrec.collaborative.models.popularity:SPEC",
+            "sdrl": "braidrec.collaborative.models.sdrl:SPEC",
         },
         baselines={
             "popularity": "braidrec.collaborative.baselines:POPULARITY",
@@ -62,6 +77,7 @@ TASK = TaskSpec(
     training={"ours": _AUTHORS, "paper": _AUTHORS, "authors": _AUTHORS, "textbook": {**_AUTHORS, "batch_size": 2048}},
     presets=_PRESETS,
     open_backbone=True,
+    sized={"ours": _sized},
     of_positives=True,
     reads_people=True,
 )

@@ -58,9 +58,9 @@ class Baskets:
     def to(self, device: torch.device | str) -> Baskets:
         return Baskets(self.start.to(device), self.item.to(device), None if self.user is None else self.user.to(device))
 
-    def times(self, table: Tensor) -> Tensor:
-        """(b, k): the sum of the rows of ``table`` (m, k) that each has; zeros for who has nothing."""
-        return F.embedding_bag(self.item, table, self.start[:-1], mode="sum")
+    def times(self, table: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(b, k): the sum of the rows of ``table`` (m, k) that each has, times ``weight`` (n,); zeros for who has nothing."""
+        return F.embedding_bag(self.item, table, self.start[:-1], mode="sum", per_sample_weights=weight)
 
     def dense(self, width: int) -> Tensor:
         """(b, width) float32, 1 where somebody has the item."""

@@ -13,7 +13,7 @@ as if it had never stopped and a method without weight leaves its backbone's dra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -26,11 +26,13 @@ from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.graph import Graph
 from braidrec.errors import RunError
 from braidrec.layers.text import TextTable
+from braidrec.task import Share
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Batches
 from braidrec.training.stages import AnyStage, Group, main_group
 
 if TYPE_CHECKING:
+    from braidrec.collaborative.labels import Categories
     from braidrec.collaborative.pairs import PairBatch
 
 __all__ = [
@@ -51,11 +53,14 @@ class Labels:
     """What a log and a catalogue say besides who has what.
 
     user, item (n,) int32, rating (n,) float32: the events of training, liked or not
+    categories: of items, by a column of the catalogue, what parts its values, and what is none
+        (`braidrec.collaborative.labels.categories_of`)
     """
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
     rating: NDArray[np.float32]
+    categories: Callable[[str | None, str | None, Collection[str]], Categories] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,10 @@ class MatrixModel(Protocol):
         """
         ...
 
+    def divided(self, baskets: Baskets, target: int) -> list[Share]:
+        """The score of ``target`` for one person, or how far it is above the mean of all, by named parts whose sum it is."""
+        return []
+
     def item_vectors(self) -> Mapping[str, Tensor]:
         """(I + 1, D) by what they are, where it has such."""
         return {}
@@ -159,6 +168,10 @@ class MatrixModel(Protocol):
 
     def user_vectors(self) -> Mapping[str, Tensor]:
         """(U + 1, D) likewise, where it keeps such."""
+        return {}
+
+    def spaces(self) -> Mapping[str, Tensor]:
+        """(N, D') vectors of users and then items, by what they are: all that can be looked at of nodes, where it has such."""
         return {}
 
     def add(self, vectors: Tensor) -> None:

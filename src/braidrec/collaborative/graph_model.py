@@ -10,7 +10,7 @@ NodeVectors   what a run keeps: final vectors of users and items, which need no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -114,15 +114,14 @@ class NodeVectors(nn.Module, MatrixModel):
         return self.inward[items] @ self.items[target] / len(items) ** 0.5, None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
-        return {"nodes": self.items} | {name: F.pad(each[1], (0, 0, 1, 0)) for name, each in self._spaces()}
+        return {"nodes": self.items}
 
     def user_vectors(self) -> Mapping[str, Tensor]:
-        return {"nodes": self.users} | {name: F.pad(each[0], (0, 0, 1, 0)) for name, each in self._spaces()}
+        return {"nodes": self.users}
 
-    def _spaces(self) -> Iterator[tuple[str, Sequence[Tensor]]]:
-        """What a method makes of users and of items."""
-        for name, nodes in {} if self.enhancer is None else cast(Enhancer, self.enhancer).spaces().items():
-            yield name, nodes.tensor_split([len(self.users) - 1])
+    def spaces(self) -> Mapping[str, Tensor]:
+        own = {"nodes": torch.cat([self.users[1:], self.items[1:]])}
+        return own if self.enhancer is None else {**own, **cast(Enhancer, self.enhancer).spaces()}
 
     def add(self, vectors: Tensor) -> None:
         assert self._by_text is not None

@@ -19,7 +19,7 @@ from braidrec.data.dataset import Dataset
 from braidrec.errors import RunError, remedy
 from braidrec.evaluation.closed_form import interactions
 from braidrec.layers.twins import twin
-from braidrec.task import Added, Described, Floats, Reason, Rows, Saved
+from braidrec.task import Added, Described, Floats, Reason, Rows, Saved, Share
 from braidrec.training.devices import place_of
 
 COUNTS, ADDED = "data.counts", "added.vectors"  # among the saved tensors, beside the module's
@@ -87,8 +87,10 @@ class CollaborativeModel:
     def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
         baskets = Baskets.of([past.has for past in pasts], [past.user for past in pasts]).to(place_of(self.module))
         found = score(self._net, baskets, self.counts)
-        wanted: Floats = found.cpu().numpy()[:, rows]
-        return wanted
+        whole: Floats = found.cpu().numpy()
+        first = int(rows[0]) if len(rows) else 0
+        neighbours = np.array_equal(rows, np.arange(first, first + len(rows)))  # as where all items are candidates
+        return whole[:, first : first + len(rows)] if neighbours else whole[:, rows]
 
     def explain(self, past: Past, row: int) -> list[Reason]:
         """What of a past is behind the score of ``row``, most first; empty for who has nothing.  Shares add up to 1."""
@@ -102,6 +104,16 @@ class CollaborativeModel:
         by_text = [None] * len(shares) if text is None else (text * scale).tolist()
         found = [Reason(*each) for each in zip(past.has.tolist(), shares, by_text, strict=True)]
         return sorted(found, key=lambda each: -each.share)
+
+    def divide(self, past: Past, row: int) -> list[Share]:
+        """Shares add up to 1; empty for who has nothing, and where the model's scores have no named parts."""
+        if not len(past.has):
+            return []
+        with torch.no_grad():
+            found = self._net.divided(Baskets.of([past.has], [past.user]).to(place_of(self.module)), row)
+        total = sum(each.share for each in found)
+        scale = 1 / total if total > 0 else 1 / max(sum(abs(each.share) for each in found), 1e-30)
+        return [replace(each, share=each.share * scale) for each in found]
 
     def notes(self, *, new_user: bool, added: int) -> list[str]:
         found = [*self._net.remarks, self._net.new_user if new_user else self._net.known_user]

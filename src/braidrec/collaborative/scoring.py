@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from braidrec import collaborative
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
 from braidrec.collaborative.graph import Graph
@@ -24,13 +25,14 @@ from braidrec.data.dataset import Dataset
 from braidrec.data.settings import LEAVE
 from braidrec.data.training import training_positions as training_positions
 from braidrec.errors import DataError
-from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
+from braidrec.evaluation.retrieval import Ranking, RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import row_gains
 from braidrec.evaluation.slices import Slices
 from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
 
 Positions = NDArray[np.int64]
+_QUICK = 3e8  # products of item pairs that item-kNN counts in a few seconds
 USED = ((0, 0, "new_users"), (1, 10, "up_to_10_items"), (11, 50, "11_to_50_items"), (51, None, "more_than_50_items"))
 
 
@@ -104,9 +106,23 @@ def score(model: MatrixModel, baskets: Baskets, popularity: Tensor) -> Tensor:
     return found
 
 
+def yardsticks(data: Dataset, graph: Graph) -> Mapping[str, Mapping[str, float]]:
+    """What rankings without learning reach on validation, by title; item-kNN where it takes no more than seconds."""
+    held, found = part_rows(data, "valid"), {}
+    pairs = float((graph.user_counts.astype(np.float64) ** 2).sum())
+    for name in ("popularity", *(("item-knn",) if pairs < _QUICK else ())):
+        spec = collaborative.TASK.baselines[name]
+        ranking = rank_targets(spec.build(spec.config(), held.rows, graph), held.rows, top=0)
+        found[spec.title_of(spec.config())] = _watched(ranking)
+    return found
+
+
+def _watched(ranking: Ranking) -> dict[str, float]:
+    return {f"{name}@20": float(row_gains(ranking, name, 20).mean()) for name in ("recall", "ndcg")}
+
+
 def validation(held: Held, popularity: Tensor) -> Validate:
     def validate(module: nn.Module) -> Mapping[str, float]:
-        ranking = rank_targets(RowsScorer(module, held, popularity), held.rows, top=0)
-        return {f"{name}@20": float(row_gains(ranking, name, 20).mean()) for name in ("recall", "ndcg")}
+        return _watched(rank_targets(RowsScorer(module, held, popularity), held.rows, top=0))
 
     return validate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from braidrec.collaborative.config import CollaborativeConfig
 from braidrec.collaborative.contracts import Labels, MatrixModel, MatrixTrainer, Parts, kept_module
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.graph_model import node_stages
+from braidrec.collaborative.labels import categories_of
 from braidrec.collaborative.model import ADDED, COUNTS, CollaborativeModel
 from braidrec.collaborative.scoring import (
     Held,
@@ -25,6 +26,7 @@ from braidrec.collaborative.scoring import (
     training_positions,
     user_slices,
     validation,
+    yardsticks,
 )
 from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
@@ -39,10 +41,10 @@ from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.contracts import Batches, Validate
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
-from braidrec.training.stages import AnyStage, Stage, put_fitted
+from braidrec.training.stages import AnyStage, Fitted, Stage, put_fitted
 
 LISTED = 20  # items of each row that are kept beside the ranks
-TESTED: tuple[RetrievalMetric, ...] = ("recall", "ndcg")
+TESTED = ("recall@20", "ndcg@20")
 
 
 class CollaborativeTask:
@@ -110,7 +112,17 @@ class CollaborativeTask:
         names, reading = [stage.name for stage in stages], [stage.name for stage in stages if stage.reads_text]
         told = "means of training items" if people is None else "profiles, else means of training items"
         choices = {"user_text": told} if config.reads_people else {}
-        return Plan(stages, batches, of_stage, monitor, keep, names, reading=reading, choices=choices)
+        return Plan(
+            stages,
+            batches,
+            of_stage,
+            monitor,
+            keep,
+            names,
+            reading=reading,
+            choices=choices,
+            yardsticks=dict if isinstance(stages[-1], Fitted) else lambda: yardsticks(data, graph),
+        )
 
     def load(
         self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None
@@ -153,6 +165,8 @@ class CollaborativeTask:
             user_slices(users, graph.user_counts),
             graph.item_counts,
             metrics=MANY_TARGETS,
+            besides=("precision", "f1", "ndcg_all"),
+            at=(1, 5, 10, 15, 20),
             primary=20,
             min_rows=least,
         )
@@ -161,16 +175,20 @@ class CollaborativeTask:
         self, first: Sequence[Outcome], second: Sequence[Outcome], config: RunConfig | None, data: Dataset, part: str
     ) -> list[PairedTest]:
         """Of Recall@20 and nDCG@20."""
+        return self.tests_of(TESTED, first, second, data)
+
+    def tests_of(
+        self, metrics: Sequence[str], first: Sequence[Outcome], second: Sequence[Outcome], data: Dataset
+    ) -> list[PairedTest]:
+        """Of ``metrics`` such as "f1@10", all that `row_gains` knows, at any k."""
         users = np.unique(first[0].user)
         sides = [[_ranking(outcome) for outcome in side] for side in (first, second)]
-        return [
-            paired_gain_test(
-                users,
-                *(np.stack([row_gains(ranking, metric, 20) for ranking in side]) for side in sides),
-                metric=f"{metric}@20",
-            )
-            for metric in TESTED
-        ]
+
+        def gained(side: Sequence[Ranking], key: str) -> NDArray[np.float64]:
+            metric, _, k = key.partition("@")
+            return np.stack([row_gains(ranking, cast(RetrievalMetric, metric), int(k)) for ranking in side])
+
+        return [paired_gain_test(users, *(gained(side, key) for side in sides), metric=key) for key in metrics]
 
     # -- a look inside ------------------------------------------------------------------------------------------------
 
@@ -189,7 +207,7 @@ def _stages(config: RunConfig, parts: Parts) -> list[AnyStage]:
 
 def _labels(data: Dataset) -> Labels:
     log, positions = data.log, training_positions(data)
-    return Labels(log.user[positions], log.item[positions], log.rating[positions])
+    return Labels(log.user[positions], log.item[positions], log.rating[positions], partial(categories_of, data))
 
 
 def _outcome(scorer: Scorer, held: Held, show_progress: bool) -> Outcome:

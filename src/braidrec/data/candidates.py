@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from braidrec.data.batches import RankingBatch
-from braidrec.data.history import History
+from braidrec.data.history import History, SharedHistory
+from braidrec.data.rates import RateScale
 from braidrec.data.statistics import joined
 
 if TYPE_CHECKING:
@@ -24,22 +25,25 @@ class UserSide:
 
     fields (F_U,) int32    numbers (N_U,) float32    bags: per multi-valued field (M,) int32, padded with 0
     statistics (4,) float32, the user's columns of the time-causal statistics, or None where the model has none
+    rates float32, what `RateScale.rows` reads of a user, likewise
     """
 
     fields: Tensor
     numbers: Tensor
     bags: tuple[Tensor, ...]
     statistics: Tensor | None = None
+    rates: Tensor | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, user: int) -> UserSide:
         """Of a catalogue row; 0 is somebody new: unknown rows, mean numbers, no past."""
-        features, statistics = dataset.features, dataset.statistics
+        features, statistics, rates = dataset.features, dataset.statistics, dataset.rates
         return cls(
             torch.from_numpy(features.user_fields[user].copy()),
             torch.from_numpy(features.user_numbers[user].copy()),
             tuple(torch.from_numpy(bag.rows[user].copy()) for bag in features.bags if bag.owner == "user"),
             None if statistics is None else torch.from_numpy(statistics.user_now(user)),
+            None if rates is None else torch.from_numpy(rates.user_now(user)),
         )
 
 
@@ -49,6 +53,7 @@ class Candidates:
 
     item_fields (I + 1, F_I) int32    item_numbers (I + 1, N_I) float32    item_bags: per multi-valued field (I + 1, M) int32
     item_statistics (I + 1, 3) float32 or None    row 0 of each is padding
+    item_rates (I + 1, 2) float32, the items' means, and scale, how rates are made of them; None where the model has none
     context_fields (F_C,) int32, the unknown rows    context_numbers (N_C,) float32, zeros    context_bags: (1,) int32 zeros
     """
 
@@ -60,11 +65,13 @@ class Candidates:
     context_numbers: Tensor
     context_bags: tuple[Tensor, ...]
     nobody: UserSide
+    item_rates: Tensor | None = None
+    scale: RateScale | None = None
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Candidates:
         """As of the end of the log."""
-        features, statistics = dataset.features, dataset.statistics
+        features, statistics, rates = dataset.features, dataset.statistics, dataset.rates
         owners = [bag.owner for bag in features.bags]
         return cls(
             torch.from_numpy(features.item_fields),
@@ -75,6 +82,8 @@ class Candidates:
             torch.zeros(features.context_numbers.shape[1]),
             tuple(torch.zeros(1, dtype=torch.int32) for _ in range(owners.count("context"))),
             UserSide.of(dataset, 0),
+            None if rates is None else torch.from_numpy(rates.items_now),
+            None if rates is None else rates.scale,
         )
 
     @property
@@ -85,8 +94,8 @@ class Candidates:
         """Somebody new, known without the data set."""
         return self.nobody
 
-    def batch(self, user: UserSide, items: Tensor, history: History) -> RankingBatch:
-        """``items`` (B,) as candidates for one user now; ``history`` (1, K) or (B, K).  Context fields are unknown."""
+    def batch(self, user: UserSide, items: Tensor, history: History | SharedHistory) -> RankingBatch:
+        """``items`` (B,) as candidates for one user now; ``history`` (1, K), (B, K), or shared.  Context fields are unknown."""
         count = len(items)
 
         def repeated(part: Tensor) -> Tensor:
@@ -98,6 +107,14 @@ class Candidates:
             numbers.append(
                 torch.from_numpy(joined(self.item_statistics.index_select(0, items).numpy(), user.statistics.numpy()))
             )
+        if self.item_rates is not None and self.scale is not None:
+            assert user.rates is not None, "a user side taken without the rates that these candidates have"
+            chosen = items.numpy()
+            fields, bags = self.item_fields.numpy()[chosen], [bag.numpy()[chosen] for bag in self.item_bags]
+            values = [field.values(fields, bags) for field in self.scale.fields]
+            own = self.item_numbers.numpy()[chosen]
+            rates = self.scale.rows(self.item_rates.numpy()[chosen], values, own, user.rates.numpy())
+            numbers.append(torch.from_numpy(rates))
         return RankingBatch(
             position=torch.full((count,), -1),
             item=items,
@@ -110,7 +127,9 @@ class Candidates:
                 *(rows.index_select(0, items) for rows in self.item_bags),
                 *map(repeated, self.context_bags),
             ),
-            history=History(*(repeated(part) for part in (history.items, history.signals, history.mask))),
+            history=history
+            if isinstance(history, SharedHistory)
+            else History(*(repeated(part) for part in (history.items, history.signals, history.mask))),
             label=torch.zeros(count),
         )
 
@@ -119,13 +138,14 @@ class Candidates:
 
         An item added after training has no past: its statistics are those of row 0, which has none either.
         """
-        statistics = self.item_statistics
+        statistics, rates = self.item_statistics, self.item_rates
         return replace(
             self,
             item_fields=torch.cat([self.item_fields, fields]),
             item_numbers=torch.cat([self.item_numbers, numbers]),
             item_bags=tuple(_stacked(rows, bag) for rows, bag in zip(self.item_bags, bags, strict=True)),
             item_statistics=None if statistics is None else torch.cat([statistics, statistics[:1].expand(len(fields), -1)]),
+            item_rates=None if rates is None else torch.cat([rates, rates[:1].expand(len(fields), -1)]),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -142,11 +162,13 @@ class Candidates:
             found |= {f"{owner}.bag.{at}": bag for at, bag in enumerate(bags)}
         if self.item_statistics is not None and self.nobody.statistics is not None:
             found |= {"item.statistics": self.item_statistics, "user.statistics": self.nobody.statistics}
+        if self.item_rates is not None and self.nobody.rates is not None:
+            found |= {"item.rates": self.item_rates, "user.rates": self.nobody.rates}
         return found
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Candidates:
-        """The candidates whose `tensors` these are."""
+    def of(cls, tensors: Mapping[str, Tensor], scale: RateScale | None = None) -> Candidates:
+        """The candidates whose `tensors` and scale of rates these are."""
 
         def bags(owner: str) -> tuple[Tensor, ...]:
             return tuple(
@@ -161,7 +183,15 @@ class Candidates:
             tensors["context.fields"],
             tensors["context.numbers"],
             bags("context"),
-            UserSide(tensors["user.fields"], tensors["user.numbers"], bags("user"), tensors.get("user.statistics")),
+            UserSide(
+                tensors["user.fields"],
+                tensors["user.numbers"],
+                bags("user"),
+                tensors.get("user.statistics"),
+                tensors.get("user.rates"),
+            ),
+            tensors.get("item.rates"),
+            scale,
         )
 
 

@@ -28,6 +28,7 @@ from braidrec.data.features import Bag, Features, Scaling, encode_fields, number
 from braidrec.data.fingerprint import Fingerprint, of_contents, of_files
 from braidrec.data.followed import followed, followed_positions
 from braidrec.data.log import InteractionLog
+from braidrec.data.rates import CausalRates
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import LEAVE, PART_NAMES
 from braidrec.data.settings import PrepareSettings as PrepareSettings
@@ -79,6 +80,7 @@ class Dataset:
     num_signals: int
     manifest: Mapping[str, Any]
     statistics: CausalStatistics | None = None
+    rates: CausalRates | None = None
 
     def __repr__(self) -> str:
         return (
@@ -246,10 +248,18 @@ class Dataset:
 
     def with_statistics(self) -> Dataset:
         """The same data with the time-causal counts and rates as one more numeric field."""
+        self._has_time("statistics")
+        return replace(self, statistics=CausalStatistics(self.log, self.num_items, self.split["train"]))
+
+    def with_rates(self) -> Dataset:
+        """The same data with the time-causal rates as one more numeric field."""
+        self._has_time("rates")
+        return replace(self, rates=CausalRates(self.log, self.features, self.split["train"]))
+
+    def _has_time(self, what: str) -> None:
         if self.schema.timestamp is None:
             has = "has neither time nor order" if self.schema.order is None else "only has each user's own order"
-            raise DataError(f"time-causal statistics need a timestamp column; this log {has}: bring one, or train without them")
-        return replace(self, statistics=CausalStatistics(self.log, self.num_items, self.split["train"]))
+            raise DataError(f"time-causal {what} need a timestamp column; this log {has}: bring one, or train without them")
 
     @cached_property
     def followed(self) -> Dataset:
@@ -262,7 +272,7 @@ class Dataset:
             return self
         log = self.log.at(positions, exclude_ties=self.settings.ties == "exclude")
         split = followed(log, self.split, self.settings, positions, self.name)
-        return replace(self, log=log, split=split, features=self.features.at(positions), statistics=None)
+        return replace(self, log=log, split=split, features=self.features.at(positions), statistics=None, rates=None)
 
     def item_counts(self, part: str = "train") -> NDArray[np.int64]:
         """(I + 1,) events of each item in a part of the split, whatever its kind; entry 0, padding, is 0."""
@@ -277,7 +287,9 @@ class Dataset:
             for scaling in self.features.scalings
             if scaling.owner == owner
         ]
-        return (*groups, *([("statistics", 7)] if self.statistics is not None else []))
+        statistics = [("statistics", 7)] if self.statistics is not None else []
+        rates = [("rates", self.rates.width)] if self.rates is not None else []
+        return (*groups, *statistics, *rates)
 
     @cached_property
     def items(self) -> pl.DataFrame:

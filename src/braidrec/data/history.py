@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,22 +29,132 @@ class History:
     signals: Tensor
     mask: Tensor
 
+    @property
+    def slots(self) -> Tensor:
+        """Items of the batch's histories, each slot of them once."""
+        return self.items
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """None here: every sample has a history of its own."""
+        return ()
+
+    def shared(self, count: int) -> SharedHistory:
+        """Of one history (1, K): the same window for ``count`` samples."""
+        window = self.mask.sum(dim=1).clamp_min(1)
+        rows = torch.arange(count)[None]
+        run = Run(
+            self.items[:, : int(window)],
+            self.signals[:, : int(window)],
+            rows,
+            torch.zeros_like(rows),
+            self.mask.sum(dim=1, keepdim=True).expand(1, count),
+        )
+        same = torch.zeros(count, dtype=torch.int64)
+        return SharedHistory((run,), rows[0], same.int(), same[:1], same, self.items.shape[1])
+
+
+@dataclass(frozen=True)
+class Run:
+    """G windows of V events at most, each read by T consecutive targets of its user at most.
+
+    items, signals (G, V) int32, padded on the right with 0    rows (G, T) int64 rows of the batch, the first in place of none
+    first, last (G, T) int64: a target reads events first .. last - 1 of its window, none where last = first
+    """
+
+    items: Tensor
+    signals: Tensor
+    rows: Tensor
+    first: Tensor
+    last: Tensor
+
+    @cached_property
+    def band(self) -> Tensor:
+        """(G, T, V) bool: what each target reads."""
+        steps = torch.arange(self.items.shape[1], device=self.items.device)
+        return (steps >= self.first[:, :, None]) & (steps < self.last[:, :, None])
+
+
+@dataclass(frozen=True)
+class SharedHistory:
+    """The same histories, cut once for all targets of a user that stand together: T targets read T + K events, not T x K.
+
+    runs: by their number of targets, so that short ends are padded to their like
+    place (B,) int64: where each row stands among the targets of all runs, padded ones counted    user (B,) int32 whose it is
+    leaders (R,) int64: the first row of every run    run_of (B,) int64: which of them leads each row
+    `items`, `signals` and `mask` are those of a `History`, gathered when asked for.
+    """
+
+    runs: tuple[Run, ...]
+    place: Tensor
+    user: Tensor
+    leaders: Tensor
+    run_of: Tensor
+    length: int
+
+    @property
+    def slots(self) -> Tensor:
+        return torch.cat([run.items.flatten() for run in self.runs])
+
+    @property
+    def items(self) -> Tensor:
+        return self.gathered(self.slots)
+
+    @property
+    def signals(self) -> Tensor:
+        return self.gathered(torch.cat([run.signals.flatten() for run in self.runs]))
+
+    @property
+    def mask(self) -> Tensor:
+        return self._gather[1]
+
+    def gathered(self, slots: Tensor) -> Tensor:
+        """(B, K) from what stands in the `slots` (S,) of all runs; 0 where padded."""
+        places, mask = self._gather
+        return slots[places] * mask
+
+    @cached_property
+    def _gather(self) -> tuple[Tensor, Tensor]:
+        """(B, K) each: slots, 0 where padded, and whether there is one."""
+        begins, ends, base = [], [], 0
+        for run in self.runs:
+            windows, width = run.items.shape
+            at = base + width * torch.arange(windows, device=run.items.device)[:, None]
+            begins.append((at + run.first).flatten())
+            ends.append((at + run.last).flatten())
+            base += windows * width
+        begin, end = (torch.cat(parts)[self.place][:, None] for parts in (begins, ends))
+        places = begin + torch.arange(self.length, device=begin.device)
+        mask = places < end
+        return places * mask, mask
+
+
+TARGETS = 32  # that share a window: more read fewer events each, and compare themselves with more that are not theirs
+
 
 class RecentHistory:
-    """The last ``length`` events before a sample (DisCo, section 4.1: 30)."""
+    """The last ``length`` events before a sample (DisCo, section 4.1: 30).
+
+    run: how many samples of one user follow one another in training; from 2 on histories come as `SharedHistory`
+    """
 
     kind = "recent"
 
-    def __init__(self, log: InteractionLog, length: int):
-        self.length = length
+    def __init__(self, log: InteractionLog, length: int, run: int = 1):
+        self.length, self.run = length, run
         self._user, self._rank = torch.from_numpy(log.user), torch.from_numpy(log.past)
         self._start = torch.from_numpy(log.start)
         self._item, self._signal = torch.from_numpy(log.slot_item), torch.from_numpy(log.slot_signal)
         self._steps = torch.arange(length)
 
-    def before(self, positions: Tensor) -> History:
+    def before(self, positions: Tensor) -> History | SharedHistory:
         """Histories of the events at ``positions`` (B,) int64."""
-        return self.window(self._user[positions], self._rank[positions])
+        cut = self.window if self.run == 1 else self.shared
+        return cut(self._user[positions], self._rank[positions])
+
+    def ends(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Whose the events at ``positions`` (n,) are, and how many of that user's first events come before: (n,) int32 each."""
+        return self._user[positions], self._rank[positions]
 
     def window(self, users: Tensor, ends: Tensor) -> History:
         """The last events among the first ``ends`` (B,) of each of ``users`` (B,) catalogue rows."""
@@ -57,6 +168,41 @@ class RecentHistory:
             self._item.index_select(0, flat).view(slots.shape), self._signal.index_select(0, flat).view(slots.shape), mask
         )
 
+    def shared(self, users: Tensor, ends: Tensor) -> SharedHistory:
+        """The same histories (B,), in windows of rows of one user that stand together, ``ends`` not falling.
+
+        A window's targets end within `TARGETS` events of each other (or a fourth of ``length``, where that is more).
+        """
+        users, ends = users.long(), ends.long()
+        reach = max(TARGETS, self.length // 4)
+        breaks = torch.ones(len(users), dtype=torch.bool)
+        breaks[1:] = (users[1:] != users[:-1]) | (ends[1:] < ends[:-1])
+        begin = breaks.nonzero().squeeze(1)
+        apart = (ends - ends[begin[breaks.cumsum(0) - 1]]) // reach
+        breaks[1:] |= apart[1:] != apart[:-1]
+        begin = breaks.nonzero().squeeze(1)
+        count = torch.diff(begin, append=torch.tensor([len(users)]))
+        low = (ends[begin] - self.length).clamp_min(0)
+        span = ends[begin + count - 1] - low
+        sizes = (count.double().log2() / 2).ceil().long()  # up to 1, 4, 16, 64 targets: each size costs a handful of calls
+        place, runs, base = torch.empty_like(users), [], 0
+        for size in sizes.unique().tolist():
+            own = (sizes == size).nonzero().squeeze(1)
+            first_row, low_own = begin[own][:, None], low[own][:, None]
+            steps = torch.arange(int(count[own].max()))
+            real = steps < count[own][:, None]
+            rows = torch.where(real, first_row + steps, first_row)
+            place[rows[real]] = base + real.flatten().nonzero().squeeze(1)
+            base += rows.numel()
+            across = torch.arange(max(int(span[own].max()), 1))
+            slots = (self._start[users[first_row]] + low_own + across) * (across < span[own][:, None])  # slot 0 is padding
+            last = torch.where(real, ends[rows] - low_own, 0)
+            first = (last - self.length).clamp_min(0)
+            flat = slots.flatten()
+            items, signals = (part.index_select(0, flat).view(slots.shape) for part in (self._item, self._signal))
+            runs.append(Run(items, signals, rows, first, last))
+        return SharedHistory(tuple(runs), place, users.int(), begin, breaks.cumsum(0) - 1, self.length)
+
 
 class SemanticHistory:
     """The ``length`` earlier events most similar in meaning to the candidate (what DisCo's released loader does).
@@ -65,6 +211,7 @@ class SemanticHistory:
     """
 
     kind = "semantic_topk"
+    run = 1
 
     def __init__(self, log: InteractionLog, slots: NDArray[np.int32]):
         if len(slots) != len(log):

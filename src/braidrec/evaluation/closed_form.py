@@ -111,10 +111,20 @@ def leading_vectors(
 
 
 def ease(matrix: Any, penalty: float = 100.0) -> Tensor:
-    """EASE's weights (C, C) of X."""
-    found = gram(matrix)
+    """EASE's weights (C, C) of X.
+
+    The smaller side is what is inverted: with fewer rows than columns, P = (I - X^T (X X^T + lambda I)^-1 X) / lambda.
+    """
+    rows, columns = matrix.shape
+    back = matrix.T.tocsr()
+    found = gram(matrix if rows >= columns else back)
     found.diagonal().add_(penalty)
-    return ease_weights(inverse(found, "penalty"))
+    found = inverse(found, "penalty")
+    if rows < columns:
+        half = np.ascontiguousarray((back @ found.numpy()).T)
+        found = torch.from_numpy(back @ half).div_(-penalty)
+        found.diagonal().add_(1 / penalty)
+    return ease_weights(found)
 
 
 class WeightsScorer:

@@ -3,6 +3,7 @@
 With one target per row, HR@k is recall@k, the best possible gain is 1, and nDCG@k is 1 / log2(rank + 1) within k.
 With several, T_u of user u:  recall@k = hits / |T_u|    nDCG@k = sum over hits of 1 / log2(rank + 1), over the same sum of
 the ranks 1..min(|T_u|, k)    HR@k = 1 where there is a hit    MRR@k = 1 / the best rank, within k
+precision@k = hits / k    F1@k = 2 hits / (k + |T_u|)    ndcg_all@k: nDCG over the sum of the ranks 1..|T_u|, however small k is
 """
 
 from __future__ import annotations
@@ -32,8 +33,16 @@ from braidrec.evaluation.slices import Mask, Slices
 if TYPE_CHECKING:
     from braidrec.evaluation.retrieval import Ranking
 
-RetrievalMetric = Literal["hr", "ndcg", "mrr", "recall"]
-TITLES: dict[RetrievalMetric, str] = {"hr": "HR", "ndcg": "nDCG", "mrr": "MRR", "recall": "Recall"}
+RetrievalMetric = Literal["hr", "ndcg", "mrr", "recall", "precision", "f1", "ndcg_all"]
+TITLES: dict[RetrievalMetric, str] = {
+    "hr": "HR",
+    "ndcg": "nDCG",
+    "mrr": "MRR",
+    "recall": "Recall",
+    "precision": "Precision",
+    "f1": "F1",
+    "ndcg_all": "nDCG (all)",
+}
 ONE_TARGET: tuple[RetrievalMetric, ...] = ("hr", "ndcg", "mrr")  # the first two stand in a table's cells, the others below
 MANY_TARGETS: tuple[RetrievalMetric, ...] = ("recall", "ndcg", "hr", "mrr")
 
@@ -41,7 +50,8 @@ MANY_TARGETS: tuple[RetrievalMetric, ...] = ("recall", "ndcg", "hr", "mrr")
 def gains(ranks: ArrayLike, metric: RetrievalMetric, k: int) -> Floats:
     """What each row of one target gains, in the shape of ``ranks`` (from 1): 0 beyond rank k; within, by metric:
 
-    ``hr``, ``recall`` 1    ``ndcg`` 1 / log2(rank + 1)    ``mrr`` 1 / rank
+    ``hr``, ``recall`` 1    ``ndcg``, ``ndcg_all`` 1 / log2(rank + 1)    ``mrr`` 1 / rank    ``precision`` 1 / k
+    ``f1`` 2 / (k + 1)
     The metric of a set of rows is the mean.
     Raises DataError on another metric, k < 1 or a rank that is no whole number from 1 on.
     """
@@ -53,8 +63,10 @@ def gains(ranks: ArrayLike, metric: RetrievalMetric, k: int) -> Floats:
     within = rank <= k
     if metric in ("hr", "recall"):
         return within.astype(np.float64)
-    if metric == "ndcg":
+    if metric in ("ndcg", "ndcg_all"):
         return within / np.log2(rank + 1.0)
+    if metric in ("precision", "f1"):
+        return within.astype(np.float64) * (1 / k if metric == "precision" else 2 / (k + 1))
     if metric == "mrr":
         return within / rank
     raise DataError(f"metric '{metric}' is unknown{suggest(metric, get_args(RetrievalMetric))}")
@@ -68,13 +80,17 @@ def row_gains(ranking: Ranking, metric: RetrievalMetric, k: int) -> Floats:
     """
     if ranking.is_single:
         return gains(ranking.rank, metric, k)
-    each = np.where(ranking.masked, 0.0, gains(ranking.rank, metric, k))
+    counted = metric in ("precision", "f1")
+    each = np.where(ranking.masked, 0.0, gains(ranking.rank, "recall" if counted else metric, k))
     if metric in ("hr", "mrr"):
         best = np.zeros(len(ranking))
         np.maximum.at(best, ranking.row, each)
         return best
     targets = np.bincount(ranking.row, minlength=len(ranking))
-    possible = targets if metric == "recall" else _ideal(targets, k)
+    if counted:
+        hits = np.bincount(ranking.row, each, len(ranking))
+        return hits / k if metric == "precision" else 2 * hits / (targets + k)
+    possible = targets if metric == "recall" else _ideal(targets, k if metric == "ndcg" else int(targets.max(initial=1)))
     # the two sums add the same terms in another order, so a perfect row may come out a last bit above 1
     return np.minimum(np.bincount(ranking.row, each, len(ranking)) / possible, 1.0)
 
@@ -123,6 +139,7 @@ def evaluate_retrieval(
     counts: NDArray[np.int64],
     *,
     metrics: Sequence[RetrievalMetric] = ONE_TARGET,
+    besides: Sequence[RetrievalMetric] = (),
     at: Sequence[int] = (1, 5, 10, 20),
     primary: int = 10,
     resamples: int = 1_000,
@@ -130,6 +147,8 @@ def evaluate_retrieval(
     min_rows: int = MIN_ROWS,
 ) -> Report:
     """``metrics`` at every k of ``at`` ("ndcg@10") on every slice of rows; for all rows also what the lists hold.
+
+    besides: metrics that results keep, and no table prints of itself
 
     users (N,) ids, drawn with replacement for the 95 % intervals of the first two metrics at ``primary``
     counts (I + 1,) training events of each item    lists: "coverage" (share of items) and "novelty" (bits) of the first
@@ -145,7 +164,7 @@ def evaluate_retrieval(
     if primary not in at:
         raise DataError(f"primary = {primary} is not among the k of the report; accepted: {', '.join(map(str, at))}")
     ids, least = np.asarray(users), checked_min_rows(min_rows)
-    by_row = {f"{metric}@{k}": row_gains(ranking, metric, k) for metric in metrics for k in at}
+    by_row = {f"{metric}@{k}": row_gains(ranking, metric, k) for metric in (*metrics, *besides) for k in at}
 
     def intervals(mask: Mask) -> dict[str, Interval]:
         """Of the first two metrics; none where resamples say nothing, for rows of one user."""

@@ -49,7 +49,11 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
         _set_aside(row, seed, shop)
     begun = time.monotonic()
     source = shop.source(row, seed)
-    found = simple_cell(source) if isinstance(source, Simple) else run_cell(train_row(row, seed, shop))
+    found = (
+        simple_cell(source, row.metrics)
+        if isinstance(source, Simple)
+        else run_cell(train_row(row, seed, shop), row.metrics, row.measure)
+    )
     head = {
         "row": row.name,
         "seed": seed,
@@ -187,10 +191,10 @@ def _entry(row: Row, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _shared(row: Row, other: Row, done: Mapping[str, Sequence[int]]) -> list[int]:
-    """Seeds that both rows have a cell of; one without learning goes with every seed."""
+    """Seeds that both rows have a cell of; the one cell of a row that no seed changes goes with every seed."""
     own, others = done[row.name], done[other.name]
-    if row.simple or other.simple:
-        return list(others if row.simple and not other.simple else own)
+    if row.once or other.once:
+        return list(others if row.once and not other.once else own)
     return [seed for seed in own if seed in others]
 
 
@@ -198,22 +202,26 @@ def _gain(row: Row, over: Row, cells: Mapping[str, Mapping[int, Cell]]) -> dict[
     """What ``row`` is better by, in print and here: a share of the reference, or a difference of AUC or log loss."""
     seeds = _shared(row, over, {each.name: list(cells[each.name]) for each in (row, over)})
 
-    def mean(each: Row, key: str) -> float:
-        own = cells[each.name]
-        return statistics.fmean(value_of(own[0 if each.simple else seed], key) for seed in seeds)
+    def mean(each: Row, key: str) -> float | None:
+        """None where a cell does not have it."""
+        own = [cells[each.name][each.cells[0] if each.once else seed] for seed in seeds]
+        known = all(key in cell["test"]["all"] for cell in own)
+        return statistics.fmean(value_of(cell, key) for cell in own) if own and known else None
 
     found: dict[str, Any] = {"over": over.name, "seeds": seeds}
     for metric in (each for each in row.metrics if each.shown):
         key, printed = metric.key, (row.printed or {}, over.printed or {})
         sides = {
             "published": (printed[0][key], printed[1][key]) if all(key in each for each in printed) else None,
-            "measured": (mean(row, key), mean(over, key)) if seeds else None,
+            "measured": (mean(row, key), mean(over, key)),
         }
         found[key] = {name: _better(*pair, relative=metric.relative) if pair else None for name, pair in sides.items()}
     return found
 
 
-def _better(value: float, reference: float, *, relative: bool) -> float | None:
+def _better(value: float | None, reference: float | None, *, relative: bool) -> float | None:
+    if value is None or reference is None:
+        return None
     if not relative:
         return value - reference
     return value / reference - 1 if reference else None
@@ -234,7 +242,7 @@ def _tests(
         return []
     if all(_at_hand(each, seeds, shop, cells[each.name]) for each in (row, other)):
         own, others = ([shop.source(each, seed) for seed in seeds] for each in (row, other))
-        found = outcomes.tests(own, others, row.of_task.name)
+        found = outcomes.tests(own, others, row.of_task.name, row.tested)
         return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
     for old in before:
         if all(each.name in old for each in (row, other)) and all(
@@ -251,13 +259,14 @@ def _at_hand(row: Row, seeds: Sequence[int], shop: Workshop, cells: Mapping[int,
     if not shop.at_hand(row, seeds):
         return False
     return row.simple or all(
-        cells[seed]["best"]["metrics"] == read_run(shop.run_path(row, seed))[1]["best"]["metrics"] for seed in seeds
+        cells[seed]["best"]["metrics"] == read_run(shop.run_path(row, seed))[1]["best"]["metrics"]
+        for seed in (row.cells if row.fixed else seeds)
     )
 
 
 def _by_seed(entry: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
     """What an entry says of each of the seeds."""
-    wanted = [at for at, seed in enumerate(entry["seeds"]) if seed in seeds or seed == 0]
+    wanted = [at for at, seed in enumerate(entry["seeds"]) if seed in seeds or seed == 0 or len(entry["seeds"]) == 1]
     return {key: [values[at] for at in wanted] for key, values in entry.items() if key.endswith("_by_seed")}
 
 

@@ -31,6 +31,7 @@ class Experiment:
     tested: whether rows are tested against one another    slices: parts of the test rows that have a table of their own
     shortfalls: where it stays behind what was published, or says less than it seems to
     headline: what must be said beside its numbers wherever they stand
+    columns: keys of the metrics that it shows, of rows that are judged by their own; None for all that these show
     extra: what else there is
     """
 
@@ -48,6 +49,7 @@ class Experiment:
     slices: Sequence[str] = ()
     shortfalls: Sequence[str] = ()
     headline: Sequence[str] = ()
+    columns: Sequence[str] | None = None
     extra: Extra | None = None
 
     @property
@@ -88,6 +90,9 @@ class Experiment:
                 seeds=chosen if chosen and (self.seeds or not row.ablation) else row.seeds,
                 published=row.published or printed.get(row.name),
                 against=row.against if self.tested else None,
+                judged=tuple(
+                    replace(each, shown=each.shown if self.columns is None else each.key in self.columns) for each in row.judged
+                ),
             )
             for row in rows
         ]

@@ -14,7 +14,7 @@ from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.tables import Tables
 from braidrec.errors import ConfigError, DataError, KnowledgeError, suggest
-from braidrec.experiments.shuffled import core_in_parts, rated_in_parts
+from braidrec.experiments.shuffled import core_in_parts, rated_core_in_parts, rated_in_parts
 from braidrec.runs.knowledge import SETTINGS, build, open_knowledge, sync
 from braidrec.strict import merge, parse
 
@@ -33,6 +33,8 @@ class Variant:
 
 
 _SHUFFLED = {"split": {"kind": "ratio", "per_user": True, "ratios": (0.8, 0.1, 0.1), "min_history": 0}}
+_GIVEN = {"split": {"kind": "given"}, "negatives": None}
+_RATED_CORE = partial(rated_core_in_parts, core=20, seed=0)
 
 # By the name of the folder that holds it.
 VARIANTS: Mapping[str, Variant] = {
@@ -45,6 +47,7 @@ VARIANTS: Mapping[str, Variant] = {
     "rlmrec-amazon-book": Variant("rlmrec-amazon-book"),
     "ml-1m-shuffled": Variant("ml-1m", _SHUFFLED),
     "ml-latest-small-shuffled": Variant("ml-latest-small", _SHUFFLED),
+    "ml-latest-small-core20": Variant("ml-latest-small", _GIVEN, _RATED_CORE, "ml-latest-small-core20"),
     **{
         f"prime-pantry-core-{seed}": Variant(
             "prime-pantry",

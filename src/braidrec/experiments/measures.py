@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from braidrec.evaluation.significance import PairedTest
 from braidrec.files import read_json
 from braidrec.registry import TASKS, Metric
 from braidrec.runs.run import Run, load
-from braidrec.task import Outcome, Task
+from braidrec.task import Outcome, Task, TestsMetrics
 
 Cell = Mapping[str, Any]
 
@@ -52,20 +52,25 @@ class Simple:
 Source = Path | Simple  # a run directory, or what needs none
 
 
-def run_cell(run: Run) -> dict[str, Any]:
-    """A finished run as a cell."""
+def run_cell(
+    run: Run, metrics: Sequence[Metric], measure: Callable[[Run], Mapping[str, float]] | None = None
+) -> dict[str, Any]:
+    """A finished run as a cell.  measure: what else is kept among the numbers of the whole test part"""
+    found = _of_report(run.evaluate("test", show_progress=False, min_rows=1), metrics)
+    if measure is not None:
+        found["test"]["all"] |= measure(run)
     return {
         "phases": run.record["phases"],
         "best": run.record["best"],
         "knowledge": ", ".join(each["encoder"] for each in run.record["knowledge"]) or None,
         "vocabulary": run.dataset.settings.vocabulary,
         "monitors": _last_monitors(run),
-        **_of_report(run.evaluate("test", show_progress=False, min_rows=1), run.config.chosen.task.metrics),
+        **found,
         **run.model.facts(),
     }
 
 
-def simple_cell(source: Simple) -> dict[str, Any]:
+def simple_cell(source: Simple, metrics: Sequence[Metric]) -> dict[str, Any]:
     """A ranking without learning as a cell."""
     dataset = Dataset.open(source.data)
     report = source.room.report(source.outcome(dataset), None, dataset, "test", min_rows=1)
@@ -74,7 +79,7 @@ def simple_cell(source: Simple) -> dict[str, Any]:
         "best": None,
         "knowledge": None,
         "vocabulary": dataset.settings.vocabulary,
-        **_of_report(report, TASKS[source.task].metrics),
+        **_of_report(report, metrics),
     }
 
 
@@ -157,14 +162,21 @@ class Outcomes:
 
     _found: dict[Source, tuple[Outcome, RunConfig | None, Dataset]] = field(default_factory=dict)
 
-    def tests(self, first: Sequence[Source], second: Sequence[Source], task: str) -> list[PairedTest]:
-        """Paired tests of one model's sources against another's, the same seeds in the same order; none where rows differ."""
+    def tests(
+        self, first: Sequence[Source], second: Sequence[Source], task: str, metrics: Sequence[str] = ()
+    ) -> list[PairedTest]:
+        """Paired tests of one model's sources against another's, the same seeds in the same order; none where rows differ.
+
+        metrics: what is tested, where that is not what the task tests usually
+        """
         room: Task = TASKS[task].room()
         sides = [[self._read(source) for source in side] for side in (first, second)]
         rows, config, dataset = sides[0][0]
         if not all(rows.same_rows(outcome) and _judged_alike(dataset, data) for side in sides for outcome, _, data in side):
             return []
         own, against = ([outcome for outcome, _, _ in side] for side in sides)
+        if metrics and isinstance(room, TestsMetrics):
+            return room.tests_of(metrics, own, against, dataset)
         tests = room.tests(own, against, config, dataset, "test")
         order = [metric.key for metric in room.spec.metrics]
         return sorted(tests, key=lambda test: order.index(test.metric) if test.metric in order else len(order))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments import disco, linear, pad
+from braidrec.experiments import darec, disco, linear, pad, sdrl
 from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Made, cells_needed
 from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, texts_of
@@ -31,7 +31,7 @@ from braidrec.shown import tell
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXPERIMENTS: dict[str, Experiment] = {each.id: each for each in (*pad.EXPERIMENTS, *disco.EXPERIMENTS, *linear.EXPERIMENTS)}
+EXPERIMENTS: dict[str, Experiment] = {each.id: each for room in (pad, disco, darec, sdrl, linear) for each in room.EXPERIMENTS}
 Tell = Callable[[str], None]
 
 
@@ -227,7 +227,7 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
     shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
     if experiment.slices:
         shown.append(_by_slice(experiment, rows, entries, metrics))
-    if tests := _tests(experiment, rows, entries, metrics):
+    if tests := _tests(experiment, rows, entries):
         shown.append(tests)
     lines = [f"{experiment.label(row.name)}: {row.note}" for row in rows if row.note]
     readers = {entry["knowledge"]: entry["row"] for entry in entries.values() if entry["knowledge"]}
@@ -264,8 +264,9 @@ def _numbers(
     table = Table(title=escape(f"{experiment.id} on {data}: {experiment.title}{scale}{gained}"), title_justify="left")
     table.add_column("model", no_wrap=True)
     table.add_column("seeds")
+    gains = bool(over) or experiment.columns is None  # a table of many columns has them only where it speaks of gains
     for metric in metrics:
-        for column in (f"{metric.title}\nprinted", "\nhere", "gain\nprinted", "gain\nhere"):
+        for column in (f"{metric.title}\nprinted", "\nhere", *(("gain\nprinted", "gain\nhere") if gains else ())):
             table.add_column(column, justify="right")
     for row in rows:
         entry = entries.get(row.name)
@@ -279,8 +280,7 @@ def _numbers(
             cells += [
                 "" if printed is None else f"{printed:.4f}",
                 "" if entry is None else _measured(entry[f"test_{metric.key}"], metric, several=len(entry["seeds"]) > 1),
-                _change(gain["published"], metric),
-                _change(gain["measured"], metric),
+                *((_change(gain["published"], metric), _change(gain["measured"], metric)) if gains else ()),
             ]
         table.add_row(*cells)
     return table
@@ -311,7 +311,9 @@ def _printed_gain(metric: Metric, row: Row, rows: Sequence[Row], over: Mapping[s
     return {"published": pair[0] / pair[1] - 1 if metric.relative else pair[0] - pair[1], "measured": None}
 
 
-def _measured(found: Mapping[str, float], metric: Metric, *, several: bool) -> str:
+def _measured(found: Mapping[str, float] | None, metric: Metric, *, several: bool) -> str:
+    if found is None:  # a row that is not judged by it
+        return "-"
     mean = f"{metric.scale * found['mean']:.4f}"
     return f"{mean} ± {metric.scale * found['sd']:.4f}" if several else mean
 
@@ -322,10 +324,8 @@ def _change(value: float | None, metric: Metric) -> str:
     return f"{value:+.2%}" if metric.relative else f"{value:+.4f}"
 
 
-def _tests(
-    experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]
-) -> Table | None:
-    known = {metric.key: metric for metric in metrics}
+def _tests(experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    known = {metric.key: metric for metric in rows[0].metrics}  # tests may be of one that the table has no column for
     lines, first = [], None
     for row in rows:
         for test in paired_tests(entries.get(row.name, {})):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.errors import ConfigError, suggest
 from braidrec.experiments.measures import Simple, Source
 from braidrec.registry import TASKS, Metric, TaskSpec, task_of
+from braidrec.runs.run import Run
 from braidrec.strict import parse
 
 OFFLINE = "offline"  # the text encoder that needs no download
@@ -25,6 +26,9 @@ class Row:
     starts: stage -> name of the row whose run of the same seed gives this stage, so that it is trained once
     encoder: who reads the items' text     ablation: keeps its own seeds when a table is asked for others
     task: where the backbone's name does not say it, as for rankings without learning
+    fixed: whether seeds change nothing, so that its one cell goes with every seed of another row
+    judged: the numbers that its cells keep, None for those of its task    tested: those of them that tests are of
+    measure: what else a cell keeps of a run, among the numbers of its test part, such as what its vectors tell of items
     """
 
     name: str
@@ -42,6 +46,10 @@ class Row:
     encoder: str = OFFLINE
     ablation: bool = False
     task: str | None = None
+    fixed: bool = False
+    judged: tuple[Metric, ...] = ()
+    tested: tuple[str, ...] = ()
+    measure: Callable[[Run], Mapping[str, float]] | None = None
 
     @property
     def of_task(self) -> TaskSpec:
@@ -49,7 +57,7 @@ class Row:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return self.of_task.metrics
+        return self.judged or self.of_task.metrics
 
     @property
     def simple(self) -> bool:
@@ -57,9 +65,14 @@ class Row:
         return self.backbone not in self.of_task and self.backbone in self.of_task.baselines
 
     @property
+    def once(self) -> bool:
+        """Whether it has one cell, which goes with every seed."""
+        return self.simple or self.fixed
+
+    @property
     def cells(self) -> tuple[int, ...]:
         """The seeds of its cells."""
-        return (0,) if self.simple else self.seeds
+        return (0,) if self.simple else self.seeds[:1] if self.fixed else self.seeds
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -122,13 +135,15 @@ class Workshop:
         return self.rows[name]
 
     def source(self, row: Row, seed: int) -> Source:
-        return Simple(row.of_task.name, row.backbone, self.prepared[row.data]) if row.simple else self.run_path(row, seed)
+        if row.simple:
+            return Simple(row.of_task.name, row.backbone, self.prepared[row.data])
+        return self.run_path(row, row.cells[0] if row.fixed else seed)
 
     def at_hand(self, row: Row, seeds: Iterable[int]) -> bool:
         """Whether the ranks or scores of the row can be read here, or made without training."""
         if row.simple:
             return row.data in self.prepared and (self.prepared[row.data] / "manifest.json").exists()
-        return all((self.run_path(row, seed) / "run.json").exists() for seed in seeds)
+        return all((self.run_path(row, seed) / "run.json").exists() for seed in (row.cells if row.fixed else seeds))
 
 
 def encoder_name(encoder: str) -> str:

@@ -30,6 +30,23 @@ def core_in_parts(tables: Tables, *, core: int, seed: int, share: float = 0.2) -
     return replace(tables, interactions=pairs.with_columns(parts), items=items, schema=schema.model_copy(update={"part": PART}))
 
 
+def rated_core_in_parts(tables: Tables, *, core: int, seed: int, test: float = 0.2) -> Tables:
+    """The k-core of all ratings, each of them a positive, and a ready-made split of it: of each user's n ratings at random
+    floor(test n) are test, one of the others is validation, the rest training (SDRL's 80/20).
+    """
+    import polars as pl
+
+    schema = tables.schema.model_copy(update={"positive_above": 0.0, "part": PART})
+    log = clean(tables.interactions, schema, PrepareSettings(k_core=core)).interactions
+    items = (
+        None if tables.items is None else tables.items.filter(pl.col(schema.item).is_in(log[schema.item].unique().implode()))
+    )
+    turn, counts = _turns(log[schema.user].to_numpy(), np.random.default_rng(seed))
+    held = np.floor(test * counts + 1e-9)
+    parts = pl.Series(PART, np.where(turn < held, "test", np.where(turn < held + 1, "valid", "train")))
+    return replace(tables, interactions=log.with_columns(parts), items=items, schema=schema)
+
+
 def rated_in_parts(
     tables: Tables, *, least: float = 3.0, core: int = 10, seed: int = 2023, ratios: tuple[float, float] = (0.6, 0.8)
 ) -> Tables:
@@ -55,11 +72,17 @@ def rated_in_parts(
     return replace(tables, interactions=pairs.drop(schema.rating), items=items, schema=own)
 
 
-def shares(users: NDArray[Any], rng: np.random.Generator, share: float) -> NDArray[np.str_]:
-    """(N,) train, valid or test of each pair."""
+def _turns(users: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) place of each pair among its user's in a random order, from 0, and (N,) how many these are."""
     _, own, counts = np.unique(users, return_inverse=True, return_counts=True)
     order = np.lexsort((rng.permutation(len(users)), own))
     turn = np.empty(len(users), np.int64)
     turn[order] = np.arange(len(users)) - (np.cumsum(counts) - counts)[own[order]]
-    held = np.maximum(1, np.round(share * counts)).astype(np.int64)[own]
+    return turn, counts[own]
+
+
+def shares(users: NDArray[Any], rng: np.random.Generator, share: float) -> NDArray[np.str_]:
+    """(N,) train, valid or test of each pair."""
+    turn, counts = _turns(users, rng)
+    held = np.maximum(1, np.round(share * counts)).astype(np.int64)
     return np.where(turn < held, "test", np.where(turn < 2 * held, "valid", "train"))

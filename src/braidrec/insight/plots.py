@@ -79,7 +79,7 @@ def discrepancy_plot(series: Mapping[str, Discrepancy], path: Path | str, title:
         axes.set_xlabel("item bucket by training frequency, hottest .. coldest")
         _name_lines(axes, {name: [*one.tau, one.tau_all] for name, one in series.items()}, [*range(len(buckets)), every])
 
-    return _save(draw, path, title)
+    return save_plot(draw, path, title)
 
 
 def bucket_plot(values: Values, labels: Sequence[str], path: Path | str, title: str, ylabel: str) -> Path:
@@ -106,7 +106,22 @@ def bucket_plot(values: Values, labels: Sequence[str], path: Path | str, title: 
         axes.set_ylabel(ylabel)
         axes.set_xlabel("group of the target item, hottest .. coldest")
 
-    return _save(draw, path, title)
+    return save_plot(draw, path, title)
+
+
+def curve_plot(values: Values, labels: Sequence[str], path: Path | str, title: str, xlabel: str, ylabel: str) -> Path:
+    """A metric by a setting, a line for each model.  values: one number for each label, None where there is none"""
+    _check_series(values, -math.inf, math.inf, len(labels))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        _lines(axes, {name: (np.arange(len(labels)), numbers) for name, numbers in values.items()})
+        axes.set_xticks(range(len(labels)), labels)
+        _name_lines(axes, values, range(len(labels)))
+        axes.set_ylabel(ylabel)
+        axes.set_xlabel(xlabel)
+
+    return save_plot(draw, path, title)
 
 
 def gate_plot(
@@ -139,7 +154,7 @@ def gate_plot(
         axes.set_xlabel("item bucket by training frequency, hottest .. coldest")
         _name_lines(axes, values, range(count))
 
-    return _save(draw, path, title)
+    return save_plot(draw, path, title)
 
 
 def histogram_plot(separations: Mapping[str, Separation], path: Path | str, title: str) -> Path:
@@ -167,13 +182,16 @@ def histogram_plot(separations: Mapping[str, Separation], path: Path | str, titl
         figure.supxlabel(f"{measure} distance of a pair", fontsize=9)
         _legend(figure, panels[0, 0], columns=3)
 
-    return _save(draw, path, title, width=max(7.0, 1.75 * len(separations)))
+    return save_plot(draw, path, title, width=max(7.0, 1.75 * len(separations)))
 
 
 def map_plot(
-    panels: Mapping[str, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]], path: Path | str, title: str
+    panels: Mapping[str, tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]],
+    path: Path | str,
+    title: str,
+    groups: Sequence[str] = (),
 ) -> Path:
-    """Maps side by side: points (n, 2), coloured by their group (n,), 0 and up."""
+    """Maps side by side: points (n, 2), coloured by their group (n,), 0 and up.  groups: their names, where they have such"""
     if not panels:
         raise DataError("there is nothing to draw: pass at least one map")
     for name, (points, group) in panels.items():
@@ -187,10 +205,15 @@ def map_plot(
             for own in np.unique(group):
                 x, y = points[group == own].T
                 marker, colour = MARKERS[own % len(MARKERS)], COLOURS[own % len(COLOURS)]
-                axes.plot(x, y, linestyle="", marker=marker, color=colour, markersize=2.2, markeredgewidth=0, alpha=0.7)
+                label = groups[own] if groups else None
+                style = {"linestyle": "", "markeredgewidth": 0, "alpha": 0.7, "label": label}
+                axes.plot(x, y, marker=marker, color=colour, markersize=2.2, **style)
             axes.set(xticks=[], yticks=[], title=name)
+        if groups:
+            named = axes.get_legend_handles_labels()
+            figure.legend(*named, loc="outside lower center", ncols=len(groups), frameon=False, markerscale=3)
 
-    return _save(draw, path, title, width=max(7.0, 3.5 * len(panels)))
+    return save_plot(draw, path, title, width=max(7.0, 3.5 * len(panels)))
 
 
 def similarity_plot(panels: Mapping[str, NDArray[np.floating[Any]]], path: Path | str, title: str) -> Path:
@@ -208,7 +231,7 @@ def similarity_plot(panels: Mapping[str, NDArray[np.floating[Any]]], path: Path 
             axes.set(xticks=[], yticks=[], title=name)
         figure.colorbar(image, ax=list(grid), shrink=0.8, label="cosine")
 
-    return _save(draw, path, title, width=max(7.0, 2.6 * len(panels)))
+    return save_plot(draw, path, title, width=max(7.0, 2.6 * len(panels)))
 
 
 def _histograms(axes: Any, distances: NDArray[np.floating[Any]], one: Separation) -> None:
@@ -355,7 +378,7 @@ def _check_series(values: Values, low: float, high: float, length: int | None = 
                 raise DataError(f"{name!r}: value {place} is {value}; accepted: a finite number in [{low}, {high}], or None")
 
 
-def _save(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0) -> Path:
+def save_plot(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0) -> Path:
     """Draw on a fresh figure of ``width`` x 4 inches at 150 dpi and put the PNG in place in one step."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

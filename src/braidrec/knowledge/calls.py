@@ -20,8 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from braidrec.errors import KnowledgeError
 from braidrec.knowledge import trust
@@ -61,6 +62,7 @@ class Reach(Strict):
     first_wait: float = Field(default=1.0, gt=0, le=86_400)  # seconds, doubled at each retry
     longest_wait: float = Field(default=60.0, gt=0, le=86_400)
     max_cost: float | None = Field(default=None, ge=0)
+    _public: bool = PrivateAttr(default=False)  # whether no address of this machine or of a private network is called
 
     @field_validator("url")
     @classmethod
@@ -81,7 +83,7 @@ class Reach(Strict):
         return self.url
 
     def shared(self) -> Self:
-        return self.model_copy(update={"key_variable": None})
+        return self._limited({"key_variable": None}, public=False)
 
     def own(self) -> None:
         if self.key_variable is not None and not os.environ.get(self.key_variable, "").strip():
@@ -101,7 +103,12 @@ class Reach(Strict):
             )
         if not allowed.allow_private:
             trust.refuse_private(self.url)
-        return self.model_copy(update={"key_variable": allowed.key_variable})
+        return self._limited({"key_variable": allowed.key_variable}, public=not allowed.allow_private)
+
+    def _limited(self, changes: Mapping[str, Any], *, public: bool) -> Self:
+        found = self.model_copy(update=changes)
+        found._public = public
+        return found
 
 
 class TooLargeError(KnowledgeError):
@@ -133,7 +140,11 @@ class Calls:
     def client(self) -> httpx.Client:
         import httpx
 
-        return httpx.Client(timeout=self._reach.timeout)
+        from braidrec.knowledge.transport import PublicTransport
+
+        # a proxy looks names up by itself: then what they lead to is checked before, and is the proxy's to keep
+        checked = self._reach._public and not _proxied(self._reach.url)
+        return httpx.Client(timeout=self._reach.timeout, transport=PublicTransport() if checked else None)
 
     def post(self, client: httpx.Client, path: str, body: Mapping[str, Any], *, most: int, what: str) -> bytes:
         """The answer's body, of at most ``most`` bytes.  what: it is the answer to, in words
@@ -263,6 +274,12 @@ def _read(response: httpx.Response, most: int, what: str) -> _Answer:
                 raise _OverSize(f"the answer is larger than the {most:,} bytes that {what} can take")
             break
     return _Answer(response.status_code, response.headers, b"".join(parts))
+
+
+def _proxied(url: str) -> bool:
+    """Whether the environment names a proxy for ``url``."""
+    parts, named = urlsplit(url), getproxies()
+    return bool(named.get(parts.scheme) or named.get("all")) and not proxy_bypass(parts.hostname or "")
 
 
 def _retry_after(value: str | None) -> float | None:

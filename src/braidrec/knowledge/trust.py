@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -90,14 +91,26 @@ def confirm(url: str, *, key_variable: str | None = None, allow_private: bool = 
         ) from None
 
 
-def refuse_private(url: str) -> None:
-    """Raise KnowledgeError where ``url`` leads to this machine or into a network that is not public."""
+def looked_up(url: str) -> list[str]:
+    """The addresses that the name in ``url`` leads to now, in the order in which they should be tried.
+
+    Raises OSError or UnicodeError where it leads nowhere.
+    """
     parts = urlsplit(url)
+    found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def refuse_private(url: str, found: Sequence[str] | None = None) -> None:
+    """Raise KnowledgeError where ``url`` leads to this machine or into a network that is not public.
+
+    found: what it was looked up to; looked up here when left out
+    """
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)}
+        found = looked_up(url) if found is None else found
     except (OSError, UnicodeError) as cause:
         raise KnowledgeError(f"{url}: its host cannot be found ({cause}); check the address and the network") from None
-    for each in sorted(str(one) for one in found):
+    for each in sorted(found):
         if not ipaddress.ip_address(each.partition("%")[0]).is_global:
             raise KnowledgeError(
                 f"{url}: {each} is of this machine or of a private network, where a folder made by others must not reach; if "

@@ -1,13 +1,20 @@
-"""Attention of one candidate over a history of K behaviours, written so that a history is never copied as a whole."""
+"""Attention of one candidate over a history of K behaviours, written so that a history is never copied as a whole.
+
+`Behaviours` are a batch's histories over a table of its distinct items: `PerSample` where every sample has its own, `PerRun`
+where targets of a user share a window, which is then read once for all of them.  Both give the same numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from braidrec.data.history import History, SharedHistory
 from braidrec.layers.mlp import BatchNorm, initialise
 
 
@@ -78,19 +85,252 @@ def attend(table: Tensor, index: Tensor, queries: Tensor, mask: Tensor) -> tuple
     return pooled, weights
 
 
+@dataclass(frozen=True)
+class Attended:
+    """What H heads made of B histories: behaviours pooled (B, H, w), and how much weight each signal got (B, H, R + 1).
+
+    weights: (B, H, K) of the single behaviours, zero where padded, made when asked for
+    """
+
+    pooled: Tensor
+    by_signal: Tensor
+    weights: Callable[[], Tensor]
+
+
+class Behaviours(Protocol):
+    """The histories of a batch.  index (B, K) int64 into the table, mask (B, K) bool, signals (B, K) int, per sample.
+
+    user (B,) int: whose rows they are, where rows of one user stand together, so that what pairs rows across a batch can take
+    partners from other users; None where they are drawn at random
+    some (B,) bool: whether there is any behaviour    num_signals: R
+    """
+
+    @property
+    def num_signals(self) -> int: ...
+
+    @property
+    def index(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
+
+    @property
+    def signals(self) -> Tensor: ...
+
+    @property
+    def user(self) -> Tensor | None: ...
+
+    @property
+    def some(self) -> Tensor: ...
+
+    def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
+        """Softmax attention of queries (B, H, w) over what ``rows`` (n, W) of the table say of each behaviour.
+
+        parts: which of the W / w stretches of a row each head reads; without them w = W
+        """
+        ...
+
+    def mean(self, rows: Tensor) -> Attended:
+        """Every behaviour with the same weight: H = 1."""
+        ...
+
+
+def behaviours(history: History | SharedHistory, index: Tensor, num_signals: int) -> Behaviours:
+    """index: into the table, of the history's slots, in their shape."""
+    if isinstance(history, History):
+        return PerSample(index, history.mask, history.signals, num_signals)
+    sizes = [run.items.numel() for run in history.runs]
+    at = [own.view(run.items.shape) for own, run in zip(index.split(sizes), history.runs, strict=True)]
+    return PerRun(history, at, index, num_signals)
+
+
+def weights_by_signal(signals: Tensor, weights: Tensor, num_signals: int) -> Tensor:
+    """How much of ``weights`` (..., H, K) each of few signals (..., K) got: (..., H, R + 1)."""
+    hot = weights.new_zeros(*signals.shape, num_signals + 1).scatter_(-1, signals.long()[..., None], 1.0)
+    return weights @ hot
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """Every sample has its own history: index, mask, signals (B, K)."""
+
+    index: Tensor
+    mask: Tensor
+    signals: Tensor
+    num_signals: int
+    user: Tensor | None = None
+
+    @property
+    def some(self) -> Tensor:
+        return self.mask.any(dim=1)
+
+    def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
+        if not parts:
+            return self._attended(*attend(rows, self.index, queries, self.mask))
+        heads, width = list(range(len(parts))), queries.shape[2]
+        placed = queries.new_zeros(len(queries), len(parts), rows.shape[1] // width, width)
+        placed[:, heads, list(parts)] = queries  # each head reads its own stretch and sees zeros elsewhere
+        pooled, weights = attend(rows, self.index, placed.flatten(2), self.mask)
+        return self._attended(pooled.unflatten(2, (-1, width))[:, heads, list(parts)], weights)
+
+    def mean(self, rows: Tensor) -> Attended:
+        weights = (self.mask / self.mask.sum(dim=1, keepdim=True).clamp_min(1))[:, None]
+        return self._attended(weights @ gather(rows, self.index), weights)
+
+    def _attended(self, pooled: Tensor, weights: Tensor) -> Attended:
+        return Attended(pooled, weights_by_signal(self.signals, weights, self.num_signals), lambda: weights)
+
+
+@dataclass(frozen=True)
+class PerRun:
+    """Windows that targets of a user share: products of all its targets with all its events, of which each reads a band.
+
+    at: per run of the history (G, V) int64 into the table    slots (S,): the same, flat
+    """
+
+    history: SharedHistory
+    at: Sequence[Tensor]
+    slots: Tensor
+    num_signals: int
+
+    @property
+    def index(self) -> Tensor:
+        return self.history.gathered(self.slots)
+
+    @property
+    def mask(self) -> Tensor:
+        return self.history.mask
+
+    @property
+    def signals(self) -> Tensor:
+        return self.history.signals
+
+    @property
+    def user(self) -> Tensor | None:
+        return self.history.user
+
+    @property
+    def some(self) -> Tensor:
+        return torch.cat([(run.last > run.first).flatten() for run in self.history.runs])[self.history.place]
+
+    @cached_property
+    def _hot(self) -> list[Tensor]:
+        """Per run (G, V, R + 1) float32: one where an event carries a signal."""
+        runs = self.history.runs
+        return [
+            torch.zeros(*run.signals.shape, self.num_signals + 1, device=run.signals.device).scatter_(
+                2, run.signals.long()[:, :, None], 1.0
+            )
+            for run in runs
+        ]
+
+    @cached_property
+    def _barred(self) -> list[Tensor]:
+        """Per run (G, T, V): -inf at what a target does not read, 0 everywhere for one that reads nothing."""
+        found = []
+        for run in self.history.runs:
+            inside = run.band | (run.last == run.first)[:, :, None]
+            found.append(torch.zeros(inside.shape, device=inside.device).masked_fill_(~inside, -torch.inf))
+        return found
+
+    def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
+        with torch.autocast(rows.device.type, enabled=False):
+            rows, queries, width = rows.float(), queries.float(), queries.shape[2]
+            found, kept = [], []
+            for run, at, barred, hot in zip(self.history.runs, self.at, self._barred, self._hot, strict=True):
+                asked = queries.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape).transpose(1, 2)
+                both, weights = _Banded.apply(rows, asked, at, barred, hot, tuple(parts))
+                found.append(both)
+                kept.append(weights)
+            both = self._rows(found) * self.some[:, None, None]
+            return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
+
+    def mean(self, rows: Tensor) -> Attended:
+        found, kept = [], []
+        for run, at, hot in zip(self.history.runs, self.at, self._hot, strict=True):
+            weights = run.band / run.band.sum(dim=2, keepdim=True).clamp_min(1)
+            found.append(
+                (weights @ torch.cat([rows.index_select(0, at.flatten()).unflatten(0, at.shape), hot], dim=2))[:, None]
+            )
+            kept.append(weights[:, None])
+        both, width = self._rows(found), rows.shape[1]
+        return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
+
+    def _rows(self, parts: Sequence[Tensor]) -> Tensor:
+        """From (G, H, T, ...) of each run to rows of the batch (B, H, ...)."""
+        return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts]).index_select(0, self.history.place)
+
+    def _weights(self, weights: Sequence[Tensor]) -> Tensor:
+        """(B, H, K): of each target the stretch of its window that it reads."""
+        steps = torch.arange(self.history.length, device=self.slots.device)
+        parts = []
+        for run, own in zip(self.history.runs, weights, strict=True):
+            places = run.first[:, None, :, None] + steps
+            inside = places < run.last[:, None, :, None]
+            parts.append(own.gather(3, (places * inside).expand(-1, own.shape[1], -1, -1)) * inside)
+        return self._rows(parts) * self.some[:, None, None]
+
+
+class _Banded(torch.autograd.Function):
+    """Softmax attention of the targets of G runs over their windows, and over what signals the events carry.
+
+    rows (n, W), asked (G, H, T, w), at (G, V) into the rows, barred (G, T, V), hot (G, V, R + 1)
+    -> A [X, hot] (G, H, T, w + R + 1), A (G, H, T, V)
+
+    With X = rows[at] (of each head its part), Z = [X, hot], A = softmax(Q X^T + barred) and P = A Z:
+    dS = A * (dP Z^T - sum dP * P), dX = A^T dP + dS^T Q, dQ = dS X.  A window is gathered once, whatever the number of targets.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, asked: Tensor, at: Tensor, barred: Tensor, hot: Tensor, parts: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        shape, width = asked.shape, asked.shape[3]
+        windows = rows.index_select(0, at.flatten()).view(*at.shape, -1, width)  # (G, V, W / w, w)
+        heads = len(parts) or 1  # heads that read the same are targets of one head
+        values = windows.new_empty(len(at), heads, at.shape[1], width + hot.shape[2])
+        for head, part in enumerate(parts or (0,)):
+            values[:, head, :, :width] = windows[:, :, part]
+        values[..., width:] = hot[:, None]
+        asked, values = asked.reshape(len(at) * heads, -1, width), values.flatten(0, 1)
+        scores = asked @ values[..., :width].transpose(1, 2)
+        scores.view(*shape[:3], -1).add_(barred[:, None])
+        weights = scores.softmax(dim=2)
+        pooled = weights @ values
+        ctx.save_for_backward(asked, values, weights, pooled, at)
+        ctx.parts, ctx.shape, ctx.rows = parts or (0,), shape, rows.shape
+        weights = weights.view(*shape[:3], -1)
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)
+        return pooled.view(*shape[:3], -1), weights
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        asked, values, weights, pooled, at = ctx.saved_tensors
+        width = asked.shape[2]
+        grad = grad.reshape(pooled.shape)
+        scores = (grad @ values.transpose(1, 2)).sub_((grad * pooled).sum(dim=2, keepdim=True)).mul_(weights)
+        grad_asked = scores @ values[..., :width]
+        read = torch.baddbmm(scores.transpose(1, 2) @ asked, weights.transpose(1, 2), grad[..., :width])
+        grad_windows = read.new_zeros(*at.shape, ctx.rows[1] // width, width)
+        for part, own in zip(ctx.parts, read.unflatten(0, (len(at), -1)).unbind(1), strict=True):
+            grad_windows[:, :, part] += own
+        grad_rows = read.new_zeros(ctx.rows).index_add_(0, at.flatten(), grad_windows.flatten(2).flatten(0, 1))
+        return grad_rows, grad_asked.view(ctx.shape), None, None, None, None
+
+
 class BilinearAttention(nn.Module):
     """Softmax over k . (W q), the form behind the DisCo authors' "DIN" (bilinear, no MLP).
 
-    target (B, Q), items (n, W) distinct item vectors, index (B, K) into them, mask (B, K) -> pooled (B, W), weights (B, K)
+    target (B, Q), items (n, W) distinct item vectors, the behaviours among them -> pooled (B, 1, W)
     """
 
     def __init__(self, target_width: int, item_width: int):
         super().__init__()
         self.query = initialise(nn.Linear(target_width, item_width, bias=False))
 
-    def forward(self, target: Tensor, items: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, weights = attend(items, index, self.query(target)[:, None], mask)
-        return pooled[:, 0], weights[:, 0]
+    def forward(self, target: Tensor, items: Tensor, past: Behaviours) -> Attended:
+        return past.attend(items, self.query(target)[:, None])
 
 
 class Dice(nn.Module):
@@ -124,7 +364,8 @@ class ActivationUnit(nn.Module):
         self.activation = Dice(hidden)
         self.last = initialise(nn.Linear(hidden, 1))
 
-    def forward(self, target: Tensor, items: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, target: Tensor, items: Tensor, past: Behaviours) -> Attended:
+        index, mask = past.index, past.mask
         own, other, difference, product = self.first.weight.chunk(4, dim=1)
         from_target = target @ (own + difference).T + self.first.bias  # (B, hidden)
         from_items = items @ (other - difference).T  # (n, hidden)
@@ -136,4 +377,5 @@ class ActivationUnit(nn.Module):
         else:
             logits = hidden.new_zeros(mask.shape).masked_scatter(mask, self.last(self.activation(hidden[mask])).squeeze(1))
         weights = masked_softmax(logits, mask, dim=1) if self.softmax else logits * mask
-        return (weights[:, None, :] @ behaviours).squeeze(1), weights
+        single = weights[:, None, :]
+        return Attended(single @ behaviours, weights_by_signal(past.signals, single, past.num_signals), lambda: single)

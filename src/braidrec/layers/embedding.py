@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from braidrec.layers.mlp import initialise
+from braidrec.data.history import History, SharedHistory
+from braidrec.layers.attention import Behaviours, behaviours, weights_by_signal
+from braidrec.layers.mlp import Repeated, initialise
 
 Initial = Literal["xavier", "normal"]
+_FEWER = 4  # slots per item of the catalogue from which on most of it is met in shared windows
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class ItemTable:
     """The distinct items of a batch, each embedded once.
 
     rows (n,) int64 catalogue rows, rows[0] = 0 is padding     fields (n, F_I, D) their id fields, embedded
-    candidate (B,) and history (B, K) int64: where in the table each item of the batch is
+    candidate (B,) int64: where in the table they are    past: the behaviours, likewise
     """
 
     rows: Tensor
     fields: Tensor
     candidate: Tensor
-    history: Tensor
+    past: Behaviours
 
 
 class FieldEmbedding(nn.Module):
@@ -150,6 +153,20 @@ class FieldEmbedding(nn.Module):
             return numbers.new_zeros(len(ids), 0, self.dim)
         return self._read(self.table, self.numbers, ids, bags, numbers)
 
+    def of_users(self, ids: Tensor, replaced: Tensor, leaders: Tensor, run_of: Tensor) -> Repeated:
+        """The id fields of the user side by side, (B, F_U * D), of rows in runs of one user.
+
+        ids (B, F) as they are, and as `replace_unknown` left them: a run has the fields of its first row (R,), but where one
+        was swapped the row has its own.
+        """
+        assert self.table is not None
+        first, _ = self.layout.item_slice
+        ids, replaced = ids[:, :first], replaced[:, :first]
+        own = (ids != replaced).any(dim=1)
+        index = torch.where(own, len(leaders) + own.cumsum(0) - 1, run_of)
+        rows = torch.cat([ids.index_select(0, leaders), replaced[own]])
+        return Repeated(self.rows_of(rows).flatten(1), index)
+
     def first_order(self, ids: Tensor, bags: Sequence[Tensor], numbers: Tensor) -> Tensor:
         """One weight per value, (B, F + bags + number groups); needs ``linear=True`` at construction."""
         return self._read(self.linear, self.number_linear, ids, bags, numbers).squeeze(2)
@@ -183,24 +200,26 @@ class FieldEmbedding(nn.Module):
         pooled: Tensor = table(bag).sum(dim=1) / count
         return pooled
 
-    def items(self, candidate: Tensor, history: Tensor) -> ItemTable:
-        """Embed each distinct item of candidate (B,) and history (B, K) once.
+    def items(self, candidate: Tensor, history: History | SharedHistory) -> ItemTable:
+        """Embed each distinct item of candidate (B,) and history once.
 
-        A catalogue no larger than the batch's item slots is taken whole, which needs no search for the distinct ones.
+        A catalogue no larger than the batch's item slots is taken whole, which needs no search for the distinct ones; shared
+        windows repeat less, so there it must be much smaller.
         """
-        size = len(self.item_fields)
-        if size <= candidate.numel() + history.numel():
-            rows, at_candidate, at_history = torch.arange(size, device=candidate.device), candidate.long(), history.long()
+        size, slots = len(self.item_fields), history.slots
+        if size * (_FEWER if history.runs else 1) <= candidate.numel() + slots.numel():
+            rows, at_candidate, at_history = torch.arange(size, device=candidate.device), candidate.long(), slots.long()
         else:
             met = torch.zeros(size, dtype=torch.bool, device=candidate.device)
             met[0] = True
             met[candidate.long()] = True
-            met[history.reshape(-1).long()] = True
+            met[slots.reshape(-1).long()] = True
             place = met.cumsum(0) - 1
-            rows, at_candidate, at_history = met.nonzero().squeeze(1), place[candidate.long()], place[history.long()]
+            rows, at_candidate, at_history = met.nonzero().squeeze(1), place[candidate.long()], place[slots.long()]
         first, last = self.layout.item_slice
         ids = self.replace_unknown(self.item_fields[rows], self._unknown[first:last])
-        return ItemTable(rows, self.rows_of(ids), at_candidate, at_history)
+        past = behaviours(history, at_history, self.layout.signals)
+        return ItemTable(rows, self.rows_of(ids), at_candidate, past)
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """Vectors (..., D) of rows of the id table (...) int."""
@@ -212,9 +231,12 @@ class FieldEmbedding(nn.Module):
 
         Few distinct signals exist, so their weights are added up first and the label vectors read once.
         """
+        return self.labels(weights_by_signal(signals, weights, self.layout.signals))
+
+    def labels(self, by_signal: Tensor) -> Tensor:
+        """Label vectors (..., D), mixed by how much weight each signal got (..., R + 1)."""
         assert self.signals is not None
-        hot = weights.new_zeros(*signals.shape, self.layout.signals + 1).scatter_(2, signals.long()[:, :, None], 1.0)
-        mixed: Tensor = (weights @ hot) @ self.signals.weight
+        mixed: Tensor = by_signal @ self.signals.weight
         return mixed
 
     def read_rows(self, item: Tensor, history: Tensor, ids: Tensor, bags: Sequence[Tensor]) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +24,14 @@ def initialise(module: Part) -> Part:
     return module
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """(B, W) columns as the R rows that differ and which of them each row of the batch is.  rows (R, W), index (B,) int64"""
+
+    rows: Tensor
+    index: Tensor
+
+
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation that also trains on a single row, which has no spread of its own: by the running statistics."""
 
@@ -29,6 +39,11 @@ class BatchNorm(nn.BatchNorm1d):
         if self.training and len(rows) < 2:
             return F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(rows)
+
+
+def reads_batch_statistics(module: nn.Module) -> bool:
+    """Whether what a row becomes in training depends on the other rows of its batch."""
+    return any(isinstance(part, BatchNorm) for part in module.modules())
 
 
 class MLP(nn.Module):
@@ -58,6 +73,15 @@ class MLP(nn.Module):
         self.width = width if out is None else out
         self.layers = initialise(nn.Sequential(*layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x)
-        return out
+    def forward(self, x: Tensor, leading: Repeated | None = None) -> Tensor:
+        """leading: columns that stand before those of ``x``, of which few rows differ; the first layer reads each once."""
+        if leading is None:
+            out: Tensor = self.layers(x)
+            return out
+        first = self.layers[0]
+        if not isinstance(first, nn.Linear):  # dropout of the input, drawn for every row
+            return self(torch.cat([leading.rows.index_select(0, leading.index), x], dim=1))
+        width = leading.rows.shape[1]
+        own = F.linear(leading.rows, first.weight[:, :width]).index_select(0, leading.index)
+        rest: Tensor = self.layers[1:](F.linear(x, first.weight[:, width:], first.bias) + own)
+        return rest

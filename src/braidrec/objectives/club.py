@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
+from braidrec.objectives.partners import partners
 
 Estimator = Literal["gaussian", "bilinear", "sampled"]
 
@@ -69,15 +70,23 @@ class VClub(nn.Module):
         mean = self.mean(x)
         return mean, torch.zeros_like(mean) if self.log_variance is None else self.log_variance(x)
 
-    def value(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The term a model minimises: `estimate`, scaled and floored as configured.  Scalar."""
-        return self.bounded(self.estimate(x, y, generator))
+    def value(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Tensor | None = None) -> Tensor:
+        """The term a model minimises: `estimate`, scaled and floored as configured.  Scalar.
 
-    def estimate(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        Below the floor every gradient is zero, so none is taken through q.
+        """
+        estimate = self.estimate(x, y, generator, groups)
+        if self.floor and estimate.item() <= 0:
+            return 0.0 * (x[:1].sum() + y[:1].sum())
+        return self.bounded(estimate)
+
+    def estimate(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Tensor | None = None) -> Tensor:
         """I_vCLUB(X; Y) in nats, mean over the batch and sum over dimensions; may be negative (eq. 26).
 
         x: (B, D_x), y: (B, D_y), B >= 1.  Gradients reach x and y through q, never the weights of q.
         generator: draws the permutation of ``sampled``, which raises ConfigError without one.
+        groups (B,) int: rows that are not drawn independently, such as those of one user; the second expectation then goes
+        over rows of other groups, and over none where there is no other.
         """
         x, y = self._inputs(x, y)
         weights = {name: weight.detach() for name, weight in self.named_parameters()}
@@ -85,15 +94,26 @@ class VClub(nn.Module):
         if self.estimator == "sampled":
             if generator is None:
                 raise ConfigError("the vCLUB estimator 'sampled' draws a permutation: pass generator=torch.Generator()")
-            other = y[torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)]
+            if groups is None:
+                partner = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
+            else:
+                partner = partners(groups, torch.ones_like(groups, dtype=torch.bool), (len(y),), generator)[0]
+            other = y[partner]
             # (y' - mu)^2 - (y - mu)^2, factored so that large common offsets cancel before they are squared
             gap = (other - y) * (other + y - 2 * mean)
         else:
             # mean_j (y_j - mu)^2 = var(y) + (mean(y) - mu)^2, so all B^2 pairs need two moments of y
             centre = y.mean(dim=0)
             apart = y - centre
-            gap = apart.square().mean(dim=0) - apart.square() + 2 * apart * (mean - centre)
-        estimate: Tensor = (gap * torch.exp(-log_variance) / 2).sum(dim=-1).mean()
+            if groups is None:
+                gap = apart.square().mean(dim=0) - apart.square() + 2 * apart * (mean - centre)
+            else:
+                first, second = _of_others(groups, apart), _of_others(groups, apart.square())
+                gap = second - apart.square() + 2 * (apart - first) * (mean - centre)
+        terms = (gap * torch.exp(-log_variance) / 2).sum(dim=-1)
+        if groups is not None:
+            terms = terms * (groups != groups[0]).any()
+        estimate: Tensor = terms.mean()
         return estimate
 
     def bounded(self, estimate: Tensor) -> Tensor:
@@ -115,6 +135,16 @@ class VClub(nn.Module):
         if not self.normalise:
             return x, y
         return F.layer_norm(x, x.shape[-1:]), F.layer_norm(y, y.shape[-1:])
+
+
+def _of_others(groups: Tensor, values: Tensor) -> Tensor:
+    """(B, D) the mean of ``values`` (B, D) over the rows of other groups; of all rows where there is no other."""
+    place = groups.unique(return_inverse=True)[1]
+    size = int(place.max()) + 1
+    own = values.new_zeros(size, values.shape[1]).index_add(0, place, values)
+    count = values.new_zeros(size).index_add(0, place, values.new_ones(len(place)))
+    left = (len(values) - count)[:, None]
+    return torch.where(left > 0, (own.sum(dim=0) - own) / left.clamp_min(1), values.mean(dim=0))[place]
 
 
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:

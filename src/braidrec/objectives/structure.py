@@ -103,11 +103,12 @@ def global_structure(first: Tensor, second: Tensor, *, normalised: bool = True, 
     with torch.autocast(first.device.type, enabled=False):
         if normalised:
             sides = [F.normalize(side, eps=_EPS) for side in sides]
-        a, b = (
-            side if side.device.type == "mps" else side.double() for side in sides
-        )  # near 0 it is a difference of large ones
-        gap = (a.T @ a).square().sum() + (b.T @ b).square().sum() - 2 * (a.T @ b).square().sum()
-        found = gap.clamp_min(0).to(sides[0].dtype)
+        both, width = torch.cat(sides, dim=1), first.shape[1]
+        gram = both.T @ both
+        # near 0 it is a difference of large ones
+        squares = (gram if gram.device.type == "mps" else gram.double()).square()
+        gap = squares[:width, :width].sum() + squares[width:, width:].sum() - 2 * squares[:width, width:].sum()
+        found = gap.clamp_min(0).to(both.dtype)
     return found / len(first) ** 2 if mean else found
 
 
@@ -161,8 +162,8 @@ def kmeans(rows: Tensor, clusters: int, generator: torch.Generator | None = None
     """(n,) int64 labels 0 .. K - 1 of ``rows`` (n, D); K = min(clusters, n), and no label stays without a row.
 
     k-means++ draws the first centres by ``generator``, of the CPU, so that a seed draws the same everywhere; ``start`` (K,):
-    the rows that are the first centres instead.  Ten rounds of Lloyd's.  A cluster that nobody is nearest to gets the row
-    that is farthest from its own centre.  Raises ConfigError for fewer than one cluster, or neither of the two.
+    the rows that are the first centres instead.  At most ten rounds of Lloyd's.  A cluster that nobody is nearest to gets the
+    row that is farthest from its own centre.  Raises ConfigError for fewer than one cluster, or neither of the two.
     """
     if clusters < 1:
         raise ConfigError(f"k-means with clusters = {clusters}; accepted: 1 or more")
@@ -172,11 +173,14 @@ def kmeans(rows: Tensor, clusters: int, generator: torch.Generator | None = None
         if generator is None:
             raise ConfigError("k-means draws its first centres: pass generator=torch.Generator(), or start=rows")
         start = _spread(rows, clusters, generator)
-    middle = rows[start]
+    middle, labels = rows[start], None
     for _ in range(_ROUNDS):
-        labels = _nearest(rows, middle)
+        before, labels = labels, _nearest(rows, middle)
+        if before is not None and torch.equal(before, labels):
+            break
         middle = centres(rows, labels, clusters)
-    return _nearest(rows, middle)
+    assert labels is not None
+    return labels
 
 
 def _spread(rows: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
@@ -193,18 +197,17 @@ def _spread(rows: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
 
 def _nearest(rows: Tensor, middle: Tensor) -> Tensor:
     """(n,) the nearest centre of each row, ties by the lowest; every centre gets a row."""
-    distance, labels = torch.cdist(rows, middle).min(dim=1)
+    labels = torch.addmm(middle.square().sum(dim=1) / -2, rows, middle.T).argmax(dim=1)
     counts = labels.bincount(minlength=len(middle))
-    if len(empty := (counts == 0).nonzero().squeeze(1)):
-        # of every cluster its nearest row stays, so that none becomes empty by giving
-        nearest = torch.full((len(middle),), torch.inf, dtype=distance.dtype, device=rows.device)
-        nearest = nearest.scatter_reduce(0, labels, distance, "amin")
-        first = torch.full((len(middle),), len(rows), device=rows.device)
-        places = torch.arange(len(rows), device=rows.device)
-        own = distance == nearest[labels]
-        first = first.scatter_reduce(0, labels[own], places[own], "amin")
-        distance[first[counts > 0]] = -1
-        labels[distance.topk(len(empty)).indices] = empty
+    if int(counts.min()):
+        return labels
+    empty = (counts == 0).nonzero().squeeze(1)
+    distance = (rows - middle[labels]).square().sum(dim=1)
+    # one row of every cluster stays, so that none becomes empty by giving: its first
+    places = torch.arange(len(rows), device=rows.device)
+    first = torch.full((len(middle),), len(rows), device=rows.device).scatter_reduce(0, labels, places, "amin")
+    distance[first[counts > 0]] = -1
+    labels[distance.topk(len(empty)).indices] = empty
     return labels
 
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from braidrec.objectives.partners import partners
+
 
 class BilinearDiscriminator(nn.Module):
     """D(h, H) = h^T W H + b, in logits.  W (dim, pattern_dim) Xavier-uniform, b = 0."""
@@ -69,20 +71,30 @@ def sufficiency(
     discriminator: Callable[[Tensor, Tensor], Tensor],
     generator: torch.Generator,
     mask: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Eq. 25 for one space: the mean over the two anchor classes of each class's mean.  Scalar, 2 ln 2 at D = .5.
 
     anchors: (B, d) candidates, or (B, K, d) histories (or several vectors per sample).  patterns: (B, d_H).
     labels: (B,) 0/1.  mask: (B, K) bool, False on padded anchors, which take no part.  generator: draws the pairs and
     nothing else, so leaving the term out changes no other random number.
+    groups: (B,) int, rows that are not drawn independently, such as those of one user; partners then come from other groups,
+    and an anchor that lacks one takes no part.
     Exactly 0, with zero gradients, where a class has fewer than two samples or no anchor left.
     """
-    pairs = sample_pairs(labels, tuple(anchors.shape[:-1]), generator)
+    positive, shape = labels > 0.5, tuple(anchors.shape[:-1])
+    if groups is None:
+        pairs = sample_pairs(labels, shape, generator)
+    else:
+        found = {side: partners(groups, positive == side, shape, generator) for side in (True, False)}
+        column = positive.view(-1, *[1] * (len(shape) - 1))
+        pairs = Pairs(*(torch.where(column, found[side][0], found[not side][0]) for side in (True, False)))
+        both = (found[True][1] & found[False][1]).view(column.shape).expand(shape)
+        mask = both if mask is None else mask & both
     terms = F.softplus(-discriminator(anchors, patterns[pairs.same])) + F.softplus(
         discriminator(anchors, patterns[pairs.other])
     )
     present = torch.ones_like(terms, dtype=torch.bool) if mask is None else mask
-    positive = labels > 0.5
     loss, usable = terms.new_zeros(()), torch.ones((), dtype=torch.bool, device=terms.device)
     for members in (positive, ~positive):
         chosen = members.view(-1, *[1] * (terms.dim() - 1)) & present

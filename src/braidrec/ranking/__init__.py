@@ -43,6 +43,9 @@ TASK = TaskSpec(
         methods={
             "disco": "braidrec.ranking.methods.disco:SPEC",
         },
+        models={
+            "gbdt": "braidrec.ranking.models.gbdt:SPEC",
+        },
         baselines={
             "popularity": "braidrec.ranking.baselines:POPULARITY",
             "item-mean": "braidrec.ranking.baselines:ITEM_MEAN",

@@ -42,6 +42,12 @@ def table_layout(dataset: Dataset) -> TableLayout:
     )
 
 
+def reads_rates(config: RunConfig) -> bool:
+    """Whether rates are asked for, or read by the model whatever is asked for."""
+    settings = settings_of(config)
+    return settings.rates or (isinstance(settings.backbone, BackboneConfig) and settings.backbone.reads_rates)
+
+
 def material_of(dataset: Dataset, text: TextTable | None, *, seed: int = 0, sparse: bool = False) -> Material:
     """Of a data set, with its statistics where the model reads them."""
     return Material(

@@ -13,8 +13,15 @@ from braidrec.strict import Strict
 
 
 class HistoryConfig(Strict):
+    """What of a user's past a model reads, and in which order it learns.
+
+    run: how many samples of one user follow one another in training, sharing a window of the past, runs shuffled; 1: samples in
+    any order, each with a window of its own.  Predictions are the same either way
+    """
+
     kind: Literal["recent", "semantic_topk"] = "recent"
     length: int = Setting(default=30, ge=1)
+    run: int = Setting(default=1, ge=1)
     mean: bool = True  # mean history as two extra fields, for backbones without a history of their own
 
 
@@ -31,6 +38,7 @@ class RankingConfig(ModelConfig):
     initial: Initial = "xavier"
     unknown_rate: float = Setting(default=0.01, ge=0.0, lt=1.0)
     statistics: bool = False  # time-causal counts and rates as one more field
+    rates: bool = False  # time-causal rates of items, users, and users with item fields, as one more
     history: HistoryConfig = HistoryConfig()
     monitor: Monitor = "auc"
 

@@ -10,17 +10,18 @@ A source and a model inherit from their slot, which fills in what most of them d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
 from braidrec.errors import RunError
-from braidrec.layers.attention import attend, gather
+from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
+from braidrec.layers.mlp import Repeated
 from braidrec.layers.text import TextTable
 from braidrec.strict import Strict
 from braidrec.training.stages import AnyStage, Group, main_group
@@ -49,6 +50,11 @@ class BackboneConfig(Strict):
         """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""
         return True
 
+    @property
+    def reads_rates(self) -> bool:
+        """Whether it reads time-causal rates whatever ``model.rates`` says."""
+        return False
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -56,12 +62,14 @@ class Needs:
 
     fields: vectors of the fields    linear: one weight per value    history: the user's behaviours
     field_aware: of each field a vector of this width for each other field, extras among them
+    users_apart: where rows of a user stand together, the user's id fields come in ``RankingInput.users``, not among the fields
     """
 
     fields: bool = True
     linear: bool = False
     history: bool = False
     field_aware: int = 0
+    users_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,31 +91,29 @@ class BehaviourInput:
     """A candidate and its user's behaviours, each distinct item embedded once.
 
     target (B, F_I, D) the candidate's id fields      items (n, F_I, D) the distinct items' fields
-    index (B, K) int64 into items, mask (B, K) bool   signals (B, K) int rows of the rating or label
+    past: the behaviours among them, a user's read once where targets share them
     """
 
     target: Tensor
     items: Tensor
-    index: Tensor
-    mask: Tensor
-    signals: Tensor
+    past: Behaviours
     embed: FieldEmbedding
 
-    def pool(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Softmax attention, H queries a sample: (B, H, W) -> pooled (B, H, W), weights (B, H, K), zero where padded.
+    def pool(self, queries: Tensor) -> Attended:
+        """Softmax attention, H queries a sample: (B, H, W) -> pooled (B, H, W) and the weights.
 
         W = D reads the behaviours' item ids, W = F_I * D all their fields; the history is not gathered.
         """
         whole = queries.shape[2] == self.items.shape[1] * self.items.shape[2]
-        return attend(self.items.flatten(1) if whole else self.items[:, 0], self.index, queries, self.mask)
+        return self.past.attend(self.items.flatten(1) if whole else self.items[:, 0], queries)
 
     def gathered(self) -> Tensor:
         """(B, K, F_I * D) all fields of all behaviours, zero where padded, for what must go through them in order."""
-        return gather(self.items.flatten(1), self.index) * self.mask[:, :, None]
+        return gather(self.items.flatten(1), self.past.index) * self.past.mask[:, :, None]
 
-    def mix_signals(self, weights: Tensor) -> Tensor:
-        """Label vectors pooled by ``weights`` (B, K) -> (B, D)."""
-        return self.embed.signal_mix(self.signals, weights[:, None])[:, 0]
+    def labels(self, attended: Attended) -> Tensor:
+        """Label vectors (B, H, D), pooled by the same weights."""
+        return self.embed.labels(attended.by_signal)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class RankingInput:
 
     When the needs ask for them: linear (B, F), history, field_aware (B, F, F + E - 1, d_f), where the vector of field f for
     field or extra g stands at g, or at g - 1 behind f.  Extras have no table: for them a backbone makes its own.
+    users: the first fields, side by side, where they are apart; ``fields`` then begins behind them
     """
 
     fields: Tensor
@@ -123,6 +130,7 @@ class RankingInput:
     linear: Tensor | None = None
     history: BehaviourInput | None = None
     field_aware: Tensor | None = None
+    users: Repeated | None = None
 
     @property
     def all_fields(self) -> Tensor:
@@ -269,10 +277,8 @@ class MeanHistory(nn.Module, PatternSource):
     num_extras = 2
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
-        mask = batch.history.mask
-        weights = mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
-        pooled = weights[:, None, :] @ gather(items.fields[:, 0], items.history)
-        return Patterns(torch.cat([pooled, embed.signal_mix(batch.history.signals, weights[:, None])], dim=1))
+        found = items.past.mean(items.fields[:, 0])
+        return Patterns(torch.cat([found.pooled, embed.labels(found.by_signal)], dim=1))
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------------
@@ -283,6 +289,8 @@ class RankingModel(Protocol):
 
     weights: loss name -> weight, of exactly the losses of `step`    groups: the optimisers' parameters, "main" among them
     lazy_rows: rows of the big tables that a pass reads, by parameter name; empty when tables are dense
+    fitted: what fits it at once on the samples of both parts, to tensors that go into it by name, and says what a reader should
+    know; None for a model that is trained by steps    facts: as of a `braidrec.task.Model`
     The others as of a `PatternSource`; items are added with all their fields, and ``earlier`` has names as inside the model.
     """
 
@@ -309,6 +317,17 @@ class RankingModel(Protocol):
         return ()
 
     def lazy_rows(self, batch: RankingBatch) -> Mapping[str, Tensor]:
+        return {}
+
+    def fitted(
+        self,
+        train: Callable[[], Iterable[RankingBatch]],
+        valid: Callable[[], Iterable[RankingBatch]],
+        say: Callable[[str], None],
+    ) -> Callable[[], Mapping[str, Tensor]] | None:
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
         return {}
 
     def export(self) -> None:

@@ -88,9 +88,17 @@ def latest(items: Tensor, signals: Tensor, length: int) -> History:
 
 
 def directions_of(config: HistoryConfig, text: Vectors | None) -> Directions | None:
-    """What the configured history needs of the items' texts (I + 1, S).  Raises ConfigError where it has none."""
+    """What the configured history needs of the items' texts (I + 1, S).
+
+    Raises ConfigError where it has none, and for windows that cannot be shared.
+    """
     if config.kind == "recent":
         return None
+    if config.run > 1:
+        raise ConfigError(
+            f"history.run = {config.run} goes with history.kind = 'recent', whose windows targets of a user can share; with "
+            "'semantic_topk' every candidate has its own: set history.run = 1"
+        )
     if text is None:
         raise ConfigError("history.kind = 'semantic_topk' needs a knowledge base: similarity is measured between item texts")
     return Directions.of(text)
@@ -101,7 +109,7 @@ def history_source(
 ) -> HistorySource:
     """The configured history; a semantic one is prepared once beside the data set and opened by memory map after."""
     if directions is None:
-        return RecentHistory(dataset.log, config.length)
+        return RecentHistory(dataset.log, config.length, config.run)
     vectors = directions.rows[: dataset.num_items + 1].numpy()
     contents = hashlib.sha256(dataset.fingerprint.encode())
     contents.update(np.ascontiguousarray(vectors).data)

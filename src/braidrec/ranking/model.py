@@ -19,16 +19,18 @@ from braidrec.config import RunConfig
 from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History
+from braidrec.data.rates import CausalRates, RateScale
 from braidrec.data.statistics import CausalStatistics, StatisticsScale
 from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
 from braidrec.layers.twins import twin
-from braidrec.ranking.build import build_model
+from braidrec.ranking.build import build_model, reads_rates
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
 from braidrec.task import Added, Described, Floats, Rows, Saved, Vectors
 from braidrec.training.devices import place_of
+from braidrec.training.stages import put_fitted
 
 CHUNK = 8192  # candidates scored at a time
 DATA, SIMILAR = "data.", "similar."
@@ -46,15 +48,27 @@ class Past:
 class KnownUsers:
     """The users of a data set as of the end of its log; statistics are taken on first use."""
 
-    def __init__(self, given: Dataset, *, statistics: bool, scale: StatisticsScale | None = None):
-        """scale: of the statistics, for data that hold no training part of their own"""
+    def __init__(
+        self,
+        given: Dataset,
+        *,
+        statistics: bool,
+        rates: bool = False,
+        scale: StatisticsScale | None = None,
+        rate_scale: RateScale | None = None,
+    ):
+        """scale, rate_scale: of statistics and rates, for data that hold no training part of their own"""
         self.given, self._statistics, self._scale = given, statistics, scale
+        self._rates, self._rate_scale = rates, rate_scale
 
     @cached_property
     def data(self) -> Dataset:
-        if self._scale is None:
-            return with_statistics(self.given, self._statistics)
-        return replace(self.given, statistics=CausalStatistics(self.given.log, self.given.num_items, self._scale))
+        data = with_causal(self.given, self._statistics and self._scale is None, self._rates and self._rate_scale is None)
+        if self._scale is not None:
+            data = replace(data, statistics=CausalStatistics(data.log, data.num_items, self._scale))
+        if self._rate_scale is not None:
+            data = replace(data, rates=CausalRates(data.log, data.features, self._rate_scale))
+        return data
 
     def past(self, row: int) -> Past:
         log = self.given.log
@@ -64,8 +78,11 @@ class KnownUsers:
         )
 
 
-def with_statistics(dataset: Dataset, wanted: bool) -> Dataset:
-    return dataset.with_statistics() if wanted and dataset.statistics is None else dataset
+def with_causal(dataset: Dataset, statistics: bool, rates: bool) -> Dataset:
+    """With those that are wanted and are not there."""
+    if statistics and dataset.statistics is None:
+        dataset = dataset.with_statistics()
+    return dataset.with_rates() if rates and dataset.rates is None else dataset
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,7 @@ class ClickModel:
 
     network: exported, in evaluation mode    length: of histories    directions: where histories go by meaning, else None
     known: None for a model that was loaded without its data    scale: of the statistics, where it has any
+    together: whether candidates of a user share one window, as targets did in training (``history.run``)
     """
 
     network: RankingModel
@@ -83,6 +101,7 @@ class ClickModel:
     directions: Directions | None = None
     known: KnownUsers | None = None
     scale: StatisticsScale | None = None
+    together: bool = False
 
     @property
     def probabilities(self) -> bool:
@@ -110,6 +129,7 @@ class ClickModel:
             "semantic_width": self.network.semantic_width,
             "parameters": sum(weight.numel() for weight in self.module.parameters()),
             **({} if self.scale is None else {"statistics": self.scale.to_json()}),
+            **({} if self.candidates.scale is None else {"rates": self.candidates.scale.to_json()}),
         }
         return Saved(tensors, about)
 
@@ -141,7 +161,9 @@ class ClickModel:
             return np.stack([torch.cat([self._chances(past, chunk) for chunk in chunks]).numpy() for past in pasts])
 
     def _chances(self, past: Past, rows: Tensor) -> Tensor:
-        batch = self.candidates.batch(past.user, rows, self.window(past, rows)).to(self.device)
+        window = self.window(past, rows)
+        history = window.shared(len(rows)) if self.together else window
+        batch = self.candidates.batch(past.user, rows, history).to(self.device)
         return torch.sigmoid(self.network(batch).float()).cpu()
 
     def window(self, past: Past, candidates: Tensor) -> History:
@@ -166,13 +188,13 @@ class ClickModel:
         return [stranger] if new_user else []
 
     def facts(self) -> Mapping[str, Any]:
-        return {}
+        return self.network.facts()
 
     def reading(self, dataset: Dataset) -> Dataset:
         """A data set with what this model reads of it, taken once for the one that it was loaded with."""
         if self.known is not None and self.known.given is dataset:
             return self.known.data
-        return with_statistics(dataset, self.candidates.item_statistics is not None)
+        return with_causal(dataset, self.candidates.item_statistics is not None, self.candidates.scale is not None)
 
 
 def kept(
@@ -181,10 +203,10 @@ def kept(
     """A network that is trained, on the CPU and exported."""
     as_module(network).cpu().eval()
     network.export()
-    length = settings_of(config).history.length
+    length, together = settings_of(config).history.length, settings_of(config).history.run > 1
     statistics = known.data.statistics
     scale = None if statistics is None else statistics.scale
-    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known, scale)
+    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known, scale, together)
 
 
 def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> ClickModel:
@@ -193,18 +215,27 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     own = {name.removeprefix(DATA): tensor for name, tensor in saved.tensors.items() if name.startswith(DATA)}
     state = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith(DATA)}
     scale = StatisticsScale.of_json(about["statistics"]) if "statistics" in about else None
+    rate_scale = RateScale.of_json(about["rates"]) if "rates" in about else None
     grown = data is not None and not data.split.parts
     if grown and settings.statistics and scale is None:
         raise RunError(
             "this run was saved by an earlier version, which kept no scale of its statistics, so it goes with none "
             "but the data that it was trained on"
         )
-    known = None if data is None else KnownUsers(data, statistics=settings.statistics, scale=scale if grown else None)
+    known = None
+    if data is not None:
+        scales = (scale, rate_scale) if grown else (None, None)
+        known = KnownUsers(
+            data, statistics=settings.statistics, rates=reads_rates(config), scale=scales[0], rate_scale=scales[1]
+        )
     if not own and known is None:
         raise RunError("this run was saved by an earlier version, which needs its data to answer; load it with its data")
-    candidates = Candidates.of(own) if own or known is None else Candidates.of_dataset(known.data)
+    candidates = Candidates.of(own, rate_scale) if own or known is None else Candidates.of_dataset(known.data)
     if grown and known is not None and settings.statistics:
         candidates = replace(candidates, item_statistics=_items_now(known.data, candidates.num_items))
+    if grown and known is not None and known.data.rates is not None:
+        now = torch.from_numpy(known.data.rates.items_now[: candidates.num_items + 1])
+        candidates = replace(candidates, item_rates=now)
     similar = {name.removeprefix(SIMILAR): tensor for name, tensor in own.items() if name.startswith(SIMILAR)}
     if similar:
         directions: Directions | None = Directions.of_tensors(similar)
@@ -216,9 +247,13 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
         network = build_model(config, Material(layout, candidates.item_fields, semantic_width=about["semantic_width"]))
     network.export()
     module = as_module(network)
-    module.load_state_dict(state)
+    if config.chosen.backbone.fitted:
+        put_fitted(module, state)
+    else:
+        module.load_state_dict(state)
     module.eval()
-    return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale)
+    together = settings.history.run > 1
+    return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale, together)
 
 
 def _items_now(data: Dataset, count: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
+from braidrec.data.history import History, SharedHistory
 from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding
 from braidrec.ranking.contracts import (
@@ -104,7 +105,7 @@ class Ranker(nn.Module, RankingModel):
     def lazy_rows(self, batch: RankingBatch) -> Mapping[str, Tensor]:
         if not self.embed.sparse:
             return {}
-        rows = self.embed.read_rows(batch.item, batch.history.items, batch.fields, batch.bags)
+        rows = self.embed.read_rows(batch.item, batch.history.slots, batch.fields, batch.bags)
         return {f"embed.{name}.weight": rows for name in self.embed.tables}
 
     def export(self) -> None:
@@ -124,7 +125,8 @@ class Ranker(nn.Module, RankingModel):
             return {}
         size = len(self.embed.item_fields)
         nobody = torch.zeros(size, dtype=torch.int32, device=self.embed.item_fields.device)
-        items = self.embed.items(nobody, nobody)  # as many slots as items: the catalogue is taken whole
+        nothing = nobody[:, None]
+        items = self.embed.items(nobody, History(nothing, nothing, nothing > 0))  # as many slots as items: the catalogue whole
         found = {"id": items.fields[:, 0]}
         for _, prefix, source in self._parts():
             found |= {prefix + name: vectors for name, vectors in source.spaces(items).items()}
@@ -147,19 +149,21 @@ class Ranker(nn.Module, RankingModel):
         needs, embed = self.backbone.needs, self.embed
         ids = embed.replace_unknown(batch.fields, embed._unknown)
         bags = [embed.replace_unknown(bag, row) for bag, (_, row) in zip(batch.bags, embed.layout.bags, strict=True)]
-        fields = embed(ids, bags, batch.numbers)
+        users, own = None, ids
+        if needs.users_apart and isinstance(batch.history, SharedHistory):
+            users = embed.of_users(batch.fields, ids, batch.history.leaders, batch.history.run_of)
+            own = ids[:, embed.layout.item_slice[0] :]
+        fields = embed(own, bags, batch.numbers)
         patterns: list[Patterns] = []
         behaviours = None
         if len(self.sources) or needs.history:
-            items = embed.items(batch.item, batch.history.items)
+            items = embed.items(batch.item, batch.history)
             patterns = [source(batch, items, embed) for source in self.sources]
             if needs.history:
                 behaviours = BehaviourInput(
                     items.fields.index_select(0, items.candidate),
                     items.fields,
-                    items.history,
-                    batch.history.mask,
-                    batch.history.signals,
+                    items.past,
                     embed,
                 )
         scored = self.backbone(
@@ -169,6 +173,7 @@ class Ranker(nn.Module, RankingModel):
                 embed.first_order(ids, bags, batch.numbers) if needs.linear else None,
                 behaviours,
                 embed.field_aware(ids, bags, batch.numbers) if needs.field_aware else None,
+                users,
             )
         )
         return scored if isinstance(scored, Scored) else Scored(scored), patterns

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from braidrec.data.batches import RankingBatch, RankingBatches
+from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
@@ -25,35 +25,37 @@ CHEAP_EVENTS = {"item-mean-user-residual": 3_000_000, "item-mean": 30_000_000}  
 EVALUATION_SEED = 0  # of drawn negatives in validation and test: runs of every seed rank the same rows
 
 
-def score_batches(model: nn.Module, batches: Iterable[RankingBatch], device: torch.device) -> NDArray[np.float32]:
-    """Logits of all rows, in order; the model is left in the mode it came in."""
+def score_batches(
+    model: nn.Module, batches: RankingBatches, device: torch.device, advance: Callable[[int], None] = lambda rows: None
+) -> NDArray[np.float32]:
+    """Logits of all samples, in order; the model is left in the mode it came in.  advance: told how many rows are done"""
     training = model.training
     model.eval()
+    logits = torch.empty(batches.num_samples)
+    walk = batches.walk
     try:
         with torch.inference_mode():
-            parts = [model(batch.to(device)).float().cpu() for batch in batches]
+            done = 0
+            for batch in batches:
+                logits[walk[done : done + len(batch)]] = model(batch.to(device)).float().cpu()
+                done += len(batch)
+                advance(len(batch))
     finally:
         model.train(training)
-    return torch.cat(parts).numpy()
+    return logits.numpy()
 
 
 def score_with_progress(
     model: nn.Module, batches: RankingBatches, device: torch.device, title: str, show: bool
 ) -> NDArray[np.float32]:
     with progress(title, batches.num_samples, "rows", show=show) as advance:
-
-        def counted() -> Iterable[RankingBatch]:
-            for batch in batches:
-                yield batch
-                advance(len(batch))
-
-        return score_batches(model, counted(), device)
+        return score_batches(model, batches, device, advance)
 
 
 def part_batches(
     dataset: Dataset, part: str, history: HistorySource, negatives: NegativeSampler | None, batch_size: int = EVALUATION_BATCH
 ) -> RankingBatches:
-    """The samples of one part in log order."""
+    """The samples of one part, to be scored by `score_batches`, which puts them into log order."""
     return RankingBatches(dataset, dataset.split[part], batch_size, history, shuffle=False, negatives=negatives)
 
 

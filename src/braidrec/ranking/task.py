@@ -14,6 +14,7 @@ from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
+from braidrec.data.rates import said_of_rates
 from braidrec.errors import ConfigError, DataError
 from braidrec.evaluation.baselines import RankingLog
 from braidrec.evaluation.by_user import USER_METRICS, user_gains
@@ -22,9 +23,10 @@ from braidrec.evaluation.ranking_report import evaluate_ranking
 from braidrec.evaluation.report import MIN_ROWS, Report
 from braidrec.evaluation.significance import PairedTest, paired_test
 from braidrec.evaluation.slices import ranking_slices
+from braidrec.layers.mlp import reads_batch_statistics
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK as SPEC
-from braidrec.ranking.build import build_model, material_of
+from braidrec.ranking.build import build_model, material_of, reads_rates
 from braidrec.ranking.config import Monitor, settings_of
 from braidrec.ranking.contracts import RankingModel, as_module
 from braidrec.ranking.history import directions_of, history_source
@@ -41,13 +43,14 @@ from braidrec.ranking.scoring import (
     yardsticks,
 )
 from braidrec.registry import TaskSpec
+from braidrec.shown import tell
 from braidrec.task import Model, Outcome, Plan, Saved, Vectors
 from braidrec.training.config import TrainingConfig
 from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
 from braidrec.training.optimisers import choose_table_update
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
-from braidrec.training.stages import AnyStage, Stage
+from braidrec.training.stages import AnyStage, Fitted, Stage
 
 STAGE = "rank"
 
@@ -73,8 +76,10 @@ class RankingTask:
         show_progress: bool = True,
     ) -> Plan:
         settings, training = settings_of(config), config.training.of_phase(STAGE)
-        known = KnownUsers(data, statistics=settings.statistics)
+        known = KnownUsers(data, statistics=settings.statistics, rates=reads_rates(config))
         data = known.data
+        if data.rates is not None and show_progress:
+            tell(said_of_rates(data.rates.fields, data.features))
         per_positive = config.negatives or data.settings.negatives
         if per_positive is not None and settings.history.kind == "semantic_topk":
             raise ConfigError(
@@ -89,14 +94,30 @@ class RankingTask:
         table = TextTable(text) if text is not None and config.reads_text else None
         material = material_of(data, table, seed=config.seed, sparse=lazy)
         network = build_model(config, material)
+        if settings.history.run > 1 and reads_batch_statistics(as_module(network)):
+            raise ConfigError(
+                f"model.history.run = {settings.history.run} puts rows of one user side by side, whose statistics are not "
+                "those of all rows, and this model normalises by its batch's (BatchNorm, Dice); set model.history.run = 1, "
+                "or another model.backbone.norm or variant"
+            )
         earlier = network.earlier()
+        directions = directions_of(settings.history, text)
         starts = {each.stage.name: each.names for each in earlier}
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
-        own = Stage(STAGE, as_module(network), network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
-        stages: list[AnyStage] = [*(each.stage for each in earlier), own]
-        labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
-        directions = directions_of(settings.history, text)
         history = history_source(data, settings.history, directions, show_progress=show_progress)
+        fit = network.fitted(
+            lambda: part_batches(data, "train", history, negatives),
+            lambda: part_batches(data, "valid", history, held_out),
+            tell if show_progress else (lambda message: None),
+        )
+        module = as_module(network)
+        own: AnyStage = (
+            Stage(STAGE, module, network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
+            if fit is None
+            else Fitted(STAGE, module, fit, starts)
+        )
+        stages = [*(each.stage for each in earlier), own]
+        labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
 
         def batches(stage: Stage) -> RankingBatches:
             return RankingBatches(
@@ -119,7 +140,12 @@ class RankingTask:
             monitor="auc",
             keep=lambda: kept(network, config, material.layout, directions, known),
             names=[stage.name for stage in stages],
-            choices={"tables": "lazy" if lazy else "dense", "table_rows": rows, "average_epochs": averaging},
+            choices={
+                "tables": "lazy" if lazy else "dense",
+                "table_rows": rows,
+                "average_epochs": averaging,
+                **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
+            },
             average_epochs=None if averaging == training.average_epochs else averaging,
             yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
         )

@@ -500,7 +500,8 @@ def _sync(
         folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(writer_lock(folder / f"{SETTINGS}.lock"))
         _refuse_other(folder, settings)  # once more, since another process may have begun to fill the folder meanwhile
-        write_json(folder / SETTINGS, _shared(settings, base.identity.table).model_dump())
+        unsaid = {"writer"} if settings.writer is None else None  # earlier versions do not know the key
+        write_json(folder / SETTINGS, _shared(settings, base.identity.table).model_dump(exclude=unsaid))
     if profiles is None:
         return _summary(base, rendered, [base.sync(rendered.ids, rendered.texts)], [])
     done = profiles.write(tell)

@@ -55,21 +55,18 @@ def _best_of_block(
     """(b, k) scores and catalogue rows, -inf behind the last candidate of a past."""
     values: list[Tensor] = []
     columns: list[Tensor] = []
-    seen = [np.asarray(model.seen(past)) for past in block] if exclude_seen else []
+    seen = [np.asarray(model.seen(past)) for past in block] if exclude_seen else [np.zeros(0, np.int32)]
+    owner, met = np.repeat(np.arange(len(seen)), [len(own) for own in seen]), np.concatenate(seen)
     for begin in range(0, len(candidates), wide):
         part = candidates[begin : begin + wide]
-        scores = torch.from_numpy(np.array(model.scores(block, part)))  # a copy: the model's own may be one row for all
-        if bool(scores.isnan().any()):
-            row = int(part[int(scores.isnan().any(dim=0).int().argmax())])
-            raise RunError(
-                f"the score of the item in catalogue row {row} is not a number; a model that diverged cannot recommend"
-            )
-        for at, own in enumerate(seen):
-            at_most = np.searchsorted(part, own)
-            inside = at_most < len(part)
-            met = at_most[inside][part[at_most[inside]] == own[inside]]
-            scores[at, torch.from_numpy(met)] = -math.inf
-        found, where = best(scores, min(k, len(part)))
+        scores = np.array(model.scores(block, part))  # a copy: the model's own may be one row for all
+        column = np.searchsorted(part, met)
+        inside = part[np.minimum(column, len(part) - 1)] == met
+        barred = owner[inside], column[inside]
+        _check_numbers(scores[barred], scores, part)
+        scores[barred] = -math.inf
+        found, where = best(torch.from_numpy(scores), min(k, len(part)))
+        _check_numbers(found.numpy(), scores, part)  # what is not a number would come first
         values.append(found)
         columns.append(where + begin)
     joined = torch.cat(values, dim=1)
@@ -79,3 +76,10 @@ def _best_of_block(
     else:
         places = columns[0]
     return joined.numpy(), candidates[places.numpy()]
+
+
+def _check_numbers(some: Floats, scores: Floats, part: Rows) -> None:
+    """Raise RunError where one of ``some`` is not a number, naming the first of ``part`` whose ``scores`` (b, n) hold such."""
+    if np.isnan(some).any():
+        row = int(part[int(np.isnan(scores).any(axis=0).argmax())])
+        raise RunError(f"the score of the item in catalogue row {row} is not a number; a model that diverged cannot recommend")

@@ -47,7 +47,7 @@ from braidrec.runs.pairs import Unknown, id_column, rows_of, score_pairs
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.runs.similar import By, alike
 from braidrec.runs.trained import Trained
-from braidrec.task import Explains, Floats, Model, Outcome, Rows, Task, Vectors
+from braidrec.task import Divides, Explains, Floats, Model, Outcome, Rows, Share, Task, Vectors
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
 from braidrec.training.stages import put_trained
@@ -77,6 +77,7 @@ class Recommendation:
 
     probability: the score where it is one, None where the model's scores are no probabilities.
     because: with ``explain``, what is behind the score, most first
+    parts: likewise what the named parts of the model bring to it, where it has such: shares that add up to 1
     """
 
     item: str
@@ -84,6 +85,7 @@ class Recommendation:
     score: float
     probability: float | None = None
     because: tuple[Because, ...] = ()
+    parts: tuple[Share, ...] = ()
 
 
 class ItemVectors(NamedTuple):
@@ -282,9 +284,9 @@ class Run:
             )
         probable = held.model.probabilities
         with self._asking():
-            because = [self._because(held, past, row) if explain else () for row in rows.tolist()]
+            because = [self._because(held, past, row) if explain else ((), ()) for row in rows.tolist()]
         return [
-            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, why)
+            Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, *why)
             for row, score, why in zip(rows.tolist(), scores.tolist(), because, strict=True)
         ]
 
@@ -292,17 +294,18 @@ class Run:
         """Around what the model is asked: weights whose shapes or rows do not go together are ours to name."""
         return understanding(self.path, RunError)
 
-    def _because(self, held: _Held, past: Any, row: int) -> tuple[Because, ...]:
+    def _because(self, held: _Held, past: Any, row: int) -> tuple[tuple[Because, ...], tuple[Share, ...]]:
         if not isinstance(held.model, Explains):
             able = [spec.default for spec in TASKS.usable().values() if spec.of_positives]
             raise RunError(
                 f"{self.path}: {self.record['title']} does not say what is behind a score; models that do are those such as "
                 f"backbone = '{', '.join(able)}'"
             )
-        reasons = held.model.explain(past, row)
-        return tuple(
-            Because(held.catalogue.id(each.item), held.catalogue.title(each.item), each.share, each.text) for each in reasons
+        because = tuple(
+            Because(held.catalogue.id(each.item), held.catalogue.title(each.item), each.share, each.text)
+            for each in held.model.explain(past, row)
         )
+        return because, tuple(held.model.divide(past, row)) if isinstance(held.model, Divides) else ()
 
     def similar(self, item: str | int, by: By = "model", *, k: int = 10) -> list[Recommendation]:
         """The k items most like ``item``: by "meaning" (text), "behaviour" (who has both) or "model"; see `alike`."""
@@ -510,9 +513,10 @@ class Run:
             own = sorted(each.name for each in (self.path / "weights").glob("*"))
             raise RunError(f"{self.path}: this run trained no stage '{name}' (it has: {', '.join(own)})")
         tensors = read_stage(self.path, self.record, name).files["model"]
-        reads = self.task.reads_text(self.config)
-        text = _bases(self.path, self.config, self.record).matrix(self.dataset) if reads else None
-        plan = self.task.plan(self.config, self.dataset, text, show_progress=False)
+        bases = _bases(self.path, self.config, self.record) if self.task.reads_text(self.config) else None
+        text = None if bases is None else bases.matrix(self.dataset)
+        people = bases.people(self.dataset) if bases is not None and self.config.reads_people else None
+        plan = self.task.plan(self.config, self.dataset, text, people=people, show_progress=False)
         with understanding(folder, RunError):
             stage = next(stage for stage in plan.stages if stage.name == name)
             put_trained(stage, tensors)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
     from braidrec.runs.run import Because, Run
-    from braidrec.task import Outcome, Task
+    from braidrec.task import Outcome, Share, Task
 
     Opened = Callable[[Path], Run]
 
@@ -58,6 +58,16 @@ def reasons(because: Sequence[Because], most: int = 3) -> str:
     shown = [f"{name} {each.share:.0%}" for name, each in zip(names, because, strict=False) if each.share > 0]
     text = [each.text for each in because if each.text is not None]
     return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
+
+
+def divided(parts: Sequence[Share], most: int = 3) -> str:
+    """What the named parts of a model bring to a score, in words: each one's share, and the first of what it knows by."""
+
+    def said(each: Share) -> str:
+        names = [f"{name} {much:.0%}" for name, much in each.says[:most]]
+        return f"{each.name} {each.share:.0%}" + (f" ({', '.join(names)})" if names else "")
+
+    return "; ".join(said(each) for each in parts)
 
 
 def dataset_tables(dataset: Dataset) -> list[Table | str]:
@@ -167,7 +177,9 @@ def _evaluation(runs: Sequence[Run], part: str, *, baselines: bool, min_rows: in
     if baselines:
         registry = task.spec.baselines
         broken = [escape(f"note: {cause}") for name in registry if (cause := registry.trouble(name))]
-        table.caption = "\n".join([str(table.caption), *broken])
+        missing = [title for spec in registry.usable().values() if (title := spec.title_of(spec.config())) not in reports]
+        absent = [f"note: not here, as it does not go with these rows: {', '.join(map(escape, missing))}"] if missing else []
+        table.caption = "\n".join([str(table.caption), *absent, *broken])
     return table
 
 

@@ -70,6 +70,7 @@ TASK = TaskSpec(
             "popularity": "braidrec.sequential.baselines:POPULARITY",
             "item-knn": "braidrec.sequential.baselines:ITEM_KNN",
             "markov": "braidrec.sequential.baselines:MARKOV",
+            "ease": "braidrec.sequential.baselines:EASE",
         },
     ),
     model={

@@ -1,6 +1,7 @@
 """Next-item rankings without learning, by name.
 
-``Spec.build(config, rows, user, item)`` gives a scorer of the evaluation rows; user, item (M,) int32 of every training event.
+``Spec.build(config, rows, user, item)`` gives a scorer of the evaluation rows, or None where it does not go with them;
+user, item (M,) int32 of every training event.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
+from braidrec.evaluation.closed_form import WeightsScorer, ease, interactions
 from braidrec.evaluation.retrieval import RetrievalRows, Scorer
 from braidrec.evaluation.sequential_baselines import LENGTH, ItemKNN, Markov, Popularity
 from braidrec.registry import Spec
 from braidrec.strict import Strict
 
 Rows = NDArray[np.int32]
+EASE_ITEMS, EASE_SIDE = 20_000, 10_000  # columns of its weights, and of what is inverted: within a minute of one core
+
+
+class EASEConfig(Strict):
+    penalty: PositiveFloat = 100.0
 
 
 class ItemKNNConfig(Strict):
@@ -35,6 +42,15 @@ def _markov(config: Any, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer:
     return Markov(rows, user, item)
 
 
+def _ease(config: EASEConfig, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer | None:
+    """Of who has met what, in whatever order; None where the catalogue is too large for a table to wait for it."""
+    met = interactions(user, item, (int(user.max(initial=0)) + 1, rows.num_items + 1))
+    if rows.num_items > EASE_ITEMS or min(met.shape) > EASE_SIDE:
+        return None
+    return WeightsScorer(rows, ease(met, config.penalty), np.bincount(item, minlength=rows.num_items + 1))
+
+
 POPULARITY = Spec("popularity", "popularity", Strict, _popularity)
 ITEM_KNN = Spec("item-knn", "item-kNN", ItemKNNConfig, _item_knn)
 MARKOV = Spec("markov", "Markov", Strict, _markov)
+EASE = Spec("ease", "EASE", EASEConfig, _ease)

@@ -129,11 +129,12 @@ class SequentialTask:
         rows = part_rows(data, part)
         return _outcome(HistoryScorer(model.module, rows, settings_of(config).length), rows, show_progress)
 
-    def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome:
+    def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome | None:
         """By the training sequences; raises DataError for a split without them."""
         spec, rows = self.spec.baselines[name], part_rows(data, part)
         user, item = training_events(data.followed.log, training_ends(data.followed))
-        return _outcome(spec.build(spec.config(), rows, user, item), rows, show_progress=False)
+        scorer = spec.build(spec.config(), rows, user, item)
+        return None if scorer is None else _outcome(scorer, rows, show_progress=False)
 
     def report(
         self, outcome: Outcome, config: RunConfig | None, data: Dataset, part: str, *, min_rows: int | None = None

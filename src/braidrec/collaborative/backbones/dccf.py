@@ -5,7 +5,8 @@ Each layer, of e (N, d), with intents C_U, C_I (d, Q) of users and items:
     K(h): w_ab = (cos(h_a, h_b) + 1) / 2 on the edges, rows divided by their sums
     contrast = sum over layers of InfoNCE(g, p) + InfoNCE(g, r) + InfoNCE(g, q), of the batch's users among one another, and of
     its positive items; each by the number of its rows
-``shared_count`` divides those of items by the number of users, too, as the public code does.
+``shared_count`` divides those of items by the number of users, too, as RLMRec's public code does, which `authors` follows.
+`textbook`: DCCF's own code, but for the L2 of the intents, which has a weight of its own there and none here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
@@ -134,12 +135,13 @@ SPEC = Spec(
         "textbook": {
             "dim": 32,
             "loss": "bpr",
-            "l2": 2.5e-5,
+            "l2": 0.5,
             "l2_on": "batch",
             "depth": 2,
             "contrast": 1e-1,
-            "contrast_temperature": 0.1,
+            "contrast_temperature": 1.0,
         },
-        "ours": {},
+        "ours": {**OURS, "dim": 64},
     },
+    training={"textbook": {"batch_size": 10_240}},
 )

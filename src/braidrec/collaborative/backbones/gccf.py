@@ -3,6 +3,7 @@
     x = [e, B e, .., B^L e]    B = D^-1/2 (A + I) D^-1/2, D the degrees of A + I
 `self_loop` = false leaves the loops out, as RLMRec's public code does, by an oversight, wherever a method joins this backbone.
 Its layers own weights there that nothing reads and L2 shrinks; there are none here, which changes no vector.
+`textbook`: LR-GCCF's own code puts its L2 on the final vectors of the batch, this on their rows of the table.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.propagation import layers_of
@@ -43,7 +44,7 @@ SPEC = Spec(
     GCCF,
     presets={
         "authors": {"dim": 32, "loss": "bpr", "l2": 1e-6, "depth": 2},
-        "textbook": {"dim": 64, "loss": "bpr", "l2": 1e-2, "l2_on": "batch", "depth": 3},
-        "ours": {},
+        "textbook": {"dim": 64, "loss": "bpr", "l2": 2e-2, "l2_on": "batch", "depth": 3},
+        "ours": {**OURS, "dim": 128},
     },
 )

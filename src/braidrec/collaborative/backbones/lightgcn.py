@@ -14,7 +14,7 @@ from pydantic import Field as Setting
 from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
@@ -52,6 +52,6 @@ SPEC = Spec(
     presets={
         "authors": {"dim": 32, "loss": "bpr", "l2": 1e-6, "depth": 3, "keep": 0.8},
         "textbook": {"dim": 64, "loss": "bpr", "l2": 1e-4, "l2_on": "batch", "depth": 3, "combine": "mean"},
-        "ours": {},
+        "ours": OURS,
     },
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.registry import Spec
@@ -26,6 +26,6 @@ SPEC = Spec(
     presets={
         "authors": {"dim": 32, "loss": "bpr", "l2": 1e-6},
         "textbook": {"dim": 64, "loss": "bpr", "l2": 1e-4, "l2_on": "batch"},
-        "ours": {},
+        "ours": OURS,
     },
 )

@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.backbones.contrasts import of_batch
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
@@ -26,9 +26,12 @@ from braidrec.registry import Spec
 
 
 class SGLConfig(PairwiseConfig):
-    """contrast: weight of InfoNCE    contrast_temperature: of it    of_negatives: whether negative items have a term, too"""
+    """combine: "mean" divides x by L + 1, as SGL's own code does    contrast: weight of InfoNCE    contrast_temperature: of it
+    of_negatives: whether negative items have a term, too
+    """
 
     depth: NonNegativeInt = 3
+    combine: Literal["sum", "mean"] = "sum"
     drop: Literal["edge", "walk", "node"] = "edge"
     keep: float = Setting(default=0.8, gt=0, le=1)
     contrast: NonNegativeFloat = 0.1
@@ -49,10 +52,11 @@ class SGL(nn.Module, Backbone):
         config, matrix = self.config, graph.operator("symmetric", nodes.device)
         first, second = (self._view(matrix, nodes, rng) for _ in range(2))
         found = of_batch(first, second, batch, graph, config.contrast_temperature, negatives=config.of_negatives)
-        return Propagated(sum_of_powers(matrix, nodes, config.depth), {"contrast": found})
+        return Propagated(self.embed(nodes, graph), {"contrast": found})
 
     def embed(self, nodes: Tensor, graph: Graph) -> Tensor:
-        return sum_of_powers(graph.operator("symmetric", nodes.device), nodes, self.config.depth)
+        found = sum_of_powers(graph.operator("symmetric", nodes.device), nodes, self.config.depth)
+        return found / (self.config.depth + 1) if self.config.combine == "mean" else found
 
     def _view(self, matrix: Sparse, nodes: Tensor, rng: torch.Generator) -> Tensor:
         config = self.config
@@ -88,11 +92,12 @@ SPEC = Spec(
             "loss": "bpr",
             "l2": 1e-4,
             "l2_on": "batch",
+            "combine": "mean",
             "keep": 0.9,
             "contrast": 0.1,
             "contrast_temperature": 0.2,
             "of_negatives": False,
         },
-        "ours": {},
+        "ours": {**OURS, "dim": 64, "contrast": 0.01},
     },
 )

@@ -3,13 +3,14 @@
     x = sum_{l=0..L} A^l e    views: e + h_1 + .. + h_L, h_l = A h_{l-1} + eps sign(A h_{l-1}) n, h_0 = e
     n: uniform in [0, 1), each row at length 1
     contrast = 1/B sum over batch of InfoNCE(a_u, b_u; all users) + InfoNCE(a_i, b_i; all items), i positive items
-``first_layer`` = false leaves e out of all sums, the views' and the scores', as SimGCL's own code does.
+``first_layer`` = false leaves e out of all sums, the views' and the scores', and combine = "mean" divides x by the number of
+its layers, as SimGCL's own code does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from braidrec.collaborative.backbones.contrasts import of_batch
-from braidrec.collaborative.config import PairwiseConfig
+from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
@@ -33,6 +34,7 @@ class SimGCLConfig(PairwiseConfig):
     contrast: NonNegativeFloat = 0.1
     contrast_temperature: PositiveFloat = 0.2
     first_layer: bool = True
+    combine: Literal["sum", "mean"] = "sum"
 
 
 class SimGCL(nn.Module, Backbone):
@@ -54,8 +56,10 @@ class SimGCL(nn.Module, Backbone):
     def embed(self, nodes: Tensor, graph: Graph) -> Tensor:
         matrix, depth = graph.operator("symmetric", nodes.device), self.config.depth
         if self.config.first_layer:
-            return sum_of_powers(matrix, nodes, depth)
-        return sum_of_powers(matrix, neighbours(matrix, nodes), depth - 1)
+            found = sum_of_powers(matrix, nodes, depth)
+        else:
+            found = sum_of_powers(matrix, neighbours(matrix, nodes), depth - 1)
+        return found / (depth + self.config.first_layer) if self.config.combine == "mean" else found
 
     @property
     def _own(self) -> float:
@@ -114,7 +118,8 @@ SPEC = Spec(
             "contrast": 0.5,
             "contrast_temperature": 0.2,
             "first_layer": False,
+            "combine": "mean",
         },
-        "ours": {},
+        "ours": {**OURS, "dim": 64, "contrast": 0.01},
     },
 )

@@ -32,6 +32,7 @@ from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.models.graph_filter import normalised
 from braidrec.collaborative.sizes import GIB
+from braidrec.errors import ConfigError
 from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
 from braidrec.strict import Strict
@@ -40,6 +41,7 @@ from braidrec.training.stages import AnyStage, Fitted
 OWN_RANK = 256  # where the exact form does not fit
 _ROUNDS = 2  # of subspace iteration on Y
 _ROWS = 2048  # of Y at a time, in the form of low rank
+NODES = 50_000  # whose pairs a core goes through in minutes
 
 
 class NetMFConfig(Strict):
@@ -93,11 +95,11 @@ class NetMF(nn.Module, MatrixModel):
         return _logs(self._sums(baskets) / self._known(baskets)[:, None]) @ self.back
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
+        """Without what popularity adds to the score, which is no item's."""
         each, known = self._sums(Baskets.alone(items)), self.counts[items] > 0
         whole = each.sum(0)
         worth = _logs(whole / known.sum().clamp_min(1)) * (self.back @ self._scored()[target])
-        prior = self._prior()[target] / len(items)  # everybody's, whatever they have
-        return each @ (worth / whole.clamp_min(torch.finfo(whole.dtype).tiny)) + prior, None
+        return each @ (worth / whole.clamp_min(torch.finfo(whole.dtype).tiny)), None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
         return {"vertices": self.vertices}
@@ -119,6 +121,7 @@ class NetMF(nn.Module, MatrixModel):
 def stages(config: NetMFConfig, parts: Parts) -> list[AnyStage]:
     def fit() -> Mapping[str, Tensor]:
         graph, rank = parts.graph, low_rank(config, parts.graph.num_nodes)
+        _check_pairs(graph, parts.device)
         own = graph, config, parts.device
         tensors, product = _exact(*own) if rank is None else _of_rank(*own, rank)
         values, vectors = leading_vectors(product, graph.num_nodes, config.factors, rounds=_ROUNDS, signed=True)
@@ -135,6 +138,15 @@ def stages(config: NetMFConfig, parts: Parts) -> list[AnyStage]:
 def low_rank(config: NetMFConfig, nodes: int) -> int | None:
     """The rank that stands in for the exact form; None where this fits and nothing else is asked for."""
     return config.rank if config.rank is not None or _bytes(nodes) <= config.memory_gib * GIB else OWN_RANK
+
+
+def _check_pairs(graph: Graph, device: torch.device | None) -> None:
+    if graph.num_nodes > NODES and (device is None or device.type == "cpu"):
+        raise ConfigError(
+            f"netmf: {graph.num_users:,} users and {graph.num_items:,} items are {graph.num_nodes**2:,} pairs of nodes, each "
+            f"of which it looks at several times; a CPU goes through those of {NODES:,} nodes at most: take prone, which looks "
+            "at pairs that are there alone, or train where there is a GPU"
+        )
 
 
 def _bytes(nodes: int) -> int:
@@ -211,12 +223,12 @@ SPEC = Spec(
     "NetMF",
     NetMFConfig,
     stages,
-    presets={"authors": {}, "ours": {"window": 4, "by": "context", "popularity": 0.5}},
+    presets={"authors": {}, "ours": {"factors": 64, "window": 4, "by": "context", "popularity": 0.5, "rank": 256}},
     fitted=True,
     tried=tuple(
-        {"window": window, "factors": factors, "by": "context", "popularity": popularity}
-        for window in (2, 4)
-        for factors in (64, 128)
-        for popularity in (0.3, 0.5, 0.8)
+        {"window": window, "factors": factors, "by": "context", "popularity": 0.5, "rank": rank}
+        for window in (4, 10)
+        for factors in (32, 64)
+        for rank in (128, 256)
     ),
 )

@@ -80,13 +80,15 @@ class ProNE(nn.Module, MatrixModel):
         return F.normalize(self._spread(baskets, known), dim=1)
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
-        """Every item's rows on their way beside the others': what is not linear, lengths and numbers, is the whole's."""
+        """Every item's rows on their way beside the others': what is not linear, lengths and numbers, is the whole's.
+
+        Without what popularity adds to the score, which is no item's.
+        """
         known = (self.counts[items] > 0).sum().float()
         whole = Baskets(items.new_tensor([0, len(items)]), items)
         length = self._first(whole, known).norm(dim=1).clamp_min(1e-12)
         parts = self._spread(Baskets.alone(items), known, length)
-        scores = parts @ self.items[target] / parts.sum(0).norm().clamp_min(1e-12)
-        return scores + self._prior()[target] / len(items), None
+        return parts @ self.items[target] / parts.sum(0).norm().clamp_min(1e-12), None
 
     def item_vectors(self) -> Mapping[str, Tensor]:
         return {"vectors": self.items}
@@ -162,18 +164,18 @@ def stages(config: ProNEConfig, parts: Parts) -> list[AnyStage]:
         graph = parts.graph
         _check_bytes(config, graph)
         first, back, likely = factorised(graph, config.factors)
-        edges, kept = graph.adjacency("ones"), [back, likely[:, None] * back]
+        edges, at = graph.adjacency("ones"), graph.num_users
+        kept = [back[at:], (likely[:, None] * back)[at:]]
 
         def around(x: Tensor) -> Tensor:
-            kept.append(x)
+            kept.append(x[at:].clone())
             return edges @ x
 
         degrees = torch.from_numpy(np.concatenate([graph.user_counts[1:], graph.item_counts[1:]]))
         found = spread(F.normalize(first, dim=1), around, 1 / (degrees[:, None] + 1).float(), config)
         _, strength, right = torch.linalg.svd(found, full_matrices=False)
         turn = right.T * torch.where(strength > _NONE * strength[0], strength.clamp_min(1e-30) ** -0.5, 0.0)
-        vectors = F.normalize(found @ turn, dim=1)
-        rows, items = (F.pad(part[graph.num_users :], (0, 0, 1, 0)) for part in (torch.cat(kept, dim=1), vectors))
+        rows, items = (F.pad(part, (0, 0, 1, 0)) for part in (torch.cat(kept, dim=1), F.normalize(found @ turn, dim=1)[at:]))
         return {"rows": rows, "back": turn, "items": items, "counts": torch.from_numpy(graph.item_counts).float()}
 
     return [Fitted("fit", ProNE(parts.num_items, config), fit)]
@@ -195,7 +197,12 @@ SPEC = Spec(
     "ProNE",
     ProNEConfig,
     stages,
-    presets={"authors": {}, "ours": {"popularity": 0.1}},
+    presets={"authors": {}, "ours": {"mu": 0.4, "theta": 5.0, "popularity": 0.15}},
     fitted=True,
-    tried=tuple({"popularity": popularity, "theta": theta} for popularity in (0.05, 0.1, 0.2) for theta in (0.5, 2.0)),
+    tried=tuple(
+        {"popularity": popularity, "theta": theta, "factors": factors}
+        for popularity in (0.1, 0.15, 0.2)
+        for theta in (2.0, 5.0)
+        for factors in (64, 128)
+    ),
 )

@@ -7,11 +7,13 @@ prompt; no id, name, time or rating of anybody does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import queue
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -181,30 +183,43 @@ class ProfileWriter:
 
     def answers(
         self, questions: Sequence[Question], advance: Callable[[int], None]
-    ) -> tuple[list[Answer | None], KnowledgeError | None]:
-        """An answer to each question.  Where the endpoint fails, that error, and None for whatever it kept from being answered:
-        what came until then is paid for, and the caller's to keep.
+    ) -> tuple[list[Answer | None], BaseException | None]:
+        """An answer to each question.  Where the endpoint fails, or somebody interrupts, that error, and None for whatever it
+        kept from being answered: what came until then is paid for, and the caller's to keep before it raises the error.
         """
-        found: list[Answer | None] = []
-        troubles: list[KnowledgeError] = []
-        with self._calls.client() as client, ThreadPoolExecutor(self.config.parallel) as pool:
+        found: list[Answer | None] = [None] * len(questions)
+        left: queue.SimpleQueue[int] = queue.SimpleQueue()
+        come: queue.SimpleQueue[tuple[int, Answer | Exception | None]] = queue.SimpleQueue()
+        stop, trouble = threading.Event(), None
+        for at in range(len(questions)):
+            left.put(at)
+        with self._calls.client() as client:
 
-            def ask(question: Question) -> Answer | None:
-                try:
-                    return None if troubles else self._answer(client, question)
-                except KnowledgeError as cause:
-                    troubles.append(cause)
-                    return None
+            def work() -> None:
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        at = left.get_nowait()
+                        try:
+                            come.put((at, None if stop.is_set() else self._answer(client, questions[at])))
+                        except Exception as cause:  # handed over to who waits
+                            stop.set()
+                            come.put((at, cause))
 
-            asked = [pool.submit(ask, question) for question in questions]
+            for _ in range(min(self.config.parallel, len(questions))):
+                # nobody waits at the end of a process for an answer that nobody will read
+                threading.Thread(target=work, daemon=True).start()
             try:
-                for future in asked:
-                    found.append(future.result())
-                    advance(found[-1] is not None)
-            except BaseException:  # interrupted: what is under way ends within its time, the rest is not begun
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return found, troubles[0] if troubles else None
+                for _ in questions:
+                    at, given = _next(come)
+                    if isinstance(given, Exception):
+                        trouble = trouble or given
+                    else:
+                        found[at] = given
+                        advance(given is not None)
+            except KeyboardInterrupt as cause:
+                stop.set()
+                return found, cause
+        return found, trouble
 
     def _answer(self, client: httpx.Client, question: Question) -> Answer:
         usage, problem = Usage(), ""
@@ -249,6 +264,13 @@ class ProfileWriter:
     @cached_property
     def _identity(self) -> str:
         return self.config.identity
+
+
+def _next(come: queue.SimpleQueue[Any]) -> Any:
+    """What comes next; an interrupt that another thread was woken by is met within half a second."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return come.get(timeout=0.5)
 
 
 def _tokens(text: str) -> int:

@@ -16,7 +16,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from braidrec.layers.attention import ActivationUnit, BilinearAttention
+from braidrec.layers.attention import ActivationUnit, Attended, BilinearAttention
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
@@ -39,7 +39,7 @@ class DIN(nn.Module):
     def __init__(self, config: DINConfig, sizes: Sizes):
         super().__init__()
         variant = config.variant if sizes.own_history else "none"
-        self.needs = Needs(history=variant != "none")
+        self.needs = Needs(history=variant != "none", users_apart=True)
         self.id_only = config.history_fields == "id"
         target = sizes.num_item_fields * sizes.dim
         width = sizes.dim if self.id_only else target
@@ -58,7 +58,7 @@ class DIN(nn.Module):
         if self.attention is not None:
             assert inputs.history is not None
             parts += self._interest(inputs.history)
-        out: Tensor = self.mlp(torch.cat(parts, dim=1)).squeeze(1)
+        out: Tensor = self.mlp(torch.cat(parts, dim=1), inputs.users).squeeze(1)
         return out
 
     def _interest(self, history: BehaviourInput) -> list[Tensor]:
@@ -66,8 +66,8 @@ class DIN(nn.Module):
         assert self.attention is not None
         items = history.items[:, 0] if self.id_only else history.items.flatten(1)
         target = history.target if self.whole_target or not self.id_only else history.target[:, :1]
-        interest, weights = self.attention(target.flatten(1), items, history.index, history.mask)
-        return [interest, history.mix_signals(weights)]
+        found: Attended = self.attention(target.flatten(1), items, history.past)
+        return [found.pooled[:, 0], history.labels(found)[:, 0]]
 
 
 SPEC = Spec(

@@ -15,7 +15,7 @@ The eight vectors (H, L') x (TT, SS, TS, ST) stand beside the fields of any back
 How it is computed.  Each distinct item of a batch is embedded once, in both spaces, as one row [T_I, T_C, S_I, S_C].
 Scores are re-associated, (q W_Q)(k W_K)^T = (q W_Q W_K^T) k^T, and values likewise, A (V W_V) = (A V) W_V, so the
 history is gathered once, read twice, and never projected; the four blocks are four heads over the same rows, each
-reading its own quarter.
+reading its own quarter.  Where rows of one user stand together, both terms take an anchor's partners from other users.
 
 Departures
 - (25) is printed with ``1 - log D(negative)``, which has no lower end; this is ``log(1 - D(negative))``.  Mean, not sum.
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
 from braidrec.errors import ConfigError
-from braidrec.layers.attention import attend, gather
+from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable
 from braidrec.layers.mlp import initialise
 from braidrec.layers.text import TextReader, TextTable
@@ -108,10 +108,10 @@ class SemanticItems(TextReader):
 
 
 class PatternAttention(nn.Module):
-    """The four (or two) attention blocks, (12)-(24), as heads over one gathered history.
+    """The four (or two) attention blocks, (12)-(24), as heads over one history.
 
-    items (n, 2D) rows [T_I, T_C, S_I, S_C]; candidate (B,), history (B, K) int64 into them; mask (B, K)
-    -> H (B, blocks, D) and attention weights (B, blocks, K), in the order of ``blocks``
+    items (n, 2D) rows [T_I, T_C, S_I, S_C]; candidate (B,) int64 into them; past: the behaviours among them
+    -> H (B, blocks, D) and what was attended to, heads in the order of ``blocks``
     """
 
     def __init__(self, dim: int, blocks: tuple[Block, ...], *, bias: bool, scale: bool):
@@ -131,22 +131,17 @@ class PatternAttention(nn.Module):
         self._from = [_QUARTERS[_QUERIES[block]] for block in blocks]
         self._over = [_QUARTERS[_KEYS[block]] for block in blocks]
 
-    def forward(self, items: Tensor, candidate: Tensor, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, items: Tensor, candidate: Tensor, past: Behaviours) -> tuple[Tensor, Attended]:
         own = items.index_select(0, candidate).unflatten(1, (4, self._half))[:, self._from].transpose(0, 1)  # (blocks, B, D/2)
         queries = own @ self.query
         if self.query_bias is not None:
             queries = queries + self.query_bias[:, None]
         queries = (queries @ self.key.transpose(1, 2)) * self.scale  # (blocks, B, D/2), now in the keys' own space
-        placed = queries.new_zeros(len(candidate), len(self.blocks), 4, self._half)
-        for head, quarter in enumerate(self._over):  # each head reads one quarter and sees zeros elsewhere
-            placed[:, head, quarter] = queries[head]
-        pooled, weights = attend(items, history, placed.flatten(2), mask)
-        quarters = pooled.unflatten(2, (4, self._half))
-        read = torch.stack([quarters[:, head, quarter] for head, quarter in enumerate(self._over)])
-        values = read @ self.value  # (blocks, B, D)
+        found = past.attend(items, queries.transpose(0, 1), self._over)
+        values = found.pooled.transpose(0, 1).contiguous() @ self.value  # (blocks, B, D)
         if self.value_bias is not None:
-            values = values + self.value_bias[:, None] * mask.any(dim=1)[None, :, None]
-        return values.transpose(0, 1), weights
+            values = values + self.value_bias[:, None] * past.some[None, :, None]
+        return values.transpose(0, 1), found
 
 
 class DisCo(nn.Module, PatternSource):
@@ -212,8 +207,8 @@ class DisCo(nn.Module, PatternSource):
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
         rows = torch.cat([self._tabular(items), self.semantic(items.rows)], dim=1)  # (n, 2D): [T_I, T_C, S_I, S_C]
-        patterns, attention = self.attention(rows, items.candidate, items.history, batch.history.mask)
-        labels = embed.signal_mix(batch.history.signals, attention)
+        patterns, attended = self.attention(rows, items.candidate, items.past)
+        labels = embed.labels(attended.by_signal)
         extras = torch.stack([patterns, labels], dim=2).flatten(1, 2)  # H_TT, L_TT, H_SS, L_SS, ...
         by_block: dict[str, Tensor] = dict(zip(self.blocks, patterns.unbind(1), strict=True))
         by_label: dict[str, Tensor] = dict(zip(self.blocks, labels.unbind(1), strict=True))
@@ -225,7 +220,7 @@ class DisCo(nn.Module, PatternSource):
             if len(self.estimators):
                 terms["disentanglement"] = torch.stack(
                     [
-                        self._club(name).value(x, y, self._pairs_generator)
+                        self._club(name).value(x, y, self._pairs_generator, items.past.user)
                         for name, (x, y) in self._joined(by_block, by_label).items()
                     ]
                 ).sum()
@@ -264,8 +259,10 @@ class DisCo(nn.Module, PatternSource):
             if self.config.sufficiency_anchor == "candidate":
                 chosen, mask = anchors.index_select(0, items.candidate), None
             else:
-                chosen, mask = gather(anchors, items.history), batch.history.mask
-            terms.append(sufficiency(chosen, patterns[block], batch.label, discriminator, self._pairs_generator, mask))
+                chosen, mask = gather(anchors, items.past.index), items.past.mask
+            terms.append(
+                sufficiency(chosen, patterns[block], batch.label, discriminator, self._pairs_generator, mask, items.past.user)
+            )
         return torch.stack(terms).sum()
 
     def _pairs(self) -> tuple[str, ...]:

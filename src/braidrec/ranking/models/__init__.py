@@ -1,0 +1,1 @@
+"""Whole models of this task, one per file."""
