@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from attack_table import Note, Wrong
 from servers import Send, http, serving, vectors
 
 import small_runs
@@ -27,7 +28,6 @@ from braidrec.knowledge.encoders.endpoint import EndpointConfig, EndpointEncoder
 from braidrec.runs import knowledge
 from braidrec.shown import redact
 from braidrec.strict import parse
-from conftest import Note, Wrong
 
 CANARY = "sk-CANARY-9f8e7d6c5b4a3210"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attack_table import Note, Wrong
 
 import small_runs
 from braidrec.errors import BraidError, KnowledgeError
@@ -16,7 +17,6 @@ from braidrec.files import read_json, write_json
 from braidrec.knowledge import base as module
 from braidrec.knowledge.base import KnowledgeBase
 from braidrec.runs.knowledge import nearest, open_knowledge
-from conftest import Note, Wrong
 
 WIDTH = 4
 

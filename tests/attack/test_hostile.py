@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from attack_table import Note, Wrong
 
 import small_runs
 from braidrec.config import RunRequest, parse_changes, read_request, resolve
@@ -30,7 +31,6 @@ from braidrec.runs.knowledge import build
 from braidrec.runs.preparing import prepare
 from braidrec.runs.run import load
 from braidrec.strict import merge, parse
-from conftest import Note, Wrong
 
 
 class Trap:

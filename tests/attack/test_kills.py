@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import sequence_runs
 import test_sync_crash
+from attack_table import Note, Wrong
 
 import small_runs
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
-from conftest import Note, Wrong
 
 ADDING = Path(__file__).parents[1] / "runs" / "adding_worker.py"
 TRAINING = {"checkpoint_seconds": 1e-6}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attack_table import Note, Wrong
 
 import small_runs
 from braidrec.data.dataset import Dataset
@@ -20,7 +21,6 @@ from braidrec.errors import BraidError
 from braidrec.knowledge.base import KnowledgeBase
 from braidrec.runs.knowledge import build, nearest
 from braidrec.runs.run import load
-from conftest import Note, Wrong
 from small_runs import copy_of, disco
 
 Answer = Callable[[Path], object]

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import sequence_runs
 import torch
+from attack_table import Note, Wrong
 from safetensors.torch import load_file, save_file
 
 import small_runs
@@ -28,7 +29,6 @@ from braidrec.runs.preparing import prepare
 from braidrec.runs.run import Run, load
 from braidrec.runs.tables import dataset_tables
 from braidrec.training.checkpoint import Archive, _digest, read_archive, write_archive
-from conftest import Note, Wrong
 
 HUGE = (2**32, 2**63, 2**64, 10**30)
 

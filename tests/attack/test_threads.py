@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from attack_table import Note, Wrong
 
 import braidrec
 import small_runs
 from braidrec import cli, threads
 from braidrec.errors import ConfigError
 from braidrec.threads import as_begun, free_cores, noting_waits, quota, settle
-from conftest import Note, Wrong
 
 READ_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", threads.SETTING)
 

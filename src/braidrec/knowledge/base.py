@@ -345,6 +345,10 @@ class KnowledgeBase:
                     if digest != _hash(text):
                         raise self._damaged(kind, id, "text")
                     found[id] = text
+        if len(found) < len(wanted) and (
+            lost := next((id for id in wanted - found.keys() if id in self._view(kind).index), None)
+        ):
+            raise self._damaged(kind, lost, "kind")  # what is damaged there is not among the rows that are asked for
         return found
 
     def absent(self, ids: Iterable[str], kind: Kind = "item") -> list[str]:
