@@ -36,6 +36,8 @@ _EPOCHS = "3 of the paper's 50 epochs"
 _STATISTICS = {"statistics": True}
 # Counts and rates carry what ids would overfit, so these rows gain from more and smaller steps.
 _LONGER = {"batch_size": 512, "lr": 5e-4, "max_epochs": 4, "average_epochs": 0.5}
+_RUNS = {"run": 128}
+_IN_RUNS = {"batch_size": 1024, "lr": 7e-4, "max_epochs": 4}
 _AS_ML_1M = {"batch_size": 1024, "max_epochs": 2}  # where a fit by ours would go by the size of the log
 
 
@@ -67,6 +69,23 @@ def statistics() -> list[Row]:
             plain,
             replace(plain, name=f"{backbone}-disco-statistics", enhance="disco", against=plain.name, note=UNCONSTRAINED),
         ]
+    return rows
+
+
+def runs() -> list[Row]:
+    """Samples of a user in runs, time-causal rates, each alone and together; and trees on the rates alone."""
+    rows = [Row("gbdt", "ml-1m", "gbdt", fixed=True, note="LightGBM on rates, without embeddings or history")]
+    forms: dict[str, tuple[dict[str, Any], str]] = {
+        "runs": ({"history": _RUNS}, "samples of a user in runs of 128"),
+        "rates": ({"rates": True}, "time-causal rates"),
+        "runs-rates": ({"history": _RUNS, "rates": True}, "both"),
+        "runs-rates-statistics": ({"history": _RUNS, "rates": True, "statistics": True}, "both, beside counts and rates"),
+        "runs-rates-100": ({"history": {**_RUNS, "length": 100}, "rates": True}, "both, history of 100"),
+    }
+    for name, (model, note) in forms.items():
+        plain = Row(f"din-{name}", "ml-1m", "din", model=model, training=_IN_RUNS, against="gbdt", note=note)
+        more = f"{note}; {UNCONSTRAINED}"
+        rows += [plain, replace(plain, name=f"din-disco-{name}", enhance="disco", against=plain.name, note=more)]
     return rows
 
 
@@ -153,7 +172,7 @@ def ablations() -> list[Row]:
 
 
 def all_rows() -> list[Row]:
-    return [*headline(), *statistics(), *cold(), *ablations()]
+    return [*headline(), *statistics(), *runs(), *cold(), *ablations()]
 
 
 _NOTES = (
@@ -193,7 +212,7 @@ def _experiments() -> tuple[Experiment, ...]:
             ),
             headline=("MovieLens-1M: the paper's numbers are from Vicuna-13b text and a vocabulary over the whole log",),
         ),
-        experiment("statistics", "with counts and rates as one more field", statistics(), _LABELS),
+        experiment("statistics", "with counts and rates as one more field", [*statistics(), *runs()], _LABELS),
         experiment(
             "cold",
             "cold items",
