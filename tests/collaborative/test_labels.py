@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rated_worlds import rated, world
 
 from braidrec.collaborative.labels import Categories, categories_of, held_items, scaled_ratings
 from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError
+from rated_worlds import rated, world
 
 SHAPE = (3, 4)
 
@@ -107,6 +107,7 @@ def test_text_is_cut_what_is_none_is_left_out_and_an_empty_cell_says_nothing() -
     assert found.of_items[1:6].tolist() == [[1, 1], [0, 1], [0, 0], [0, 0], [1, 0]]
     assert found.known[1:6].tolist() == [True, True, True, False, True]
     assert 3 not in found.listed
+    assert said(["Drama|War", "War", "", None, " | "] * 4).known[1:6].tolist() == [True, True, True, False, True]
 
 
 def test_what_every_item_has_tells_nothing() -> None:
