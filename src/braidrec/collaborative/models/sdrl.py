@@ -70,9 +70,7 @@ class Block(Strict):
     def _consistent(self) -> Self:
         of_categories = {"column": None, "separator": None, "without": NOT_SAID, "labelled": 1.0}
         if self.taught != "categories" and any(getattr(self, name) != value for name, value in of_categories.items()):
-            raise ValueError(
-                f"{', '.join(of_categories)} belong to taught = 'categories', not '{self.taught}'; leave them as they are by default"
-            )
+            raise ValueError(f"{', '.join(of_categories)} belong to taught = 'categories', not '{self.taught}'; leave them out")
         if self.taught == "nothing" and self.strength != 1:
             raise ValueError("strength weighs the loss of what a block is taught, and taught = 'nothing'; leave it at 1")
         return self
