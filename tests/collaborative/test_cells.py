@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from rated_worlds import world
 from scipy.sparse import csr_array
 
 from braidrec.collaborative.cells import CellBatches, Rows
 from braidrec.collaborative.labels import scaled_ratings
+from rated_worlds import world
 
 
 def ratings() -> csr_array:

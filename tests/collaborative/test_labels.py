@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rated_worlds import rated, world
 
 from braidrec.collaborative.labels import Categories, categories_of, held_items, scaled_ratings
 from braidrec.data.dataset import Dataset
 from braidrec.data.schema import Schema
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError
+from rated_worlds import rated, world
 
 SHAPE = (3, 4)
 
