@@ -120,6 +120,14 @@ def test_what_damaged_trees_and_logs_of_no_time_say() -> None:
         configured(training={"lr": 0.1})
 
 
+def test_no_history_is_prepared_for_it() -> None:
+    """In `authors` histories go by meaning, for which a knowledge base is needed: not for trees, which read none."""
+    config = configured(preset="authors")
+    assert config.model.history.kind == "semantic_topk"
+    assert not TASK.reads_text(config)
+    TASK.plan(config, small_runs.rich(), None, show_progress=False)
+
+
 def test_without_lightgbm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(ConfigError, match=r"'gbdt' needs LightGBM 4\.7 or later.*pip install 'braidrec\[trees\]'"):

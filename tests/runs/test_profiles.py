@@ -49,11 +49,13 @@ def shelf(
     shift: int = 0,
     titles: dict[str, str | None] = TITLES,  # type: ignore[assignment]
     first: tuple[str, ...] = (),
+    held: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> Dataset:
     """Six users with five items each, the last but one for validation and the last for test; both catalogues backwards.
 
     shift: which item a user begins with is another    first: users that stand before the others and like nothing
+    held: users of whom training has nothing
     """
     items = list(TITLES)
     rows = [
@@ -65,7 +67,7 @@ def shelf(
         {
             "user": [row[0] for row in rows],
             "item": [row[1] for row in rows],
-            "part": [row[3][row[2]] for row in rows],
+            "part": ["test" if row[0] in held else row[3][row[2]] for row in rows],
         }
     )
     catalogue = pl.DataFrame({"item": items[::-1], "title": [titles[item] for item in items[::-1]]})
@@ -95,6 +97,25 @@ def every_file(folder: Path) -> bytes:
 
 
 # -- writing ------------------------------------------------------------------------------------------------------------------
+
+
+def test_who_has_nothing_left_in_training_has_no_profile_left(chat: Chat, tmp_path: Path) -> None:
+    """Else the next run refuses what was written from other events, and the sync that it names changes nothing."""
+    write_profiles(shelf(tmp_path).path, tmp_path / "kb", chat.file(tmp_path), "tfidf")
+    later = shelf(tmp_path, held=("u3",), overwrite=True)
+    assert "nothing is written of 1 user without an item with text in training" in sync(later.path, tmp_path / "kb")
+    assert KnowledgeBase.open(tmp_path / "kb").absent([f"u{user}" for user in range(6)], "user") == ["u3"]
+    vectors = KnowledgeBases.open(tmp_path / "kb").people(later)
+    assert vectors is not None
+    assert not vectors[later.user_rows["u3"]].any()
+
+
+def test_nothing_more_is_asked_where_no_answer_fits_however_few_are_kept_at_a_time(chat: Chat, tmp_path: Path) -> None:
+    chat.answer = lambda body: "I cannot do that."
+    with pytest.raises(KnowledgeError, match=r"none of the first 4 answers is a profile .*; none was kept"):
+        write_profiles(shelf(tmp_path).path, tmp_path / "kb", chat.file(tmp_path, parallel=1, batch_calls=1), "tfidf")
+    assert len(chat.bodies) == 8  # each asked twice
+    assert ProfileStore(tmp_path / "kb").read("item") == {}
 
 
 def test_profiles_are_written_from_training_alone_and_encoded_by_id(chat: Chat, tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ class BackboneConfig(Strict):
         return True
 
     @property
+    def reads_history(self) -> bool:
+        """Whether a user's history can reach it, by itself or as extras."""
+        return True
+
+    @property
     def reads_rates(self) -> bool:
         """Whether it reads time-causal rates whatever ``model.rates`` says."""
         return False

@@ -24,7 +24,7 @@ from braidrec.data.statistics import CausalStatistics, StatisticsScale
 from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
 from braidrec.layers.twins import twin
-from braidrec.ranking.build import build_model, reads_rates
+from braidrec.ranking.build import build_model, history_of, reads_rates
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import Material, RankingModel, as_module
 from braidrec.ranking.history import Directions, directions_of, latest
@@ -203,15 +203,16 @@ def kept(
     """A network that is trained, on the CPU and exported."""
     as_module(network).cpu().eval()
     network.export()
-    length, together = settings_of(config).history.length, settings_of(config).history.run > 1
+    wanted = history_of(config)
     statistics = known.data.statistics
     scale = None if statistics is None else statistics.scale
-    return ClickModel(network, layout, length, Candidates.of_dataset(known.data), directions, known, scale, together)
+    candidates = Candidates.of_dataset(known.data)
+    return ClickModel(network, layout, wanted.length, candidates, directions, known, scale, wanted.run > 1)
 
 
 def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> ClickModel:
     """See `braidrec.task.Task.load`.  Raises RunError for a run of an earlier version without its data."""
-    settings, about = settings_of(config), saved.about
+    settings, wanted, about = settings_of(config), history_of(config), saved.about
     own = {name.removeprefix(DATA): tensor for name, tensor in saved.tensors.items() if name.startswith(DATA)}
     state = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith(DATA)}
     scale = StatisticsScale.of_json(about["statistics"]) if "statistics" in about else None
@@ -240,8 +241,8 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     if similar:
         directions: Directions | None = Directions.of_tensors(similar)
     else:
-        meant = settings.history.kind == "semantic_topk"
-        directions = directions_of(settings.history, text() if meant and text is not None else None)
+        meant = wanted.kind == "semantic_topk"
+        directions = directions_of(wanted, text() if meant and text is not None else None)
     layout = TableLayout(**{name: _tuples(value) for name, value in about["layout"].items()})
     with torch.random.fork_rng(devices=[]):
         network = build_model(config, Material(layout, candidates.item_fields, semantic_width=about["semantic_width"]))
@@ -252,8 +253,7 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     else:
         module.load_state_dict(state)
     module.eval()
-    together = settings.history.run > 1
-    return ClickModel(network, layout, settings.history.length, candidates, directions, known, scale, together)
+    return ClickModel(network, layout, wanted.length, candidates, directions, known, scale, wanted.run > 1)
 
 
 def _items_now(data: Dataset, count: int) -> Tensor:

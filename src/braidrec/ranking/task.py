@@ -26,7 +26,7 @@ from braidrec.evaluation.slices import ranking_slices
 from braidrec.layers.mlp import reads_batch_statistics
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK as SPEC
-from braidrec.ranking.build import build_model, material_of, reads_rates
+from braidrec.ranking.build import build_model, history_of, material_of, reads_rates
 from braidrec.ranking.config import Monitor, settings_of
 from braidrec.ranking.contracts import RankingModel, as_module
 from braidrec.ranking.history import directions_of, history_source
@@ -63,7 +63,7 @@ class RankingTask:
         return SPEC
 
     def reads_text(self, config: RunConfig) -> bool:
-        return config.reads_text or settings_of(config).history.kind == "semantic_topk"
+        return config.reads_text or history_of(config).kind == "semantic_topk"
 
     @own_randomness()
     def plan(
@@ -75,13 +75,13 @@ class RankingTask:
         people: Vectors | None = None,
         show_progress: bool = True,
     ) -> Plan:
-        settings, training = settings_of(config), config.training.of_phase(STAGE)
+        settings, wanted, training = settings_of(config), history_of(config), config.training.of_phase(STAGE)
         known = KnownUsers(data, statistics=settings.statistics, rates=reads_rates(config))
         data = known.data
         if data.rates is not None and show_progress:
             tell(said_of_rates(data.rates.fields, data.features))
         per_positive = config.negatives or data.settings.negatives
-        if per_positive is not None and settings.history.kind == "semantic_topk":
+        if per_positive is not None and wanted.kind == "semantic_topk":
             raise ConfigError(
                 "model.history.kind = 'semantic_topk' is prepared for the items of the log's own events, so it would give "
                 "drawn negatives away; use model.history.kind = 'recent' for logs of positives only"
@@ -94,17 +94,17 @@ class RankingTask:
         table = TextTable(text) if text is not None and config.reads_text else None
         material = material_of(data, table, seed=config.seed, sparse=lazy)
         network = build_model(config, material)
-        if settings.history.run > 1 and reads_batch_statistics(as_module(network)):
+        if wanted.run > 1 and reads_batch_statistics(as_module(network)):
             raise ConfigError(
-                f"model.history.run = {settings.history.run} puts rows of one user side by side, whose statistics are not "
+                f"model.history.run = {wanted.run} puts rows of one user side by side, whose statistics are not "
                 "those of all rows, and this model normalises by its batch's (BatchNorm, Dice); set model.history.run = 1, "
                 "or another model.backbone.norm or variant"
             )
         earlier = network.earlier()
-        directions = directions_of(settings.history, text)
+        directions = directions_of(wanted, text)
         starts = {each.stage.name: each.names for each in earlier}
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
-        history = history_source(data, settings.history, directions, show_progress=show_progress)
+        history = history_source(data, wanted, directions, show_progress=show_progress)
         fit = network.fitted(
             lambda: part_batches(data, "train", history, negatives),
             lambda: part_batches(data, "valid", history, held_out),
@@ -157,7 +157,7 @@ class RankingTask:
         """Logits of the part's samples in log order, those of drawn negatives behind each positive."""
         own = cast(ClickModel, model)
         data, negatives = own.reading(data), _held_out(config, data)
-        history = history_source(data, settings_of(config).history, own.directions, show_progress=show_progress)
+        history = history_source(data, history_of(config), own.directions, show_progress=show_progress)
         batches = part_batches(data, part, history, negatives)
         logits = score_with_progress(own.module, batches, own.device, f"scoring {part}", show_progress)
         return Outcome(*part_pairs(data, part, negatives), {"scores": logits}, "logits")

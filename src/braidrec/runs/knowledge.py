@@ -514,9 +514,7 @@ def _sync(
         lines.append(f"{usage.calls:,} calls, {usage.read:,} tokens read and {usage.written:,} written{told}; {cost}")
     reports = [base.sync(rendered.ids, _texts(folder, settings, rendered))]
     if profiles.writer.config.users:
-        stored = profiles.store.read("user")
-        texts = [stored[id].text if id in stored else None for id in dataset.user_ids]
-        reports.append(base.sync(dataset.user_ids, texts, "user", prune=True))
+        reports.append(base.sync(dataset.user_ids, profiles.people(), "user", prune=True))
     return _summary(base, rendered, reports, lines)
 
 

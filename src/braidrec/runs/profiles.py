@@ -76,6 +76,12 @@ class Profiles:
         stored = self.store.read("item")
         return [id for id in self._left(self._items(), stored) if id in stored]
 
+    def people(self) -> list[str | None]:
+        """Of each user the profile that was written from what they like in training now; None without one."""
+        stored, part = self.store.read("user"), TrainingPart(self.dataset)
+        owners = [(stored.get(id), row) for row, id in enumerate(self.dataset.user_ids, start=1)]
+        return [None if own is None or own.part != part.digest(row) else own.text for own, row in owners]
+
     def write(self, tell: Callable[[str], None]) -> list[Written]:
         """Raises KnowledgeError where the endpoint fails, and where none of its first answers fits."""
         with self.store.held(tell):
@@ -89,19 +95,13 @@ class Profiles:
         stored = self.store.read(kind)
         left, usage = self._left(wanted, stored), Usage()
         fits, size = any(each.text for each in stored.values()), self.writer.config.batch_calls
+        held: list[Profile] = []  # back until one of them fits
         with progress(f"writing {kind} profiles", len(left), "profiles") as advance:
             for start in range(0, len(left), size):
                 batch = left[start : start + size]
                 answers, trouble = self.writer.answers([wanted[id][0] for id in batch], advance)
                 given = [(id, answer) for id, answer in zip(batch, answers, strict=True) if answer is not None]
-                fits = fits or any(answer.text for _, answer in given)
-                if not fits and len(given) >= _ENOUGH:
-                    raise KnowledgeError(
-                        f"{self.writer.config.label}: none of the first {len(given):,} answers is a profile (first: {kind} "
-                        f"'{given[0][0]}': {given[0][1].failure}); none was kept. Look at the model and its settings, then run "
-                        "the same command again"
-                    )
-                made = [
+                held += [
                     Profile(
                         id,
                         wanted[id][0].source,
@@ -113,9 +113,18 @@ class Profiles:
                     )
                     for id, answer in given
                 ]
-                self.store.put(kind, made)
-                stored |= {each.id: each for each in made}
                 usage = sum((answer.usage for _, answer in given), usage)
+                fits = fits or any(each.text for each in held)
+                if not fits and len(held) >= _ENOUGH:
+                    raise KnowledgeError(
+                        f"{self.writer.config.label}: none of the first {len(held):,} answers is a profile (first: {kind} "
+                        f"'{held[0].id}': {held[0].failure}); none was kept. Look at the model and its settings, then run "
+                        "the same command again"
+                    )
+                if fits or trouble is not None or start + size >= len(left):
+                    self.store.put(kind, held)
+                    stored |= {each.id: each for each in held}
+                    held = []
                 if trouble is not None:
                     raise trouble
         failed = [id for id in sorted(wanted) if stored[id].failure]

@@ -43,6 +43,10 @@ class GBDTConfig(BackboneConfig):
     values: int = Setting(default=64, ge=0)  # fields of more values than these stay out, such as ids
 
     @property
+    def reads_history(self) -> bool:
+        return False
+
+    @property
     def reads_rates(self) -> bool:
         return True
 
