@@ -239,6 +239,17 @@ def test_training_draws_and_answers_do_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_no_trouble(name: str) -> None:
+    graph = random_graph()
+    model, batch = model_of(name, graph), batch_of(graph)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.step(batch).losses()
+        losses["reconstruction"].backward()
+        assert torch.isfinite(model.eval().scores(batch.baskets)).all()
+    assert torch.isfinite(model.entry.grad).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_they_find_what_popularity_does_not(name: str) -> None:
     data, _ = two_causes()
     graph = training_graph(data)

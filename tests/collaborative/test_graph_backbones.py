@@ -229,7 +229,7 @@ def test_autocf_s_losses_by_plain_arithmetic_and_its_draws_every_few_steps() -> 
     assert torch.allclose(step.losses["partition"], torch.logsumexp(own @ items.T, 1).mean(), atol=1e-5)
     spread = torch.logsumexp(step.nodes[batch.user.unique()] @ users.T, 1).mean()
     spread = spread + torch.logsumexp(step.nodes[batch.item.unique()] @ items.T, 1).mean()
-    assert torch.allclose(step.losses["uniformity"], spread, atol=1e-5)
+    assert torch.allclose(step.losses["spread"], spread, atol=1e-5)
 
 
 def test_autocf_s_seed_scores_are_those_of_its_two_sums() -> None:

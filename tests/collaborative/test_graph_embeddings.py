@@ -185,6 +185,12 @@ def test_rows_of_items_that_do_not_fit_are_refused_with_their_bytes() -> None:
         fitted("prone", random_graph(), memory_gib=1e-6)
 
 
+@pytest.mark.parametrize("values", [{"theta": 2000.0}, {"mu": 1e30}])
+def test_a_filter_whose_numbers_have_no_end_is_refused_by_name(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"prone: model\.backbone\.mu = .*, theta = .* make numbers that no float32 holds"):
+        fitted("prone", random_graph(), **values)
+
+
 # both --------------------------------------------------------------------------------------------------------------------
 
 

@@ -107,6 +107,7 @@ def test_text_is_cut_what_is_none_is_left_out_and_an_empty_cell_says_nothing() -
     assert found.of_items[1:6].tolist() == [[1, 1], [0, 1], [0, 0], [0, 0], [1, 0]]
     assert found.known[1:6].tolist() == [True, True, True, False, True]
     assert 3 not in found.listed
+    assert said(["Drama|War", "War", "", None, " | "] * 4).known[1:6].tolist() == [True, True, True, False, True]
 
 
 def test_what_every_item_has_tells_nothing() -> None:

@@ -19,8 +19,10 @@ from braidrec.collaborative.methods.kar import KAR, KARConfig
 from braidrec.collaborative.methods.rlmrec import ConConfig, Contrastive, GenConfig, Generative
 from braidrec.collaborative.node_text import NEAR, NodeText, TextConfig
 from braidrec.collaborative.pairs import PairBatch
+from braidrec.errors import ConfigError
 from braidrec.layers.text import TextTable
 from braidrec.objectives.structure import global_structure, orthogonality, uniformity
+from braidrec.training.config import TrainingConfig
 
 METHODS = ("darec", "rlmrec-con", "rlmrec-gen", "kar")
 NODES = Widths(8, 8)
@@ -247,6 +249,32 @@ def test_without_weight_it_is_the_backbone_to_the_bit(world: Strands, method: st
     )
     assert torch.equal(plain.nodes, weightless.nodes)
     assert torch.equal(plain.vectors.items, weightless.vectors.items)
+
+
+@pytest.mark.parametrize("backbone", TASK.backbones)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_keeps_every_loss_of_the_backbone_and_half_precision_is_no_trouble(
+    world: Strands, method: str, backbone: str
+) -> None:
+    torch.manual_seed(0)
+    model = model_of(parts_of(world), method, backbone)
+    assert model.enhancer is not None
+    own, added = model.backbone.weights, model.enhancer.weights
+    assert not own.keys() & added.keys()  # type: ignore[operator]
+    assert model.weights.items() >= own.items()  # type: ignore[union-attr]
+    batch = next(iter(model.batches(model.graph, TrainingConfig(batch_size=64), 0)))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.train().step(batch).losses()
+    assert losses.keys() == model.weights.keys()
+    torch.stack([weight * losses[name] for name, weight in model.weights.items()]).sum().backward()
+    assert model.nodes.grad is not None
+    assert torch.isfinite(model.nodes.grad).all()
+
+
+def test_a_loss_of_a_method_does_not_take_the_place_of_a_backbone_s(world: Strands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DaRec, "weights", {"contrast": 1.0})
+    with pytest.raises(ConfigError, match=r"SGL and DaRec both have a loss 'contrast'.*contrast, l2, prediction"):
+        model_of(parts_of(world), "darec", "sgl")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -326,6 +326,11 @@ def test_what_is_drawn_can_be_gone_on_with() -> None:
         ({"blocks": {"a.b": {"size": 1}}}, "'a.b' names a block"),
         ({"blocks": {"kl": {"size": 1}}}, "neither recon_"),
         ({"blocks": {"a": {"size": 1, "column": "genres"}}}, "belong to taught = 'categories', not 'nothing'"),
+        (
+            {"blocks": {"a": {"size": 1, "taught": "ratings", "without": ["Film"]}}},
+            "belong to taught = 'categories', not 'ratings'",
+        ),
+        ({"blocks": {"a": {"size": 1, "strength": 0.5}}}, "strength weighs the loss of what a block is taught"),
         ({"blocks": {"a": {"size": 1, "taught": "stars"}}}, "categories"),
     ],
 )

@@ -66,7 +66,7 @@ def says(found: Any, committed: Any, where: str) -> None:
 @pytest.mark.parametrize(("experiment", "data"), TABLES, ids=lambda part: getattr(part, "id", part))
 def test_a_committed_table_is_made_and_printed_from_its_cells(experiment: Experiment, data: str, tmp_path: Path) -> None:
     table = made(experiment, data, tmp_path)
-    assert table["rows"]
+    assert table["rows"] or table["not_run"]  # a table that nobody has run yet says so
     if table_file(experiment, data).exists():
         committed = read_json(table_file(experiment, data), RunError)
         says(table["rows"], committed["rows"], experiment.id)

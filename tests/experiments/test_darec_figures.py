@@ -70,6 +70,14 @@ def test_users_far_apart(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [table.row_count for table in darec_figures.FAR.show(found)] == [4, 4]
 
 
+def test_what_is_counted_here_stands_beside_what_was_printed_of_the_same_data(made: Made) -> None:
+    for name, rows in (("world", 3), ("elsewhere", 4)):
+        found = darec_figures.counts({name: (8, 9, 20), "another": (1, 2, 2)}, {"world": "world"}).make(made)
+        assert found["counts"][name]["printed"] == {"users": 8, "items": 9, "train": 20}
+        assert found["counts"]["world"]["here"]["users"] == made.open_data().num_users
+        assert [table.row_count for table in darec_figures.counts({}, {}).show(found)] == [rows - (name != "world")]
+
+
 def test_curves_are_of_the_rows(made: Made, tmp_path: Path) -> None:
     names = [f"lightgcn-darec{end}" for end in ("", "-k2")]
     rows = [Row(name, "world", "lightgcn", "darec", task="collaborative") for name in names]

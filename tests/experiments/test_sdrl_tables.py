@@ -107,6 +107,14 @@ def test_a_core_of_ratings_is_cut_by_user_and_all_of_it_is_positive() -> None:
     assert not rated_core_in_parts(own, core=10, seed=1).interactions.equals(log)
 
 
+def test_tables_say_which_rows_are_not_in_their_authors_form() -> None:
+    for name in ("sdrl/table2", "sdrl/table5"):
+        own = ALL[name]
+        departing = {row.name for row in own.table(SMALL) if row.preset == "ours" and row.printed}
+        assert departing <= {"netmf", "prone", "vaecf", "macridvae"}
+        assert any("NetMF, ProNE, VAECF and MacridVAE have preset ours" in note for note in own.notes)
+
+
 def test_rows_of_one_cell_say_so() -> None:
     rows = {row.name: row for row in ALL["sdrl/table2"].table(SMALL)}
     assert rows["ease"].once

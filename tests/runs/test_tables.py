@@ -61,7 +61,9 @@ def test_evaluation_shows_slices_and_baselines_and_scores_the_test_part_once(
     assert "few: fewer than 1,000 rows" in text
     assert printed(evaluation_table([run.path], "test", baselines=True)) == text
     assert calls == ["scoring test"]
-    assert "popularity" not in printed(evaluation_table([run.path], "valid", baselines=True))
+    valid, note = printed(evaluation_table([run.path], "valid", baselines=True)).split("note: not here, ")
+    assert "popularity" not in valid
+    assert " ".join(note.split()).startswith("as it does not go with these rows: popularity, item mean,")
     stored = read_json(run.path / "evaluation.test.json", RunError)
     assert stored["slices"][0]["name"] == "all"
     with pytest.raises(DataError, match="the split has no part 'tests'"):

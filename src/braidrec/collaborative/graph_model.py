@@ -139,6 +139,7 @@ class GraphModel(nn.Module, MatrixModel):
         self.nodes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.graph.num_nodes, config.dim)))
         self.backbone: nn.Module = backbone.build(config, parts)
         self.enhancer = _enhancer(config, self._backbone, parts, enhancer)  # last: it shifts no weights of the others
+        self._check_names()
         self._draws = {name: torch.Generator().manual_seed(spawn(parts.seed, "nodes", name)) for name in ("backbone", "method")}
         self._answer: tuple[NodeVectors, ...] = ()
 
@@ -158,6 +159,14 @@ class GraphModel(nn.Module, MatrixModel):
         found = {} if self._backbone.predicts else {"prediction": 1.0}
         own = {**found, **self._backbone.weights, "l2": self.config.l2}
         return own if self._method is None else {**own, **self._method.weights}
+
+    def _check_names(self) -> None:
+        own = {"prediction", "l2", *self._backbone.weights}
+        if self._method is not None and (twice := own & self._method.weights.keys()):
+            raise ConfigError(
+                f"{type(self.backbone).__name__} and {type(self.enhancer).__name__} both have a loss '{min(twice)}', of which "
+                f"one would take the other's place; the names of a method's losses must differ from {', '.join(sorted(own))}"
+            )
 
     def generators(self) -> Mapping[str, torch.Generator]:
         return self._draws

@@ -61,7 +61,8 @@ def categories_of(
     """Of a column of the catalogue: a list, text that ``separator`` (or that of its field) cuts, or one value a row.
 
     column: None for the first multi-valued field of items, and without one for the schema's category
-    An empty cell says nothing; values of ``without`` are no categories; what every known item has, or none, tells nothing.
+    A cell that is null says nothing, empty text that an item has no category; values of ``without`` are no categories; what
+    every known item has, or none, tells nothing.
     Raises ConfigError for a column that is none, DataError where no category is left.
     """
     import polars as pl

@@ -5,6 +5,7 @@ The pattern of A is symmetric and often its values are, so the gradient of A X i
                   CSR product and SciPy's (RLMRec's Amazon-book, 241 k entries: D 32 .6, 2.6 and 1.2 ms, D 256 4, 25 and 21 ms)
     sum_l A^l X   by Horner's rule, X + A (X + A (X + ..)); its gradient is the same sum of the gradient, so no layer is kept
 Edges are dropped by zeros among the values: the structure stays, and making another one would cost more than the zeros do.
+What comes in half precision, as under autocast, is summed in float32 (`exact`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 _ENTRIES = 16_384  # whose rows are gathered at a time
 
-__all__ = ["Sparse", "layers_of", "neighbours", "sum_of_powers"]
+__all__ = ["Sparse", "exact", "layers_of", "neighbours", "sum_of_powers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +110,20 @@ class Sparse:
         return F.embedding_bag(self.column, nodes, self.start[:-1], mode="sum", per_sample_weights=value)
 
 
+def exact(nodes: Tensor) -> Tensor:
+    """The same in float32 at least, which the values of `Sparse` have."""
+    return nodes.to(torch.promote_types(nodes.dtype, torch.float32))
+
+
 def neighbours(matrix: Sparse, nodes: Tensor) -> Tensor:
     """A X (N, D)."""
-    found: Tensor = _Neighbours.apply(nodes, matrix)
+    found: Tensor = _Neighbours.apply(exact(nodes), matrix)
     return found
 
 
 def sum_of_powers(matrix: Sparse, nodes: Tensor, depth: int) -> Tensor:
     """sum_{l=0..depth} A^l X (N, D)."""
-    found: Tensor = _SumOfPowers.apply(nodes, matrix, depth)
+    found: Tensor = _SumOfPowers.apply(exact(nodes), matrix, depth)
     return found
 
 

@@ -42,8 +42,9 @@ def counts(published: Mapping[str, tuple[int, int, int]], variants: Mapping[str,
         data = open_data(name, made.shop.prepared[name], tell)
         parts = {part: len(data.split[part]) for part in ("train", "valid", "test")}
         here = {"users": data.num_users, "items": data.num_items, **parts}
-        printed = {each: dict(zip(_COUNTED, numbers, strict=False)) for each, numbers in published.items()}
-        return {"counts": {**{each: {"printed": values} for each, values in printed.items()}, name: {"here": here}}}
+        found = {each: {"printed": dict(zip(_COUNTED, numbers, strict=False))} for each, numbers in published.items()}
+        found.setdefault(name, {})["here"] = here
+        return {"counts": found}
 
     return Extra(make, _counts_shown)
 

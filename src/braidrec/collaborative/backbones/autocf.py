@@ -6,7 +6,7 @@ Every ``refresh`` steps, with A the edges both ways, s of the neighbours within 
     decoder graph: encoder graph + loops + |A| random pairs, both ways, of hidden nodes, their neighbours and ``extra`` N others
 Each step:  h_{l+1} = A_enc h_l    t = attention of h_L along the decoder graph, of several heads    x = e + h_1 + .. + h_L + t
     prediction -mean x_u . x_i    partition LSE(x_u; all items), a mean over the batch
-    uniformity LSE(x_u; all users) + LSE(x_i; all items), means over distinct nodes of the batch    LSE log sum exp of products
+    spread     LSE(x_u; all users) + LSE(x_i; all items), means over distinct nodes of the batch    LSE log sum exp of products
 In evaluation both graphs are A.  Negatives are not drawn unless a method reads them.
 """
 
@@ -26,7 +26,7 @@ from braidrec.collaborative.config import NodesConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
-from braidrec.collaborative.propagation import Sparse, neighbours
+from braidrec.collaborative.propagation import Sparse, exact, neighbours
 from braidrec.errors import ConfigError
 from braidrec.objectives.partition import log_partition
 from braidrec.registry import Spec
@@ -36,7 +36,7 @@ _SMALL = 1e-8
 
 
 class AutoCFConfig(NodesConfig):
-    """depth: L    uniformity: weight of that loss"""
+    """depth: L    uniformity: weight of the loss "spread"; a method may have one that is called uniformity"""
 
     negatives: NonNegativeInt = 0
     depth: NonNegativeInt = 2
@@ -79,7 +79,7 @@ class AutoCF(nn.Module, Backbone):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        return {"prediction": 1.0, "partition": 1.0, "uniformity": self.config.uniformity, "infomax": 1.0}
+        return {"prediction": 1.0, "partition": 1.0, "spread": self.config.uniformity, "infomax": 1.0}
 
     def step(self, nodes: Tensor, graph: Graph, batch: PairBatch, rng: torch.Generator) -> Propagated:
         infomax = nodes.new_zeros(())
@@ -99,7 +99,7 @@ class AutoCF(nn.Module, Backbone):
             {
                 "prediction": -(own * chosen).sum(dim=1).mean(),
                 "partition": log_partition(found[again], items, count / len(batch)),
-                "uniformity": log_partition(found[again], users) + log_partition(found[batch.item.unique()], items),
+                "spread": log_partition(found[again], users) + log_partition(found[batch.item.unique()], items),
                 "infomax": infomax,
             },
         )
@@ -168,7 +168,7 @@ def _marked(nodes: Tensor, size: int) -> Tensor:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, pattern: Sparse, heads: int) -> Tensor:
     """(N, d): each head's own columns of ``value`` (N, d), mixed over the entries of a row by exp(q_row . k_column)."""
-    found: Tensor = _Attention.apply(query, key, value, pattern, heads)
+    found: Tensor = _Attention.apply(exact(query), exact(key), exact(value), pattern, heads)
     return found
 
 

@@ -23,7 +23,7 @@ from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
-from braidrec.collaborative.propagation import Sparse, neighbours
+from braidrec.collaborative.propagation import Sparse, exact, neighbours
 from braidrec.objectives.partition import contrast
 from braidrec.registry import Spec
 
@@ -86,7 +86,7 @@ class DCCF(nn.Module, Backbone):
 
 def likely_neighbours(matrix: Sparse, views: Tensor, nodes: Tensor) -> Tensor:
     """K(views) nodes (N, d); a row of zeros for who has no edge."""
-    found: Tensor = _LikelyNeighbours.apply(F.normalize(views, dim=1), nodes, matrix)
+    found: Tensor = _LikelyNeighbours.apply(F.normalize(exact(views), dim=1), exact(nodes), matrix)
     return found
 
 

@@ -22,7 +22,7 @@ from braidrec.collaborative.config import OURS, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Parts, Propagated
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
-from braidrec.collaborative.propagation import Sparse, neighbours, sum_of_powers
+from braidrec.collaborative.propagation import Sparse, exact, neighbours, sum_of_powers
 from braidrec.registry import Spec
 
 
@@ -68,7 +68,7 @@ class SimGCL(nn.Module, Backbone):
 
 def noisy_sum(matrix: Sparse, nodes: Tensor, depth: int, noise: float, rng: torch.Generator, own: float = 1.0) -> Tensor:
     """A view (N, D): own e + h_1 + .. + h_L.  Noise has no gradient, so that of the sum is the sum's without noise."""
-    found: Tensor = _NoisySum.apply(nodes, matrix, depth, noise, rng, own)
+    found: Tensor = _NoisySum.apply(exact(nodes), matrix, depth, noise, rng, own)
     return found
 
 

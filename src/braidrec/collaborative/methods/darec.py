@@ -7,7 +7,8 @@
 
 Inference is the backbone alone.  No code of the authors is known; the paper leaves open what stands here as a default.
 Departures: eq. 5 over rows of length 1 and as a mean (``literal`` is as printed), for its sum over millions of pairs is solved
-by shrinking both sides to zero; eq. 9 with the first side in its numerator, which the print lacks.
+by shrinking both sides to zero; eq. 9 with the first side in its numerator, which the print lacks; text that is centred and
+reduced (`braidrec.collaborative.node_text`); the backbone's L2 of "all" has the four MLPs in it, as RLMRec's code has its own.
 """
 
 from __future__ import annotations

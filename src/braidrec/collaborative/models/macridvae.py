@@ -87,7 +87,7 @@ class MacridVAE(nn.Module, MatrixModel):
     def belonging(self) -> tuple[Tensor, Tensor]:
         """(I + 1, d) items at length 1, and (I + 1, K) log c; in training a sample, unless the settings say otherwise."""
         items = F.normalize(self.items, dim=1)
-        logits = items @ F.normalize(self.facets, dim=1).T / self.config.tau
+        logits = (items @ F.normalize(self.facets, dim=1).T).to(items) / self.config.tau  # of half precision under autocast
         if self.training and self.config.sampled:
             drawn = torch.rand(logits.shape, generator=self._draws).clamp_(1e-20, 1 - 1e-7)
             logits = logits - drawn.log_().neg_().log_().to(logits)

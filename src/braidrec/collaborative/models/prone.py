@@ -173,6 +173,11 @@ def stages(config: ProNEConfig, parts: Parts) -> list[AnyStage]:
 
         degrees = torch.from_numpy(np.concatenate([graph.user_counts[1:], graph.item_counts[1:]]))
         found = spread(F.normalize(first, dim=1), around, 1 / (degrees[:, None] + 1).float(), config)
+        if not torch.isfinite(found).all():
+            raise ConfigError(
+                f"prone: model.backbone.mu = {config.mu:g}, theta = {config.theta:g} and order = {config.order} make numbers "
+                "that no float32 holds; take those nearer to 0, or a smaller order"
+            )
         _, strength, right = torch.linalg.svd(found, full_matrices=False)
         turn = right.T * torch.where(strength > _NONE * strength[0], strength.clamp_min(1e-30) ** -0.5, 0.0)
         rows, items = (F.pad(part, (0, 0, 1, 0)) for part in (torch.cat(kept, dim=1), F.normalize(found @ turn, dim=1)[at:]))

@@ -68,8 +68,11 @@ class Block(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.taught != "categories" and (self.column is not None or self.separator is not None or self.labelled != 1):
-            raise ValueError(f"column, separator and labelled belong to taught = 'categories', not '{self.taught}'")
+        of_categories = {"column": None, "separator": None, "without": NOT_SAID, "labelled": 1.0}
+        if self.taught != "categories" and any(getattr(self, name) != value for name, value in of_categories.items()):
+            raise ValueError(f"{', '.join(of_categories)} belong to taught = 'categories', not '{self.taught}'; leave them out")
+        if self.taught == "nothing" and self.strength != 1:
+            raise ValueError("strength weighs the loss of what a block is taught, and taught = 'nothing'; leave it at 1")
         return self
 
 
