@@ -19,9 +19,6 @@ from braidrec.knowledge.profiles.writer import Kind
 from braidrec.locks import writer_lock
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "profiles"
