@@ -69,15 +69,17 @@ def page(results: Path, folder: Path) -> str:
     """All tables of ``results`` as Markdown that lies in ``folder``."""
     parts = [_INTRODUCTION]
     for paper, about in ABOUT.items():
-        shown = [
-            _section(each, data, results, folder)
-            for each in EXPERIMENTS.values()
-            for data in each.rows
-            if each.paper == paper and (table_file(each, data, results).exists() or from_cells(each, data, results)["rows"])
-        ]
-        if shown:
-            parts += [f"## {about}\n", *shown]
+        found = [(each, data) for each in EXPERIMENTS.values() for data in each.rows if each.paper == paper]
+        made = [(each, data) for each, data in found if _is_made(each, data, results)]
+        if made:
+            missing = ", ".join(f"`{each.id}` on {data}" for each, data in found if (each, data) not in made)
+            parts += [f"## {about}\n", *([f"Not run: {missing}.\n"] if missing else [])]
+            parts += [_section(each, data, results, folder) for each, data in made]
     return "\n".join(parts)
+
+
+def _is_made(experiment: Experiment, data: str, results: Path) -> bool:
+    return table_file(experiment, data, results).exists() or bool(from_cells(experiment, data, results)["rows"])
 
 
 def headline(results: Path) -> str:
