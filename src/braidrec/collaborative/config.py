@@ -37,6 +37,11 @@ class NodesConfig(Strict):
     l2: NonNegativeFloat = 1e-6
     l2_on: Literal["all", "batch"] = "all"
 
+    @property
+    def gathered(self) -> bool:
+        """Whether the pairs of a user come beside one another."""
+        return False
+
 
 class PairwiseConfig(NodesConfig):
     """loss: "bpr", -log sigmoid of a pair's score less a negative's (Rendle et al., UAI 2009), or "softmax", -log of its share
@@ -49,6 +54,10 @@ class PairwiseConfig(NodesConfig):
     cosine: bool = False
     temperature: PositiveFloat = Setting(default=1.0)
     by_user: bool = False
+
+    @property
+    def gathered(self) -> bool:
+        return self.by_user
 
     @model_validator(mode="after")
     def _has_negatives(self) -> Self:

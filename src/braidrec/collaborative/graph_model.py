@@ -172,13 +172,15 @@ class GraphModel(nn.Module, MatrixModel):
         return self._draws
 
     def batches(self, graph: Graph, training: TrainingConfig, seed: int) -> PairBatches:
-        by_user = isinstance(self.config, PairwiseConfig) and self.config.by_user
-        return PairBatches(graph, training.batch_size, seed=seed, negatives=self.config.negatives, by_user=by_user)
+        config = self.config
+        return PairBatches(graph, training.batch_size, seed=seed, negatives=config.negatives, by_user=config.gathered)
 
     def step(self, batch: PairBatch) -> Step:
         nodes, kept = self._inputs()
         propagated = self._backbone.step(nodes, self.graph, batch, self._draws["backbone"])
-        losses = {} if self._backbone.predicts else {"prediction": prediction(propagated.nodes, batch, self.config, self.graph)}
+        losses = {}
+        if not self._backbone.predicts:  # then its settings are pairwise
+            losses["prediction"] = prediction(propagated.nodes, batch, cast(PairwiseConfig, self.config), self.graph)
         losses |= {**propagated.losses, "l2": self._squares(batch)}
         if self._method is not None:
             losses |= self._method.losses(propagated, batch, kept, self._draws["method"])
@@ -241,9 +243,8 @@ class GraphModel(nn.Module, MatrixModel):
         return found
 
 
-def prediction(nodes: Tensor, batch: PairBatch, config: NodesConfig, graph: Graph) -> Tensor:
+def prediction(nodes: Tensor, batch: PairBatch, config: PairwiseConfig, graph: Graph) -> Tensor:
     """How far scores of the batch's pairs are from being above others', as the config says; scalar, a mean over pairs."""
-    assert isinstance(config, PairwiseConfig)
     if config.loss == "bpr":
         user, item = nodes[batch.user], nodes[batch.item]
         positive = (user * item).sum(dim=1, keepdim=True)

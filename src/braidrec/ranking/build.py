@@ -45,14 +45,13 @@ def table_layout(dataset: Dataset) -> TableLayout:
 def reads_rates(config: RunConfig) -> bool:
     """Whether rates are asked for, or read by the model whatever is asked for."""
     settings = settings_of(config)
-    return settings.rates or (isinstance(settings.backbone, BackboneConfig) and settings.backbone.reads_rates)
+    return settings.rates or BackboneConfig.of(settings.backbone).reads_rates
 
 
 def history_of(config: RunConfig) -> HistoryConfig:
     """What is asked for; the least where the model reads none, so that nothing is prepared for it."""
     settings = settings_of(config)
-    reads = not isinstance(settings.backbone, BackboneConfig) or settings.backbone.reads_history
-    return settings.history if reads else HistoryConfig(length=1)
+    return settings.history if BackboneConfig.of(settings.backbone).reads_history else HistoryConfig(length=1)
 
 
 def material_of(dataset: Dataset, text: TextTable | None, *, seed: int = 0, sparse: bool = False) -> Material:

@@ -45,6 +45,11 @@ def no_losses() -> Mapping[str, Tensor]:
 class BackboneConfig(Strict):
     """Settings of a backbone, and what they say of it before it is built."""
 
+    @classmethod
+    def of(cls, settings: object) -> BackboneConfig:
+        """The settings of a backbone or a whole model; of a whole model whose settings say nothing, what holds by default."""
+        return settings if isinstance(settings, BackboneConfig) else cls()
+
     @property
     def takes_mean(self) -> bool:
         """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""

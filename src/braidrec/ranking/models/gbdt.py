@@ -10,7 +10,7 @@ kept as LightGBM's own text, in a tensor of bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -64,9 +64,8 @@ class GBDT(nn.Module, RankingModel):
     def __init__(self, config: RunConfig, material: Material):
         super().__init__()
         _lightgbm()
-        own = settings_of(config).backbone
-        assert isinstance(own, GBDTConfig)
-        self.config, self._seed, self._data = own, material.seed, material.data
+        self.config = cast(GBDTConfig, settings_of(config).backbone)
+        self._seed, self._data = material.seed, material.data
         self._metric = "binary_logloss" if settings_of(config).monitor == "log_loss" else "auc"
         self.register_buffer("trees", torch.zeros(0, dtype=torch.uint8))
         self.register_buffer("columns", torch.zeros(0, 3, dtype=torch.int64))
