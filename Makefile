@@ -24,8 +24,9 @@ quickstart: .venv/ready
 test: check
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+# the long forms of attacks are those of `make attack`
 slow: .venv/ready-dev
-	$(BIN)/python -m pytest --slow -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest --slow -m slow --ignore tests/attack $(TEST_ARGS)
 
 # everything that is tried against this build, and one table of it; tests/attack runs its short form in `make test`
 attack: .venv/ready-dev
