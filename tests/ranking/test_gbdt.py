@@ -121,7 +121,7 @@ def test_what_damaged_trees_and_logs_of_no_time_say() -> None:
 
 
 def test_settings_that_it_does_not_read_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'gbdt' does not read model.dim, model.history; drop what it would not follow"):
+    with pytest.raises(ConfigError, match=r"'gbdt' does not read model\.dim, model\.history; drop what it would not follow"):
         configured(model={"history": {"length": 5}, "dim": 8})
 
 
