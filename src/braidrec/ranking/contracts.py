@@ -87,6 +87,7 @@ class Sizes:
     """What a backbone is built for: F fields and E extras of width D, F_I of the fields of the item.
 
     own_history: whether it may pool the history itself; not where patterns take that place
+    seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)
     """
 
     num_fields: int
@@ -94,6 +95,7 @@ class Sizes:
     num_item_fields: int
     dim: int
     own_history: bool = True
+    seed: int = 0
 
 
 @dataclass(frozen=True)
