@@ -40,6 +40,9 @@ TASK = TaskSpec(
             "dien": "braidrec.ranking.backbones.dien:SPEC",
             "din": "braidrec.ranking.backbones.din:SPEC",
             "lr": "braidrec.ranking.backbones.lr:SPEC",
+            "pnn": "braidrec.ranking.backbones.pnn:SPEC",
+            "xdeepfm": "braidrec.ranking.backbones.xdeepfm:SPEC",
+            "autoint": "braidrec.ranking.backbones.autoint:SPEC",
         },
         methods={
             "disco": "braidrec.ranking.methods.disco:SPEC",
