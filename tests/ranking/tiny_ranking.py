@@ -103,6 +103,12 @@ _FORMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "autoint": {"deep": {"layers": 3, "head_width": 2, "scale": False, "projection": "differing", "linear": True}},
     "deepfm": {"in fm": {"extras_in_fm": True}},
     "dcn": {"v1": {"variant": "v1"}, "v2": {"variant": "v2"}},
+    "dien": {
+        "agru all": {"gru": "agru", "history_fields": "all"},
+        "aigru dot": {"gru": "aigru", "attention": "dot"},
+        "gru": {"gru": "gru"},
+        "paper mlp": {"attention": "mlp"},
+    },
     "din": {
         "bilinear all": {"variant": "bilinear", "history_fields": "all"},
         "paper": {"variant": "paper"},
@@ -113,6 +119,7 @@ _FORMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
     f"{name} {form}".strip(): settings for name in TASK.backbones for form, settings in {"": {}, **_FORMS.get(name, {})}.items()
 }
+ORDERED = {"dien"}  # backbones to which the order of behaviours matters
 SMALL_DISCO = DisCoConfig(semantic_hidden=16)
 
 

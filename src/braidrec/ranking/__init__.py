@@ -37,6 +37,7 @@ TASK = TaskSpec(
         backbones={
             "deepfm": "braidrec.ranking.backbones.deepfm:SPEC",
             "dcn": "braidrec.ranking.backbones.dcn:SPEC",
+            "dien": "braidrec.ranking.backbones.dien:SPEC",
             "din": "braidrec.ranking.backbones.din:SPEC",
             "lr": "braidrec.ranking.backbones.lr:SPEC",
             "pnn": "braidrec.ranking.backbones.pnn:SPEC",

@@ -102,6 +102,7 @@ def build_ranker(config: RunConfig, material: Material) -> Ranker:
         own_history="history" not in replaced,
         item_at=layout.item_slice[0],
         rows=layout.rows,
+        seed=material.seed,
     )
     backbone: Backbone = chosen.backbone.build(own_settings, sizes)
     embed = FieldEmbedding(

@@ -88,6 +88,7 @@ class Sizes:
 
     own_history: whether it may pool the history itself; not where patterns take that place
     rows: of the tables with a row per value
+    seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)
     """
 
     num_fields: int
@@ -97,6 +98,7 @@ class Sizes:
     own_history: bool = True
     item_at: int = 1
     rows: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
