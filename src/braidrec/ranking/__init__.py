@@ -51,6 +51,7 @@ TASK = TaskSpec(
         },
         methods={
             "disco": "braidrec.ranking.methods.disco:SPEC",
+            "edk": "braidrec.ranking.methods.edk:SPEC",
         },
         models={
             "gbdt": "braidrec.ranking.models.gbdt:SPEC",
