@@ -37,6 +37,7 @@ class Spec:
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
+    unread: keys of its task's [model] that say nothing to it, so that setting one is an error
     informed: what it sets, besides, in every preset where the run has a knowledge base
     parts: of the split that it needs besides training, validation and test
     tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
@@ -55,6 +56,7 @@ class Spec:
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
     fitted: bool = False
+    unread: Sequence[str] = ()
     informed: Values = field(default_factory=dict)
     tried: Sequence[Values] = ()
     parts: Sequence[str] = ()

@@ -125,7 +125,8 @@ def _knowledge() -> str:
 def _config(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[str, Any] | None, folder: Path) -> RunConfig:
     spec = TASKS[task]
     if model is None:
-        model = {"dim": _DIM} if "dim" in spec.config_type().model_fields else {}
+        sized = "dim" in spec.config_type().model_fields and "dim" not in spec.spec(backbone).unread
+        model = {"dim": _DIM} if sized else {}
     fitted = spec.spec(backbone).fitted
     request = RunRequest(
         data=str(_dataset(_splits(task, backbone, enhance)).path),

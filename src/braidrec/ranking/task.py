@@ -86,7 +86,7 @@ class RankingTask:
                 "model.history.kind = 'semantic_topk' is prepared for the items of the log's own events, so it would give "
                 "drawn negatives away; use model.history.kind = 'recent' for logs of positives only"
             )
-        negatives = negative_sampler(data, per_positive, config.seed)
+        negatives = negative_sampler(data, per_positive, config.seed, training=True)
         held_out = negative_sampler(data, per_positive, EVALUATION_SEED)
         rows = data.features.num_rows
         lazy, averaging = _table_updates(training, rows, settings.dim)
