@@ -161,10 +161,11 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     if bases is not None:
         bases.refuse_strange(dataset)
     del text, people  # held by what reads them, which may take them to another device
-    check_phases(config.training, plan.names, config.title)
+    size = LogSize.of(dataset.manifest, config.negatives)
+    own = {name: config.training.phases[name] for name in own_phases(config, size)}  # a preset may speak of others
+    check_phases(config.training.model_copy(update={"phases": own}), plan.names, config.title)
     phases = _phases(config, plan)
     starts = _check_starts(plan, dataset, bases)
-    size = LogSize.of(dataset.manifest, config.negatives)
     _check_unused(config, plan, size)
     inputs |= starts
     former = {"data": dataset.former_fingerprint, **dict.fromkeys(starts)}  # an earlier version noted none of these
