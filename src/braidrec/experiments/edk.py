@@ -173,8 +173,8 @@ _TRAINED = (
     "the paper leaves out epochs, batches and weights of its losses: batches of 1,024 with samples of a user in runs of 128, "
     "7e-4, 4 epochs, 2 for the knowledge, the best check by validation; nothing was tuned for one backbone"
 )
-_NOTES = (_MISSING, _CUT, _TIES, _ONCE, _TRAINED)
 _TIES = "events of one second, three of five here, follow one another by item id, where a user's log is cut, too"
+_NOTES = (_MISSING, _CUT, _TIES, _ONCE, _TRAINED)
 _FLOOR = "gbdt, item means and popularity are in none of the published tables"
 
 
@@ -238,8 +238,8 @@ def _experiments() -> tuple[Experiment, ...]:
             "cuts",
             "DeepFM with knowledge without the user's id, and cut at two moments",
             cut,
-            "rows global are cut at the 45 % and 87.5 % quantiles of the log's rows; before the 80 % point timestamps of this copy "
-            "of MovieLens-1M are partly interpolated, so T0 is approximate there",
+            "rows global are cut at the 45 % and 87.5 % quantiles of the log's rows; before the 80 % point timestamps of this "
+            "copy of MovieLens-1M are partly interpolated, so T0 is approximate there",
             _FLOOR,
             reference={
                 name: f"{'global-' if name.startswith('global-') else ''}deepfm-all" for name in _named(cut) if "-edk" in name
