@@ -66,7 +66,7 @@ class SplitConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
         if self.per_user and self.kind not in ("ratio", "knowledge"):
-            raise ValueError(f"per_user belongs to kind = 'ratio' or 'knowledge', not '{self.kind}'")
+            raise ValueError(f"per_user belongs to kind = 'ratio', not '{self.kind}'; it goes with 'knowledge', too")
         if self.held_out != 1 and self.kind != "leave_k_out":
             raise ValueError(f"held_out belongs to kind = 'leave_k_out', not '{self.kind}'")
         if self.kind == "knowledge":
