@@ -237,7 +237,7 @@ def test_padding_rows_stay_zero(backbone: str, source: str) -> None:
 def test_unknown_ids(backbone: str, source: str) -> None:
     """Values never seen in training score, and the rows they take were trained."""
     model = ranker(backbone, source, unknown_rate=0.5)
-    table = model.embed.table if model.backbone.needs.fields else model.embed.linear
+    table = model.embed.table if model.backbone.needs.fields else model.embed.aware or model.embed.linear
     assert table is not None
     before = table.weight.detach().clone()
     trainer = Trainer(model, lr=0.01)

@@ -44,9 +44,15 @@ TASK = TaskSpec(
             "pnn": "braidrec.ranking.backbones.pnn:SPEC",
             "xdeepfm": "braidrec.ranking.backbones.xdeepfm:SPEC",
             "autoint": "braidrec.ranking.backbones.autoint:SPEC",
+            "fm": "braidrec.ranking.backbones.fm:SPEC",
+            "ffm": "braidrec.ranking.backbones.ffm:SPEC",
+            "fwfm": "braidrec.ranking.backbones.fwfm:SPEC",
+            "widedeep": "braidrec.ranking.backbones.widedeep:SPEC",
+            "finalmlp": "braidrec.ranking.backbones.finalmlp:SPEC",
         },
         methods={
             "disco": "braidrec.ranking.methods.disco:SPEC",
+            "edk": "braidrec.ranking.methods.edk:SPEC",
         },
         models={
             "gbdt": "braidrec.ranking.models.gbdt:SPEC",
