@@ -9,7 +9,7 @@ from pydantic import Field as Setting
 from braidrec.config import ModelConfig, RunConfig
 from braidrec.evaluation.by_user import UserMetric
 from braidrec.layers.embedding import Initial
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, WIDEST, Strict
 
 
 class HistoryConfig(Strict):
@@ -20,8 +20,8 @@ class HistoryConfig(Strict):
     """
 
     kind: Literal["recent", "semantic_topk"] = "recent"
-    length: int = Setting(default=30, ge=1)
-    run: int = Setting(default=1, ge=1)
+    length: int = Setting(default=30, ge=1, le=LONGEST)
+    run: int = Setting(default=1, ge=1, le=LONGEST)
     mean: bool = True  # mean history as two extra fields, for backbones without a history of their own
 
 
@@ -34,7 +34,7 @@ class RankingConfig(ModelConfig):
     monitor: AUC or log loss of all validation rows, or Recall, HR or nDCG within k of each user's own rows, as in reports
     """
 
-    dim: int = Setting(default=32, ge=2)
+    dim: int = Setting(default=32, ge=2, le=WIDEST)
     initial: Initial = "xavier"
     unknown_rate: float = Setting(default=0.01, ge=0.0, lt=1.0)
     statistics: bool = False  # time-causal counts and rates as one more field
