@@ -30,7 +30,7 @@ MARKS = {  # attack -> how often the whole set tries it at least
     "kills of training, EASE, fitted": 20,
     "writers at once": 6,
     "mutations of artefacts": 1_000,
-    "flipped bits in a knowledge base": 1_000,
+    "flipped bits in a knowledge base": 2_000,
     "fuzzed reads": 2_000,
     "hostile files": 200,
     "sealed weights of any form": 500,
