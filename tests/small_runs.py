@@ -19,7 +19,7 @@ from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
-from braidrec.registry import Registry
+from braidrec.registry import Registry, task_of
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
 from braidrec.runs.run import Run, load
@@ -64,8 +64,10 @@ def break_plug_in(monkeypatch: pytest.MonkeyPatch, names: Registry[Any]) -> None
 
 
 def train(path: Path, data: Dataset | None = None, **changes: object) -> Run:
-    """One short epoch; ``changes`` as `fit` takes them, model and training settings on top of small ones."""
-    model = {**MODEL, **changes.pop("model", {})}  # type: ignore[dict-item]
+    """One short epoch; ``changes`` as `fit` takes them, model and training settings on top of small ones that it reads."""
+    name = changes.get("backbone")
+    unread = task_of(str(name), None).spec(str(name)).unread if name else ()
+    model = {**{key: value for key, value in MODEL.items() if key not in unread}, **changes.pop("model", {})}  # type: ignore[dict-item]
     training = {**TRAINING, **changes.pop("training", {})}  # type: ignore[dict-item]
     return fit(data or dataset(), path=path, model=model, training=training, show_progress=False, **changes)  # type: ignore[arg-type]
 

@@ -249,6 +249,8 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     if found.backbone.fitted and (learning := [key for key in request.training if key not in MACHINE]):
         keys = ", ".join(learning)
         raise ConfigError(f"{where}: training: '{backbone}' is fitted at once, so there is nothing to set here; drop {keys}")
+    if silent := [f"model.{key}" for key in found.backbone.unread if key in request.model]:
+        raise ConfigError(f"{where}: '{backbone}' does not read {', '.join(silent)}; drop what it would not follow")
     training = _training(found, request.preset)
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"

@@ -37,7 +37,9 @@ class Spec:
     training: preset -> what it changes in `TrainingConfig`    values: what holds in every preset
     reads_text: whether it needs item text vectors, or a function of the config
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
+    unread: keys of its task's [model] that say nothing to it, so that setting one is an error
     informed: what it sets, besides, in every preset where the run has a knowledge base
+    parts: of the split that it needs besides training, validation and test
     tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
 
     A preset that is not in ``presets`` (or ``training``) means ``authors``, and without that the defaults.
@@ -54,8 +56,10 @@ class Spec:
     values: Values = field(default_factory=dict)
     reads_text: bool | Callable[[Any], bool] = False
     fitted: bool = False
+    unread: Sequence[str] = ()
     informed: Values = field(default_factory=dict)
     tried: Sequence[Values] = ()
+    parts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for values in (*filter(None, (self.informed,)), *self.tried):

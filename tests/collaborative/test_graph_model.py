@@ -63,6 +63,26 @@ def test_softmax_is_cross_entropy_among_all_items(cosine: bool, by_user: bool) -
     assert torch.allclose(torch.autograd.grad(found, nodes)[0], torch.autograd.grad(wanted, nodes)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("by_user", [False, True])
+def test_softmax_among_the_batch_makes_up_for_how_often_an_item_is_there(by_user: bool) -> None:
+    batch = batch_of(GRAPH, 40)
+    nodes = torch.randn(GRAPH.num_nodes, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    pairs, terms = list(zip(batch.user.tolist(), batch.item.tolist(), strict=True)), []
+    for user, item in pairs:
+        others = {other for _, other in pairs} - {other for who, other in pairs if who == user} | {item}
+        scores = {other: nodes[user] @ nodes[other] / 0.5 - math.log(GRAPH.item_counts[other - 30 + 1]) for other in others}
+        terms.append(torch.stack(list(scores.values())).logsumexp(0) - scores[item])
+    wanted = torch.stack(terms).mean()
+    found = prediction(nodes, batch, PairwiseConfig(temperature=0.5, among="batch", by_user=by_user), GRAPH)
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+    assert torch.allclose(torch.autograd.grad(found, nodes)[0], torch.autograd.grad(wanted, nodes)[0], atol=1e-6)
+
+
+def test_what_a_softmax_reads_is_refused_beside_bpr() -> None:
+    with pytest.raises(ValueError, match="among, cosine and temperature belong to loss = 'softmax'"):
+        PairwiseConfig(loss="bpr", among="batch")
+
+
 def test_l2_is_of_everything_that_trains_or_half_of_the_batch_s_own_rows() -> None:
     batch = batch_of(GRAPH)
     found = model("dccf", GRAPH, intents=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -324,7 +325,8 @@ def test_every_p_value_of_a_result_file_has_its_family() -> None:
     for file in RESULTS.glob("*.json"):
         table = read_json(file, RunError)
         tests = [test for entry in table["rows"] for test in paired_tests(entry)] if file.stem != "peers" else []
-        assert all(test["holm_over"] == len(tests) for test in tests), file
+        sizes = Counter(test.get("family", "") for test in tests)  # a table whose tests have no names is one family
+        assert all(test["holm_over"] == sizes[test.get("family", "")] for test in tests), file
 
 
 def test_result_files_are_written_again_from_cells_where_the_runs_are_gone(tmp_path: Path) -> None:

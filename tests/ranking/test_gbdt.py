@@ -22,7 +22,7 @@ QUICK = {"trees": 60, "patience": 10}
 
 
 def configured(**more: Any) -> RunConfig:
-    model = {"history": {"length": 6}, **QUICK, **more.pop("model", {})}
+    model = {**QUICK, **more.pop("model", {})}
     return resolve(RunRequest.model_validate({"data": "-", "backbone": "gbdt", "seed": 5, "model": model, **more}), "test")
 
 
@@ -118,6 +118,11 @@ def test_what_damaged_trees_and_logs_of_no_time_say() -> None:
         TASK.plan(configured(negatives=3), small_runs.positives(), None, show_progress=False)
     with pytest.raises(ConfigError, match="training: 'gbdt' is fitted at once, so there is nothing to set here; drop lr"):
         configured(training={"lr": 0.1})
+
+
+def test_settings_that_it_does_not_read_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'gbdt' does not read model\.dim, model\.history; drop what it would not follow"):
+        configured(model={"history": {"length": 5}, "dim": 8})
 
 
 def test_no_history_is_prepared_for_it() -> None:

@@ -45,12 +45,14 @@ class NodesConfig(Strict):
 
 class PairwiseConfig(NodesConfig):
     """loss: "bpr", -log sigmoid of a pair's score less a negative's (Rendle et al., UAI 2009), or "softmax", -log of its share
-        among all items
+    among: whose: "all" items, or those of the "batch", each score less the logarithm of how many of training's pairs the item
+        has, since it is among them that often (Yi et al., RecSys 2019); what else the user has of these is left out
     cosine: whether the softmax reads cosines instead of scores    temperature: what either is divided by there
     by_user: whether the pairs of a user come beside one another, so that the softmax is worked out for few users a batch
     """
 
     loss: Literal["bpr", "softmax"] = "softmax"
+    among: Literal["all", "batch"] = "all"
     cosine: bool = False
     temperature: PositiveFloat = Setting(default=1.0)
     by_user: bool = False
@@ -63,6 +65,6 @@ class PairwiseConfig(NodesConfig):
     def _has_negatives(self) -> Self:
         if self.loss == "bpr" and not self.negatives:
             raise ValueError("negatives = 0: loss = 'bpr' compares each item with one at least that its user has not")
-        if self.loss == "bpr" and (self.cosine or self.temperature != 1):
-            raise ValueError("cosine and temperature belong to loss = 'softmax'; drop them")
+        if self.loss == "bpr" and (self.cosine or self.temperature != 1 or self.among != "all"):
+            raise ValueError("among, cosine and temperature belong to loss = 'softmax'; drop them")
         return self

@@ -253,8 +253,21 @@ def prediction(nodes: Tensor, batch: PairBatch, config: PairwiseConfig, graph: G
         nodes = F.normalize(nodes, dim=1)
     users, place, count = batch.user.unique(return_inverse=True, return_counts=True)
     own = nodes[users] / config.temperature
+    if config.among == "batch":
+        return _among_batch(own, place, nodes, batch, graph)
     among = log_partition(own, nodes[graph.num_users :], count / len(batch))
     return among - (own[place] * nodes[batch.item]).sum() / len(batch)
+
+
+def _among_batch(own: Tensor, place: Tensor, nodes: Tensor, batch: PairBatch, graph: Graph) -> Tensor:
+    """own (u, D) the batch's users, ``place`` (b,) which of them each pair is of -> mean cross-entropy among its items."""
+    items, right = batch.item.unique(return_inverse=True)
+    pairs = torch.from_numpy(graph.item_counts[items.cpu().numpy() - graph.num_users + 1]).to(own)
+    logits = (own @ nodes[items].T - pairs.log())[place]  # (b, n)
+    theirs = torch.zeros(len(own), len(items), dtype=torch.bool, device=own.device)
+    theirs[place, right] = True
+    one = F.one_hot(right, len(items)).bool()
+    return F.cross_entropy(logits.masked_fill(theirs[place] & ~one, -torch.inf), right)
 
 
 def node_stages(backbone: Spec, settings: NodesConfig, parts: Parts, enhancers: Sequence[tuple[Spec, Any]]) -> list[AnyStage]:

@@ -97,6 +97,19 @@ class Attended:
     weights: Callable[[], Tensor]
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """The W distinct histories of a batch, for what goes through them in order: samples that begin at one event share one.
+
+    index (W, K) int64 into the table, 0 behind the end    length (W,) int64
+    of (B,) int64: which each sample reads the beginning of; None where each has its own, in their order
+    """
+
+    index: Tensor
+    length: Tensor
+    of: Tensor | None
+
+
 class Behaviours(Protocol):
     """The histories of a batch.  index (B, K) int64 into the table, mask (B, K) bool, signals (B, K) int, per sample.
 
@@ -122,6 +135,9 @@ class Behaviours(Protocol):
 
     @property
     def some(self) -> Tensor: ...
+
+    @property
+    def sequences(self) -> Sequences: ...
 
     def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
         """Softmax attention of queries (B, H, w) over what ``rows`` (n, W) of the table say of each behaviour.
@@ -163,6 +179,10 @@ class PerSample:
     @property
     def some(self) -> Tensor:
         return self.mask.any(dim=1)
+
+    @property
+    def sequences(self) -> Sequences:
+        return Sequences(self.index, self.mask.sum(dim=1), None)
 
     def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
         if not parts:
@@ -212,6 +232,13 @@ class PerRun:
     @property
     def some(self) -> Tensor:
         return torch.cat([(run.last > run.first).flatten() for run in self.history.runs])[self.history.place]
+
+    @property
+    def sequences(self) -> Sequences:
+        windows = self.history.windows
+        steps = torch.arange(self.history.length, device=self.slots.device)
+        inside = steps < windows.length[:, None]
+        return Sequences(self.slots[(windows.begin[:, None] + steps) * inside] * inside, windows.length, windows.of)
 
     @cached_property
     def _hot(self) -> list[Tensor]:

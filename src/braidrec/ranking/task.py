@@ -50,7 +50,7 @@ from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
 from braidrec.training.optimisers import choose_table_update
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
-from braidrec.training.stages import AnyStage, Fitted, Stage
+from braidrec.training.stages import AnyStage, Fitted, Stage, left_to_train
 
 STAGE = "rank"
 
@@ -86,7 +86,7 @@ class RankingTask:
                 "model.history.kind = 'semantic_topk' is prepared for the items of the log's own events, so it would give "
                 "drawn negatives away; use model.history.kind = 'recent' for logs of positives only"
             )
-        negatives = negative_sampler(data, per_positive, config.seed)
+        negatives = negative_sampler(data, per_positive, config.seed, training=True)
         held_out = negative_sampler(data, per_positive, EVALUATION_SEED)
         rows = data.features.num_rows
         tables, averaging = _table_updates(training, rows, settings.dim)
@@ -106,18 +106,31 @@ class RankingTask:
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
         history = history_source(data, wanted, directions, show_progress=show_progress)
         fit = network.fitted(
-            lambda: part_batches(data, "train", history, negatives),
+            lambda: part_batches(data, settings.rows, history, negatives),
             lambda: part_batches(data, "valid", history, held_out),
             tell if show_progress else (lambda message: None),
         )
         module = as_module(network)
         own: AnyStage = (
-            Stage(STAGE, module, network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
+            Stage(
+                STAGE,
+                module,
+                network.weights,
+                network.groups(),
+                starts,
+                monitor=settings.monitor,
+                mode=mode,
+                train=settings.rows,
+            )
             if fit is None
             else Fitted(STAGE, module, fit, starts)
         )
-        stages = [*(each.stage for each in earlier), own]
+        every = [*(each.stage for each in earlier), own]
+        stages = left_to_train(every, settings.start_from)
         labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
+        for stage in stages[:-1]:
+            if isinstance(stage, Stage):
+                _check_both(data, stage, negatives)
 
         def batches(stage: Stage) -> RankingBatches:
             return RankingBatches(
@@ -139,7 +152,9 @@ class RankingTask:
             validate,
             monitor="auc",
             keep=lambda: kept(network, config, material.layout, directions, known),
-            names=[stage.name for stage in stages],
+            names=[stage.name for stage in every],
+            taken=settings.start_from,
+            reading=[stage.name for stage in every if stage.reads_text],
             choices={
                 "tables": tables,
                 "table_rows": rows,
@@ -237,6 +252,16 @@ def _labels_of_both(data: Dataset, part: str, negatives: NegativeSampler | None)
             "prepare it with another split or positive_above"
         )
     return labels
+
+
+def _check_both(data: Dataset, stage: Stage, negatives: NegativeSampler | None) -> None:
+    """Raises DataError where the rows that an earlier stage trains on are of one class."""
+    labels = part_labels(data, stage.train, negatives)
+    if labels.min() == labels.max():
+        raise DataError(
+            f"{data.name}: all {len(labels):,} rows of the part '{stage.train}' have label {labels[0]:.0f}, so there is "
+            f"nothing for the stage '{stage.name}' to learn; prepare it with another split or positive_above"
+        )
 
 
 def _validation(

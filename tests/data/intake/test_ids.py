@@ -83,6 +83,20 @@ def test_outer_blanks_are_no_part_of_an_id_in_any_table(tmp_path: Path) -> None:
     assert _ids(frames) == (["x y"], ["x y"])
 
 
+@pytest.mark.parametrize("written", ["", "quoted", "blank", "quoted blank"])
+def test_empty_cells_make_no_text_of_a_column_of_numbers(written: str, tmp_path: Path) -> None:
+    """However they are written, and in each column by itself: users as decimals, items as integers."""
+    cell = {"": "", "quoted": '""', "blank": " ", "quoted blank": '" "'}[written]
+    (tmp_path / "log.csv").write_text(f"user,item\n{cell},-3\n-3.0,-3\n4.0,{cell}\n4.0,11\n")
+    tables = tables_from_frames(tmp_path / "log.csv", read=ReadConfig(on_bad_rows="skip"))
+    assert tables.interactions.rows() == [(-3, -3), (4, 11)]
+    assert "column 'user': ids came as decimal numbers, all whole; read as integers" in _said(tables)
+    with pytest.raises(DataError, match=r"line 2, column 'user': .* is an empty id"):
+        tables_from_frames(tmp_path / "log.csv")
+    frame = pl.DataFrame({"user": ["-3.0", "4.0"], "item": ["-3", "11"]})  # text that says that it is text stays it
+    assert tables_from_frames(frame).interactions.rows() == [("-3.0", "-3"), ("4.0", "11")]
+
+
 def test_leading_zeros_are_never_left_out(tmp_path: Path) -> None:
     tables = _read(tmp_path, ["012", "12"], ["12", "7"])
     assert _ids(tables)[0] == ["012", "12"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from braidrec.arguments import BLANKS
 from braidrec.data.intake.delimited import OnBadRows
 from braidrec.data.intake.numbers import read_numbers, stripped
 from braidrec.data.intake.readers import RawTable, as_numbers
@@ -83,14 +82,14 @@ class CheckedTable:
         if values.dtype.is_float() or values.dtype.is_decimal():
             values = self._whole_ids(column, values)
         elif values.dtype == pl.String:
-            bare = values.str.strip_chars(BLANKS)
-            count = int((bare != values).fill_null(False).sum())
+            bare = stripped(values)
+            count = int((bare.fill_null("") != values).fill_null(False).sum())
             if count:
                 self.note(f"column '{column}': outer blanks taken off {count:,} ids")
-                # what a text file says in numbers are numbers, as they are where no blank stands
-                values = bare if self.raw.typed else as_numbers(bare.set((bare == "").fill_null(False), None))
-                if values.dtype.is_float():
-                    values = self._whole_ids(column, values)
+            # what a text file says in numbers are numbers, whatever blanks or empty quotes stand beside them
+            values = bare if self.raw.typed else as_numbers(bare)
+            if values.dtype.is_float():
+                values = self._whole_ids(column, values)
         if not (values.dtype.is_integer() or values.dtype == pl.String):
             raise DataError(f"{self.raw.where}, column '{column}': ids of type {values.dtype}; integers or text are accepted")
         empty = values.is_null()

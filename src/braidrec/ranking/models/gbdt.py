@@ -203,4 +203,6 @@ def _lightgbm() -> Any:
     return lightgbm
 
 
-SPEC = Spec("gbdt", "GBDT", GBDTConfig, GBDT, fitted=True)
+SPEC = Spec(
+    "gbdt", "GBDT", GBDTConfig, GBDT, fitted=True, unread=("dim", "initial", "unknown_rate", "statistics", "rates", "history")
+)
