@@ -26,7 +26,7 @@ from braidrec.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDERS = {"disco-ml-1m": disco.EXPERIMENTS[0].rows["ml-1m"], "pad-prime-pantry": pad.PANTRY_ROWS}
-FOLDERS |= {"pad-ml-1m": pad.ML_1M_ROWS, "edk-ml-1m": edk.ROWS[edk.ML_1M]}
+FOLDERS |= {"pad-ml-1m": pad.ML_1M_ROWS, "edk-ml-1m-knowledge": edk.ROWS[edk.LOGS]}
 NOWHERE = Path("/dev/null")
 
 
