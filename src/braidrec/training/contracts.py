@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
-from braidrec.strict import Strict
+from braidrec.strict import MOST, Strict
 from braidrec.training.config import Precision
 from braidrec.training.step import Step
 
@@ -112,11 +112,11 @@ class StopRule(Strict):
     epochs_per_check: instead of them one at the end of epochs 1, 1 + n, 1 + 2n, .., and of the last one
     """
 
-    max_epochs: int = Field(default=50, ge=1)
-    min_epochs: int = Field(default=0, ge=0)
-    patience: int = Field(default=10, ge=1)
-    checks_per_epoch: int = Field(default=1, ge=1)
-    epochs_per_check: int | None = Field(default=None, ge=1)
+    max_epochs: int = Field(default=50, ge=1, le=MOST)
+    min_epochs: int = Field(default=0, ge=0, le=MOST)
+    patience: int = Field(default=10, ge=1, le=MOST)
+    checks_per_epoch: int = Field(default=1, ge=1, le=MOST)
+    epochs_per_check: int | None = Field(default=None, ge=1, le=MOST)
     min_delta: float = Field(default=0.0, ge=0)
 
     def within(self, size: int) -> set[int]:
@@ -141,7 +141,7 @@ class Hardware(Strict):
 class CheckpointEvery(Strict):
     """A checkpoint after so many batches or seconds, whichever comes first; one is also written when a phase ends."""
 
-    batches: int | None = Field(default=None, ge=1)
+    batches: int | None = Field(default=None, ge=1, le=MOST)
     seconds: float | None = Field(default=600.0, gt=0)
 
 
