@@ -106,6 +106,7 @@ _FORMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "gru": {"gru": "gru"},
         "paper mlp": {"attention": "mlp"},
     },
+    "sdim": {"all": {"history_fields": "all", "groups": 5, "bits": 2}},
     "din": {
         "bilinear all": {"variant": "bilinear", "history_fields": "all"},
         "paper": {"variant": "paper"},
