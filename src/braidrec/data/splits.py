@@ -161,6 +161,7 @@ def _why_none(log: InteractionLog, config: SplitConfig, part: str) -> str:
             moments = (log.timestamp.min(), log.timestamp.max(), *_moments(log, config))
             first, last, old, recent = (f"{np.datetime64(int(moment), 's')}Z" for moment in moments)
             had += f", from {first} to {last}, where training begins at {old} and the rest at {recent}"
+        remedies += ["choose a larger split.knowledge_valid"] if part == "knowledge_valid" else []
         remedies.append("choose other split.quantiles" + ("" if config.per_user else ", or train_from and valid_from"))
     elif config.kind in LEAVE:
         least, events = 2 * config.held_out + 1, log.history_length[1:]
@@ -200,7 +201,7 @@ def _moments(log: InteractionLog, config: SplitConfig) -> tuple[int, int]:
 
 
 def _old_and_recent(log: InteractionLog, rows: Positions, config: SplitConfig) -> dict[str, Positions]:
-    """The five parts of a knowledge split; shares of ``rows`` are cut by the floor rule."""
+    """The five parts of a knowledge split."""
     if not len(log):
         return dict.fromkeys((*KNOWLEDGE, "train", "valid", "test"), rows)
     user = log.user[rows] if config.per_user else np.zeros(len(rows), np.int32)
@@ -222,12 +223,12 @@ def _old_and_recent(log: InteractionLog, rows: Positions, config: SplitConfig) -
 
 
 def _first_share(rows: Positions, user: NDArray[np.int32], share: float) -> tuple[Positions, Positions]:
-    """The first ``share`` of each user's ``rows`` (of all where ``user`` is one), rounded up, and what is left."""
+    """The first ``share`` of each user's ``rows`` (of all where ``user`` is one), rounded, and what is left."""
     own = np.argsort(user, kind="stable")
     count = np.bincount(user)
     turn = np.empty(len(rows), np.int64)
     turn[own] = np.arange(len(rows)) - (np.cumsum(count) - count)[user[own]]
-    first = turn < np.ceil(share * count - 1e-9)[user] if len(rows) else np.zeros(0, np.bool_)
+    first = turn < np.floor(share * count + 0.5 + 1e-9)[user] if len(rows) else np.zeros(0, np.bool_)
     return rows[first], rows[~first]
 
 

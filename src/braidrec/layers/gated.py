@@ -45,23 +45,34 @@ def _stretched(values: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """x + Attention(LN x), x + FFN(LN x); heads have a width of their own, so they need not divide ``dim``."""
+    """x + Attention(LN x), x + FFN(LN x); heads have a width of their own, so they need not divide ``dim``.
+
+    Heads stand in front of all rows throughout, as products then read and write what they need without a copy.
+    """
 
     def __init__(self, dim: int, heads: int, head_width: int):
         super().__init__()
         self.heads, self.scale = heads, head_width**-0.5
         self.before_attention, self.before_rest = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.inward = nn.Linear(dim, 3 * heads * head_width, bias=False)
-        self.outward = nn.Linear(heads * head_width, dim)
-        self.rest = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        initialise(self)
+        self.query, self.key, self.value = (nn.Parameter(torch.empty(heads, dim, head_width)) for _ in range(3))
+        self.out, self.bias = nn.Parameter(torch.empty(heads, head_width, dim)), nn.Parameter(torch.zeros(dim))
+        for stack in (self.query, self.key, self.value, self.out):
+            for matrix in stack:
+                nn.init.xavier_normal_(matrix)
+        self.rest = initialise(nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)))
 
     def forward(self, members: Tensor, favour: Tensor | None) -> Tensor:
         """members (n, F, d), favour (n, F) added to every query's logits of a member -> (n, F, d)."""
-        query, key, value = self.inward(self.before_attention(members)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        logits = (query * self.scale) @ key.transpose(2, 3)  # (n, heads, F, F)
-        weights = (logits if favour is None else logits + favour[:, None, None]).softmax(dim=3)
-        members = members + self.outward((weights @ value).transpose(1, 2).flatten(2))
+        count, size, _ = members.shape
+        rows = self.before_attention(members).flatten(0, 1)
+        query, key, value = (
+            torch.matmul(rows, weight).view(self.heads * count, size, -1)
+            for weight in (self.query * self.scale, self.key, self.value)
+        )
+        logits = (query @ key.transpose(1, 2)).view(self.heads, count, size, size)
+        weights = (logits if favour is None else logits + favour[:, None]).softmax(dim=3)
+        mixed = (weights.flatten(0, 1) @ value).view(self.heads, count * size, -1)
+        members = members + ((mixed @ self.out).sum(dim=0) + self.bias).view_as(members)
         out: Tensor = members + self.rest(self.before_rest(members))
         return out
 
