@@ -70,8 +70,8 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
     return plain_table(title, ("what", "measured", "against", "ratio"), rows)
 
 
-# The planted worlds of the parts.  That for long histories has 1,333 events a user, that for sequences the sizes of Amazon's Prime
-# Pantry, that for graphs MovieLens-1M's.
+# The planted worlds of the parts.  That for long histories has 1,333 events a user, that for sequences the sizes of Amazon's
+# Prime Pantry, that for graphs MovieLens-1M's.
 _WORLDS: Mapping[str, tuple[PlantedConfig, PrepareSettings]] = {
     "": (PlantedConfig(interactions=400_000, users=6000, items=4000), PrepareSettings()),
     "long": (PlantedConfig(interactions=400_000, users=300, items=4000), PrepareSettings()),
