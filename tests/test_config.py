@@ -103,12 +103,12 @@ def test_misspelt_settings_of_preparing_are_refused(kind: type[Strict]) -> None:
         ({"backbone": "dinn"}, "unknown backbone 'dinn' (did you mean 'din'?)"),
         ({"task": "rankin"}, "unknown task 'rankin' (did you mean 'ranking'?)"),
         ({"task": "ranking", "backbone": "sasrec"}, "the task 'ranking' has no backbone 'sasrec'"),
-        ({"enhance": "disko"}, "'enhance' = 'disko': backbone 'din' can be enhanced by disco (did you mean 'disco'?)"),
+        ({"enhance": "disko"}, "'enhance' = 'disko': backbone 'din' can be enhanced by disco, edk (did you mean 'disco'?)"),
         ({"enhance": ["disco", "disco"]}, "'disco' stands there twice"),
         ({"enhance": "disco", "model": {"disco": {"intra": 1}}}, "unknown key 'disco.intra' (did you mean 'inter'?)"),
         ({"model": {"disco": {"inter": False}}}, "'disco' has settings but is not chosen; choose enhance = 'disco'"),
         ({"enhance": "disco", "model": {"enhance": {"name": "edk"}}}, "'enhance.name' = 'edk', but the enhance is 'disco'"),
-        ({"enhance": "pad"}, "backbone 'din' can be enhanced by disco; it goes with sasrec, gru4rec, caser"),
+        ({"enhance": "pad"}, "backbone 'din' can be enhanced by disco, edk; it goes with sasrec, gru4rec, caser"),
         ({"backbone": "sasrec", "enhance": "padd"}, "(did you mean 'pad'?)"),
         (
             {"backbone": "sasrec", "negatives": 3},
@@ -264,7 +264,7 @@ def test_a_run_of_a_task_that_is_not_installed_says_so(tmp_path: Path) -> None:
 
 def test_a_misspelt_enhancer_is_answered_whatever_task_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     small_runs.break_plug_in(monkeypatch, TASKS)
-    with pytest.raises(ConfigError, match=r"'din' can be enhanced by disco \(did you mean 'disco'\?\)"):
+    with pytest.raises(ConfigError, match=r"'din' can be enhanced by disco, edk \(did you mean 'disco'\?\)"):
         request(backbone="din", enhance="discoo")
 
 

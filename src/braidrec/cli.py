@@ -168,6 +168,13 @@ def data_prepare(
     sequences: Annotated[
         str | None, typer.Option(help="What next-item models follow and name: positives (default), or all events.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="One setting of the preparation, such as split.kind=knowledge; may be repeated, and goes above all others.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -178,6 +185,7 @@ def data_prepare(
     yes: Annotated[bool, typer.Option("--yes", help="Replace data that runs were trained on without asking.")] = False,
 ) -> None:
     """Number, order and split a log into a folder that opens instantly."""
+    from braidrec.config import parse_changes
     from braidrec.runs.preparing import prepare
 
     dataset = prepare(
@@ -193,6 +201,7 @@ def data_prepare(
         k_core=k_core,
         ties=ties,
         sequences=sequences,
+        values=parse_changes(changes or ()),
         overwrite=overwrite,
         confirm=_replace(yes),
     )
@@ -678,7 +687,10 @@ def reproduce(
 @app.command()
 def bench(
     parts: Annotated[
-        str | None, typer.Option(help="Some of: memory, data, training, knowledge, tables, sequential, text (by commas).")
+        str | None,
+        typer.Option(
+            help="Some of: memory, data, training, packing, knowledge, tables, sequential, collaborative, text (by commas)."
+        ),
     ] = None,
     prepared: Annotated[Path | None, typer.Option("--data", help="A prepared data set; a planted world when left out.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 5.0,

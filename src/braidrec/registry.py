@@ -39,6 +39,7 @@ class Spec:
     fitted: whether it is fitted at once, so that there is nothing for [training] to set but the machine's keys
     unread: keys of its task's [model] that say nothing to it, so that setting one is an error
     informed: what it sets, besides, in every preset where the run has a knowledge base
+    parts: of the split that it needs besides training, validation and test
     tried: settings worth trying where a log chooses among models by validation (`braidrec choose`)
 
     A preset that is not in ``presets`` (or ``training``) means ``authors``, and without that the defaults.
@@ -58,6 +59,7 @@ class Spec:
     unread: Sequence[str] = ()
     informed: Values = field(default_factory=dict)
     tried: Sequence[Values] = ()
+    parts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for values in (*filter(None, (self.informed,)), *self.tried):

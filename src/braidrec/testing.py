@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from braidrec.config import RunConfig, RunRequest, resolve
-from braidrec.data.dataset import Dataset
+from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.errors import ConfigError
 from braidrec.files import sha256
@@ -79,7 +79,7 @@ def check_task(task: TaskSpec, *, model: Mapping[str, Any] | None = None) -> Non
 @own_randomness()
 def _check(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[str, Any] | None) -> None:
     with tempfile.TemporaryDirectory(prefix="braidrec-check-") as name:
-        folder, dataset = Path(name), _dataset()
+        folder, dataset = Path(name), _dataset(_splits(task, backbone, enhance))
         _check_presets(task, backbone, enhance)
         config = _config(task, backbone, enhance, model, folder)
         what = f"{config.title} ({task})"
@@ -104,9 +104,16 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="braidrec-check-world-"))
 
 
+def _splits(task: str, backbone: str, enhance: tuple[str, ...]) -> str:
+    """The kind of split that has the parts which its models need."""
+    specs = (TASKS[task].spec(backbone), *(TASKS[task].methods[name] for name in enhance))
+    return "knowledge" if any(spec.parts for spec in specs) else "temporal"
+
+
 @cache
-def _dataset() -> Dataset:
-    return Dataset.prepare(planted_world(_WORLD).tables, _folder() / "world")
+def _dataset(split: str = "temporal") -> Dataset:
+    settings = PrepareSettings.model_validate({"split": {"kind": split}})
+    return Dataset.prepare(planted_world(_WORLD).tables, _folder() / f"world-{split}", settings)
 
 
 @cache
@@ -122,7 +129,7 @@ def _config(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[s
         model = {"dim": _DIM} if sized else {}
     fitted = spec.spec(backbone).fitted
     request = RunRequest(
-        data=str(_dataset().path),
+        data=str(_dataset(_splits(task, backbone, enhance)).path),
         knowledge=(_knowledge(),),
         task=task,
         backbone=backbone,

@@ -7,6 +7,7 @@ training part, or stands before an event of it, must not change by one bit; wher
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import RecentHistory, SemanticHistory, build_semantic_slots
 from braidrec.data.log import InteractionLog
+from braidrec.data.negatives import NegativeSampler
 from braidrec.data.popularity import frequency_buckets, training_counts
 from braidrec.data.schema import Field, Schema
 from braidrec.data.sequences import SequenceBatches
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.evaluation.baselines import RankingLog, item_mean
+from braidrec.ranking.scoring import negative_sampler
 
 SCHEMA = Schema(
     user="user",
@@ -99,9 +102,19 @@ def training_world(data: Dataset, folder: Path) -> Iterator[tuple[str, Any]]:
     batch = sequences.cut(np.arange(sequences.num_windows))
     yield "sequences", torch.cat([batch.items, batch.targets], dim=1).numpy()
     split = data.split
+    negatives = training_negatives(data)
+    samples = torch.from_numpy(np.tile(train, 20))
+    yield "negatives", negatives.draw(samples, torch.arange(len(samples)), torch.ones_like(samples), 0).numpy()
     early = RankingLog(data.log.user, data.log.item, data.log.label, train, train, train)
     yield "item means", item_mean(early).valid
     assert split["valid"][0] == len(train) == BORDER
+
+
+def training_negatives(data: Dataset) -> NegativeSampler:
+    positive = replace(data, log=replace(data.log, label=np.ones_like(data.log.label)))
+    found = negative_sampler(positive, 2, 1, training=True)
+    assert found is not None
+    return found
 
 
 def similar(data: Dataset, folder: Path) -> SemanticHistory:
@@ -226,3 +239,9 @@ def test_a_copy_in_a_sequence_is_caught(tmp_path: Path, monkeypatch: pytest.Monk
     assert not repeated(tmp_path / "on")
     monkeypatch.setattr("braidrec.data.dataset.followed_positions", lambda log, settings: np.flatnonzero(log.label > 0))
     assert repeated(tmp_path / "off")
+
+
+def test_negatives_that_keep_off_the_future_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = NegativeSampler.__init__
+    monkeypatch.setattr(NegativeSampler, "__init__", lambda self, *given: real(self, *given[:4]))
+    assert "negatives" in leaks(tmp_path)

@@ -22,7 +22,7 @@ from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.features import Bag, Features, Scaling
 from braidrec.data.history import RecentHistory
 from braidrec.data.log import InteractionLog
-from braidrec.data.rates import CausalRates, RateScale, rate_fields, said_of_rates
+from braidrec.data.rates import CausalRates, RateScale, UserRates, rate_fields, said_of_rates
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
@@ -213,18 +213,26 @@ def test_a_scale_comes_back_from_json_and_serves_a_log_that_went_on() -> None:
 
 @given(events_lists, st.data())
 @settings(deadline=None, max_examples=60)
-def test_events_that_come_are_added_one_by_one(events: list[Event], data: st.DataObject) -> None:
-    """The same as from the whole log, whether a user was asked for before or not."""
-    moment = data.draw(st.integers(1, len(events)))
-    first = CausalRates(log_of(events[:moment]), features(moment), np.arange(moment))
-    live, items = first.going_on(), np.arange(ITEMS + 1, dtype=np.int32)
-    for user in (0, 1, 2):
-        np.testing.assert_allclose(live.now(user, items), first.now(user, items), atol=1e-5)
-    for user, item, rating in events[moment:]:
-        live.add(user, item, rating, float(rating > 3))
-    whole = CausalRates(log_of(events), features(len(events)), first.scale)
-    for user in range(USERS + 1):
-        np.testing.assert_allclose(live.now(user, items), whole.now(user, items), atol=1e-5)
+def test_events_of_a_user_are_added_without_the_log(events: list[Event], data: st.DataObject) -> None:
+    """The same as from the log that holds them: a user's later events, on items each once, and somebody new's first ones."""
+    catalogue = features(len(events))
+    first = CausalRates(log_of(events), catalogue, np.arange(len(events)))
+    user = data.draw(st.integers(1, USERS))
+    items = data.draw(st.lists(st.integers(1, ITEMS), unique=True, min_size=1))
+    ratings = data.draw(st.lists(st.integers(1, 5), min_size=len(items), max_size=len(items)))
+    both = np.array([(rating, rating > 3) for rating in ratings], np.float64)
+    values = [field.values(catalogue.item_fields[items], [catalogue.bags[0].rows[items]]) for field in first.fields]
+    later = [*events, *((user, item, rating) for item, rating in zip(items, ratings, strict=True))]
+    whole = CausalRates(log_of(later), features(len(later)), first.scale)
+    means, numbers = first.items_now[items], catalogue.item_numbers[items]
+    found = first.user(user).then(both, means, numbers, values)
+    np.testing.assert_allclose(found.vector(first.prior), whole.user_now(user), atol=1e-5)
+    nobody = UserRates.of_nobody(first.scale)
+    np.testing.assert_array_equal(nobody.vector(first.prior), first.user_now(0))
+    new = nobody.then(both, means, numbers, values)
+    assert (new.count, new.values[0][:, 2].sum()) == (len(items), sum(KIND[item] > 0 for item in items))
+    if not first.user(user).count:
+        np.testing.assert_array_equal(new.vector(first.prior), found.vector(first.prior))
 
 
 # In a data set ---------------------------------------------------------------------------------------------------------

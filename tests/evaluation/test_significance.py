@@ -10,7 +10,7 @@ from braidrec.errors import DataError
 from braidrec.evaluation import bootstrap
 from braidrec.evaluation.metrics import auc, log_loss
 from braidrec.evaluation.retrieval_report import gains
-from braidrec.evaluation.significance import holm, paired_gain_test, paired_rank_test, paired_test
+from braidrec.evaluation.significance import holm, over_seeds, paired_gain_test, paired_rank_test, paired_test
 
 
 def world(
@@ -233,3 +233,59 @@ def test_bad_ranks_are_refused() -> None:
         paired_rank_test(user, a - 1, b - 1)
     with pytest.raises(DataError, match="users has shape"):
         paired_rank_test(user[1:], a, b)
+
+
+# -- seeds as a sample ------------------------------------------------------------------------------------------------------
+
+WIDTH = 2 * stats.norm.ppf(0.975)  # of a 95 % interval, in standard errors
+
+
+def test_without_luck_of_users_it_is_the_t_test_over_seeds() -> None:
+    gaps = [0.004, 0.002, 0.003]
+    found = over_seeds(0.003, gaps, 0.003, 0.003, 1_000)
+    expected = stats.ttest_1samp(gaps, 0.0)
+    assert found is not None
+    assert (found.p_value, found.degrees) == (pytest.approx(expected.pvalue), pytest.approx(2))
+    assert (found.low, found.high) == tuple(map(pytest.approx, expected.confidence_interval(0.95)))
+
+
+def test_without_luck_of_seeds_it_is_that_of_users() -> None:
+    error = 0.001
+    found = over_seeds(0.003, [0.003] * 3, 0.003 - error * WIDTH / 2, 0.003 + error * WIDTH / 2, 6_001)
+    assert found is not None
+    assert (found.error, found.degrees) == (pytest.approx(error), pytest.approx(6_000))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(3, 6_000))
+
+
+def test_both_kinds_of_luck_add_up() -> None:
+    """By hand: users' error .001; seeds' variance 1e-6 over 2 seeds; 1.5e-6 in all, degrees 2.25 / (1/100 + .25/1)."""
+    found = over_seeds(
+        0.001,
+        [0.001 + 5e-4**0.5 * 1e-3**0.5, 0.001 - 5e-4**0.5 * 1e-3**0.5],
+        0.001 - 0.0005 * WIDTH,
+        0.001 + 0.0005 * WIDTH,
+        101,
+    )
+    assert found is not None
+    assert found.error == pytest.approx(1.5e-6**0.5)
+    assert found.degrees == pytest.approx(2.25 / 0.26)
+    assert (
+        found.high - 0.001 == pytest.approx(0.001 - found.low) == pytest.approx(stats.t.ppf(0.975, 2.25 / 0.26) * 1.5e-6**0.5)
+    )
+
+
+def test_one_seed_says_nothing_of_others_and_no_luck_at_all_is_no_test() -> None:
+    assert over_seeds(0.01, [0.01], 0.0, 0.02, 100) is None
+    assert [over_seeds(gap, [gap] * 2, gap, gap, 100).p_value for gap in (0.0, 0.5)] == [1.0, 0.0]  # type: ignore[union-attr]
+
+
+def test_it_is_calibrated_where_users_and_seeds_are_drawn() -> None:
+    """2,000 worlds without a difference, seeds' effects as large as users': about 5 % of p are below .05."""
+    rng = np.random.default_rng(0)
+    below = 0
+    for _ in range(2_000):
+        users, seeds = rng.normal(0, 0.01), rng.normal(0, 0.01 * 3**0.5, 3)
+        gaps = users + seeds
+        found = over_seeds(float(gaps.mean()), list(gaps), gaps.mean() - 0.005 * WIDTH, gaps.mean() + 0.005 * WIDTH, 1_000)
+        below += found is not None and found.p_value < 0.05
+    assert 0.03 < below / 2_000 < 0.07

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import toy_tables
 import small_runs
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError
-from braidrec.experiments import cells, disco
+from braidrec.evaluation.significance import over_seeds
+from braidrec.experiments import cells, disco, reproduce
 from braidrec.experiments.cells import Row, Workshop, command, make_cell, paired_tests, summary, train_row
+from braidrec.experiments.experiment import Experiment
 from braidrec.files import read_json, write_json
 
 PLAIN = Row("din", "planted", "din", model=small_runs.MODEL, training=small_runs.TRAINING, seeds=(1, 2), published=(0.8, 0.5))
@@ -126,14 +127,45 @@ def test_tests_outlive_the_runs_they_were_made_from(shop: Workshop) -> None:
     assert "against" in summary(rows, shop, earlier=[before])["rows"][1]
 
 
-def test_the_committed_table_is_what_its_cells_and_its_own_tests_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["table2", "statistics", "cold", "ablations"])
+def test_the_committed_tables_are_what_their_cells_and_their_own_tests_say(name: str, tmp_path: Path) -> None:
     results = Path(__file__).parents[2] / "results"
-    committed = read_json(results / "disco-ml-1m.json", RunError)
-    nowhere = {row.data: tmp_path / "none" for row in disco.all_rows()}
+    committed = read_json(results / f"disco-{name}-ml-1m.json", RunError)
+    [experiment] = (each for each in disco.EXPERIMENTS if each.id == f"disco/{name}")
+    rows = experiment.table("ml-1m")
+    nowhere = {row.data: tmp_path / "none" for row in rows}
     shop = Workshop(nowhere, nowhere, tmp_path / "none", results / "disco-ml-1m")
-    found = json.loads(json.dumps(summary(disco.all_rows(), shop, earlier=[committed])))
+    found = json.loads(json.dumps(summary(rows, shop, earlier=[committed], reference=experiment.over(rows))))
     assert found["rows"] == committed["rows"]
     assert found["not_run"] == committed["not_run"]
+
+
+def test_tests_of_a_named_family_are_corrected_among_themselves_and_say_what_other_seeds_would(shop: Workshop) -> None:
+    for row, seed in ((PLAIN, 1), (PLAIN, 2), (DISCO, 1), (DISCO, 2)):
+        make_cell(row, seed, shop)
+    named, lone = replace(DISCO, family="patterns"), replace(DISCO, seeds=(1,), family="patterns")
+    [before] = paired_tests(json.loads(json.dumps(summary([PLAIN, DISCO], shop)))["rows"][1])
+    assert "family" not in before
+
+    table = json.loads(json.dumps(summary([PLAIN, named], shop)))
+    [test] = paired_tests(table["rows"][1])
+    assert before == {key: value for key, value in test.items() if key not in ("family", "over_seeds")}
+    assert test["family"] == "patterns"
+    expected = over_seeds(*(test[key] for key in ("difference", "per_seed", "low", "high", "clusters")))
+    assert test["over_seeds"] == {**asdict(expected), "p_holm": expected.p_value, "holm_over": 1}  # type: ignore[arg-type]
+    [single] = paired_tests(summary([PLAIN, lone], shop)["rows"][1])
+    assert single["over_seeds"] is None
+
+    # kept where the runs are gone, whichever table wants the test
+    gone = replace(shop, runs=shop.runs / "moved")
+    for row, kept in ((DISCO, before), (named, test)):
+        for earlier in (table, {"rows": [table["rows"][0], {**table["rows"][1], "against": [before]}]}):
+            assert paired_tests(summary([PLAIN, row], gone, earlier=[earlier])["rows"][1]) == [kept]
+    others = [replace(DISCO, name=f"{number}", seeds=(1,), family="a") for number in (1, 2)]
+    for row in others:
+        make_cell(row, 1, shop)
+    tests = [paired_tests(entry)[0] for entry in summary([PLAIN, DISCO, *others], shop)["rows"][1:]]
+    assert [each["holm_over"] for each in tests] == [1, 2, 2]
 
 
 # -- next items -------------------------------------------------------------------------------------------------------------
@@ -324,21 +356,18 @@ def test_the_rows_of_the_paper_s_tables_are_complete_and_can_be_resolved() -> No
         assert resolve(read_request(None, plain | parse_changes([each.strip() for each in given])), row.name) == config
 
 
-def test_the_module_makes_what_was_asked_for_and_writes_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_makes_what_was_asked_for_and_writes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "planted").symlink_to(small_runs.dataset().path)
-    (tmp_path / "knowledge").mkdir()
-    (tmp_path / "knowledge" / "ml-1m").symlink_to(small_runs.knowledge())
-    monkeypatch.setattr(disco, "all_rows", lambda: [PLAIN, replace(PLAIN, name="other")])
-    folders = [part for name in ("prepared", "knowledge", "runs", "results") for part in (f"--{name}", str(tmp_path / name))]
-    monkeypatch.setattr(sys, "argv", ["disco", *folders, "--only", "din", "--minutes", "5"])
-    disco.main()
-    assert "din s2 done" in capsys.readouterr().err
-    found = read_json(tmp_path / "results.json", RunError)
+    pool = {"din": PLAIN, "other": replace(PLAIN, name="other")}
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "disco/made", Experiment("disco/made", "made", {"ml-1m": pool}, tuple(pool)))
+    folders = {name: tmp_path / name for name in ("prepared", "knowledge", "runs", "results")}
+    lines: list[str] = []
+    reproduce.reproduce("disco/made", **folders, only="din", minutes=5, tell=lines.append)
+    assert any(line.startswith("[2/2] din s2 is done") for line in lines)
+    found = read_json(tmp_path / "results" / "disco-made-ml-1m.json", RunError)
     assert found["not_run"] == ["other s1", "other s2"]
     assert len(found["rows"]) == 1
-    monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "0"])
-    disco.main()
-    assert "done" not in capsys.readouterr().err
+    lines.clear()
+    reproduce.reproduce("disco/made", **folders, only="din", minutes=0, tell=lines.append)
+    assert not any("done" in line for line in lines)

@@ -21,6 +21,7 @@ from braidrec.ranking.backbones.deepfm import DeepFM, DeepFMConfig
 from braidrec.ranking.backbones.din import DIN, DINConfig
 from braidrec.ranking.backbones.lr import LR, LRConfig
 from braidrec.ranking.contracts import BehaviourInput, MeanHistory, RankingInput, Sizes
+from braidrec.ranking.ranker import Ranker
 
 SIZES = Sizes(num_fields=4, num_extras=0, num_item_fields=2, dim=DIM)
 EXTRA = replace(SIZES, num_extras=3)
@@ -41,6 +42,12 @@ def behaviours() -> BehaviourInput:
     signals = torch.randint(1, 6, (5, 6), generator=torch.Generator().manual_seed(4)) * mask
     items = noise(7, 2, DIM, seed=5).index_fill(0, torch.tensor([0]), 0.0)
     return BehaviourInput(items[[3, 1, 6, 2, 2]], items, PerSample(index, mask, signals, 5), ranker("dcn v1", "plain").embed)
+
+
+def aware_of(model: Ranker, scale: float = 1.0) -> Tensor:
+    """(5, F, F + 1, d_f) for the needs of a backbone beside two extras; of width 0 where it needs none."""
+    fields = model.embed.num_fields
+    return scale * noise(5, fields, fields + 1, model.backbone.needs.field_aware, seed=6)
 
 
 def size(module: nn.Module) -> int:
@@ -215,7 +222,9 @@ def test_the_linear_term_ignores_extras() -> None:
 def test_gradients_flow_into_the_extras(name: str) -> None:
     model = ranker(name, "mean")
     extras = noise(5, 2, DIM).requires_grad_()
-    given = RankingInput(noise(5, model.embed.num_fields, DIM), extras, noise(5, model.embed.num_fields), behaviours())
+    given = RankingInput(
+        noise(5, model.embed.num_fields, DIM), extras, noise(5, model.embed.num_fields), behaviours(), aware_of(model)
+    )
     model.backbone(given).sum().backward()
     assert extras.grad is not None
     assert (extras.grad.abs().sum(dim=(0, 2)) > 0).all()
@@ -229,6 +238,7 @@ def test_finite_at_scale_ten(name: str) -> None:
         10 * noise(5, 2, DIM, seed=1),
         noise(5, model.embed.num_fields),
         behaviours(),
+        aware_of(model, 10),
     )
     assert model.backbone(given).isfinite().all()
 

@@ -17,7 +17,6 @@ from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.errors import ConfigError
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK
-from braidrec.ranking.backbones.din import DIN
 from braidrec.ranking.build import build_model, build_ranker, material_of
 from braidrec.ranking.contracts import Material, MeanHistory, RankingModel
 from braidrec.ranking.methods.disco import DisCo
@@ -27,6 +26,7 @@ from braidrec.strict import Strict
 from braidrec.training.step import Step
 
 BACKBONES = tuple(TASK.backbones)
+OWN_HISTORY = ("dien", "din", "sdim")  # those that read it themselves
 
 
 def configured(backbone: str, enhance: str | None = None, preset: str = "ours", /, **changes: Any) -> RunConfig:
@@ -47,7 +47,7 @@ def build(backbone: str, enhance: str | None = None, preset: str = "ours", /, **
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_plain_models(backbone: str, preset: str) -> None:
     model = build(backbone, None, preset)
-    with_mean = backbone not in ("din", "lr") and preset != "textbook"  # DIN reads the history itself, LR none
+    with_mean = backbone not in (*OWN_HISTORY, "lr") and preset != "textbook"  # LR reads none
     assert [type(source) for source in model.sources] == ([MeanHistory] if with_mean else [])
     assert model(batch(6)).shape == (6,)
 
@@ -56,11 +56,11 @@ def test_plain_models(backbone: str, preset: str) -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_enhanced_models(backbone: str, preset: str) -> None:
     model = build(backbone, "disco", preset)
-    keeps_mean = preset == "ours" and backbone != "din"
+    keeps_mean = preset == "ours" and backbone not in OWN_HISTORY
     assert [type(source) for source in model.sources] == ([DisCo, MeanHistory] if keeps_mean else [DisCo])
     assert model(batch(6)).shape == (6,)
-    if isinstance(model.backbone, DIN):
-        assert model.backbone.needs.history == (preset != "authors")  # whose patterns replace DIN's own history
+    if backbone in OWN_HISTORY:
+        assert model.backbone.needs.history == (preset != "authors")  # whose patterns replace a history of one's own
 
 
 def test_linear_weights_only_where_they_are_read() -> None:

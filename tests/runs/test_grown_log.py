@@ -19,7 +19,7 @@ import sequence_runs
 import small_runs
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.events import event_keys, holds, sample_of
-from braidrec.data.rates import CausalRates
+from braidrec.data.rates import CausalRates, UserRates
 from braidrec.data.settings import SplitConfig
 from braidrec.data.statistics import CausalStatistics
 from braidrec.data.tables import Tables
@@ -259,6 +259,19 @@ def test_rates_go_on_with_the_longer_log() -> None:
     row = log.user_rows[USER]
     np.testing.assert_allclose(grown.model.past(row).user.rates, wanted.user_now(row))
     assert found.scale.to_json() == rates.scale.to_json()
+
+
+def test_items_that_somebody_liked_since_count_in_their_rates() -> None:
+    run = RUNS["rates"]()
+    rates = run.dataset.with_rates().rates
+    assert rates is not None
+    item, best = 5, rates.scale.most
+    for user in (None, run.dataset.user_rows[USER]):
+        past = UserRates.of_nobody(rates.scale) if user is None else rates.user(user)
+        found = run.model.past(user, [item]).user.rates[:4].numpy()
+        own = (past.sums[:2] + best + 5 * rates.prior) / (past.count + 1 + 5)
+        surprise = (past.sums[2:4] + best - rates.items_now[item]) / (past.count + 1 + 5)
+        np.testing.assert_allclose(found, [*own, *surprise], atol=1e-5)
 
 
 def test_what_is_next_goes_on_from_the_longer_log(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from braidrec.data.batches import RankingBatch
 from braidrec.data.history import History, SharedHistory
-from braidrec.data.rates import RateScale
+from braidrec.data.rates import RateScale, UserRates
 from braidrec.data.statistics import joined
 
 if TYPE_CHECKING:
@@ -94,6 +96,20 @@ class Candidates:
         """Somebody new, known without the data set."""
         return self.nobody
 
+    def liked(self, past: UserRates, items: Tensor) -> UserRates:
+        """The rates of a user who, after ``past``, gave ``items`` (n,) the highest rating, by what is known of these now."""
+        assert self.scale is not None
+        assert self.item_rates is not None
+        chosen = items.numpy()
+        both = np.broadcast_to(self.scale.most, (len(chosen), 2))
+        return past.then(both, self.item_rates.numpy()[chosen], self.item_numbers.numpy()[chosen], self._values(chosen))
+
+    def _values(self, items: NDArray[np.int32]) -> list[NDArray[np.int64]]:
+        """(n, M) of each field that is rated."""
+        assert self.scale is not None
+        fields, bags = self.item_fields.numpy()[items], [bag.numpy()[items] for bag in self.item_bags]
+        return [field.values(fields, bags) for field in self.scale.fields]
+
     def batch(self, user: UserSide, items: Tensor, history: History | SharedHistory) -> RankingBatch:
         """``items`` (B,) as candidates for one user now; ``history`` (1, K), (B, K), or shared.  Context fields are unknown."""
         count = len(items)
@@ -110,10 +126,8 @@ class Candidates:
         if self.item_rates is not None and self.scale is not None:
             assert user.rates is not None, "a user side taken without the rates that these candidates have"
             chosen = items.numpy()
-            fields, bags = self.item_fields.numpy()[chosen], [bag.numpy()[chosen] for bag in self.item_bags]
-            values = [field.values(fields, bags) for field in self.scale.fields]
             own = self.item_numbers.numpy()[chosen]
-            rates = self.scale.rows(self.item_rates.numpy()[chosen], values, own, user.rates.numpy())
+            rates = self.scale.rows(self.item_rates.numpy()[chosen], self._values(chosen), own, user.rates.numpy())
             numbers.append(torch.from_numpy(rates))
         return RankingBatch(
             position=torch.full((count,), -1),

@@ -492,10 +492,10 @@ class _Preparation:
         return events
 
     def _features(self) -> Features:
-        """Fit every field on the training rows (or the whole log) and look all catalogue rows up in it."""
+        """Fit every field on the rows that may be learned from (or the whole log) and look all catalogue rows up in it."""
         schema, log = self.schema, self.log
         all_rows = self.settings.vocabulary == "all"
-        source = np.arange(len(log)) if all_rows else self.split["train"]
+        source = np.arange(len(log)) if all_rows else self.split.learned
         owners: tuple[tuple[Owner, tuple[Field, ...], pl.DataFrame, NDArray[Any]], ...] = (
             ("user", (Field(name=schema.user), *schema.user_fields), self.users, log.user[source] - 1),
             ("item", (Field(name=schema.item), *schema.item_fields), self.items, log.item[source] - 1),
@@ -588,6 +588,8 @@ class _Preparation:
             yield f"the ready-made parts in column '{self.schema.part}' are not used: split.kind = '{kind}'"
         yield from self._notes_on_ties()
         yield from self._notes_on_parts()
+        if kind == "knowledge":
+            yield from self._notes_on_knowledge()
         negatives = int((self.log.label == 0).sum())
         if negatives and self.settings.sequences == "positives" and kind in LEAVE:
             least, liked = 2 * self.settings.split.held_out + 1, np.bincount(self.log.user[self.log.label > 0])
@@ -657,6 +659,22 @@ class _Preparation:
             if split.kind == "given":
                 why = "they are history alone, as they are given"
             yield f"{int(outside.sum()):,} of {len(log):,} events{whole} are in no part: {why}"
+
+    def _notes_on_knowledge(self) -> Iterator[str]:
+        """What of each later part the old events have not seen."""
+        log, split = self.log, self.split
+        said = []
+        for part in ("knowledge_valid", "train", "valid", "test"):
+            unseen = [~np.isin(ids[split[part]], ids[split["knowledge"]]) for ids in (log.user, log.item)]
+            users, items = (f"{share.mean():.1%}" for share in unseen)
+            said.append(f"'{part}' {users} by user, {items} by item")
+        yield f"rows whose id 'knowledge' has not seen: {'; '.join(said)}"
+        if self.schema.timestamp is not None and not self.settings.split.per_user:
+            old, held = (
+                int(min(log.timestamp[split[part]].min() for part in parts)) for parts in (("train",), ("valid", "test"))
+            )
+            first, second = (f"{np.datetime64(moment, 's')}Z" for moment in (old, held))
+            yield f"'knowledge' is before {first}, 'train' before {second}"
 
     def _cardinality(self, entry: Vocabulary) -> int:
         """Distinct raw values over the whole log, whatever the vocabulary was fitted on."""

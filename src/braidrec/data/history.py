@@ -114,8 +114,16 @@ class SharedHistory:
         return slots[places] * mask
 
     @cached_property
-    def _gather(self) -> tuple[Tensor, Tensor]:
-        """(B, K) each: slots, 0 where padded, and whether there is one."""
+    def windows(self) -> Windows:
+        """Rows that begin at one event share a window, which ends with the latest of them."""
+        begin, end = self._bounds
+        first, of = begin.unique(return_inverse=True)
+        longest = torch.zeros_like(first).scatter_reduce(0, of, end - begin, "amax")
+        return Windows(first, longest, of)
+
+    @cached_property
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """(B,) each: the first of the `slots` that a row reads, and the one behind its last."""
         begins, ends, base = [], [], 0
         for run in self.runs:
             windows, width = run.items.shape
@@ -123,10 +131,28 @@ class SharedHistory:
             begins.append((at + run.first).flatten())
             ends.append((at + run.last).flatten())
             base += windows * width
-        begin, end = (torch.cat(parts)[self.place][:, None] for parts in (begins, ends))
+        return torch.cat(begins)[self.place], torch.cat(ends)[self.place]
+
+    @cached_property
+    def _gather(self) -> tuple[Tensor, Tensor]:
+        """(B, K) each: slots, 0 where padded, and whether there is one."""
+        begin, end = (bound[:, None] for bound in self._bounds)
         places = begin + torch.arange(self.length, device=begin.device)
         mask = places < end
         return places * mask, mask
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The W distinct histories of a batch of shared ones, each read by rows that take all of it or only its beginning.
+
+    begin (W,) int64: among the `SharedHistory.slots`    length (W,) int64: of the longest
+    of (B,) int64: which each row reads
+    """
+
+    begin: Tensor
+    length: Tensor
+    of: Tensor
 
 
 TARGETS = 32  # that share a window: more read fewer events each, and compare themselves with more that are not theirs

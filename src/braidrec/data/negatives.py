@@ -75,12 +75,19 @@ class OwnItems:
 
 
 class NegativeSampler:
-    """``per_positive`` items that the user meets nowhere in the whole log, beside each positive event."""
+    """``per_positive`` items that the user meets nowhere, beside each positive event.
 
-    def __init__(self, log: InteractionLog, num_items: int, per_positive: int, seed: int):
+    known: positions of the events that count as met, all for None; for training those that it may know, since an item that is
+        never drawn is one that somebody met
+    """
+
+    def __init__(
+        self, log: InteractionLog, num_items: int, per_positive: int, seed: int, known: NDArray[np.int64] | None = None
+    ):
         self.per_positive = per_positive
         self._user, self._item = log.user, log.item
-        self._unmet = UnmetItems(log.user, log.item, num_items, seed)
+        met: NDArray[np.int64] | slice = slice(None) if known is None else known
+        self._unmet = UnmetItems(log.user[met], log.item[met], num_items, seed)
 
     def draw(self, positions: Tensor, samples: Tensor, turn: Tensor, epoch: int) -> Tensor:
         """(B,) int32 candidates: the event's own item where ``turn`` is 0, a drawn one elsewhere."""

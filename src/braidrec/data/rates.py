@@ -32,6 +32,7 @@ from braidrec.data.log import InteractionLog
 ITEM, USER, FIELD, LAST = 10.0, 5.0, 3.0, 1.0  # events that draw a mean to its prior
 RECENT = (5, 20)
 OWN = 4 + 2 * len(RECENT)  # columns of the user alone
+_ARRAYS = ("prior", "mean", "spread", "most")
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.integer[Any]]
@@ -85,13 +86,23 @@ def said_of_rates(fields: Sequence[RateField], features: Features) -> str:
 
 @dataclass(frozen=True)
 class RateScale:
-    """What training fixed: the fields, names (R,) of the columns, prior (2,) rating and label of anybody, mean, spread (R,)."""
+    """What training fixed.
+
+    fields, names (R,) of the columns, mean and spread (R,)    prior, most (2,): rating and label of anybody, and the highest;
+    of a run that was saved before it was kept, the highest is the prior, which says little of whoever gives it
+    """
 
     fields: tuple[RateField, ...]
     names: tuple[str, ...]
     prior: Doubles
     mean: Doubles
     spread: Doubles
+    most: Doubles
+
+    @property
+    def numbers(self) -> int:
+        """Q, of the numeric item fields."""
+        return len(self.names) - 2 - OWN - 2 * len(self.fields)
 
     def rows(self, items: Floats, values: Sequence[NDArray[np.int64]], numbers: Floats, user: Floats) -> Floats:
         """(n, R) of candidates of one user now.
@@ -110,13 +121,54 @@ class RateScale:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        arrays = {name: getattr(self, name).tolist() for name in ("prior", "mean", "spread")}
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         return {"fields": [asdict(field) for field in self.fields], "names": list(self.names), **arrays}
 
     @classmethod
     def of_json(cls, values: Mapping[str, Any]) -> RateScale:
-        arrays = (np.array(values[name], np.float64) for name in ("prior", "mean", "spread"))
+        arrays = (np.array(values.get(name, values["prior"]), np.float64) for name in _ARRAYS)
         return cls(tuple(RateField(**field) for field in values["fields"]), tuple(values["names"]), *arrays)
+
+
+@dataclass(frozen=True)
+class UserRates:
+    """What a user's past adds up to: their rates now are made of it, and events can be added to it without the log.
+
+    count: events    sums (4 + Q,): rating, label, residuals of both, numbers of the items
+    recent (n, 2): residuals of the last ones, oldest first, 20 at most    values: of each field (known + 1, 3), sums and count
+    """
+
+    count: int
+    sums: Doubles
+    recent: Doubles
+    values: tuple[Doubles, ...]
+
+    @classmethod
+    def of_nobody(cls, scale: RateScale) -> UserRates:
+        """Somebody without a past."""
+        values = tuple(np.zeros((field.known + 1, 3)) for field in scale.fields)
+        return cls(0, np.zeros(4 + scale.numbers), np.zeros((0, 2)), values)
+
+    def then(self, both: Doubles, means: Floats, numbers: Floats, values: Sequence[NDArray[np.int64]]) -> UserRates:
+        """With n events more, oldest first: rating and label (n, 2); of their items means (n, 2), numbers, values of fields."""
+        residual, found = both - means, []
+        for own, met in zip(self.values, values, strict=True):
+            event, place = np.nonzero(met)
+            more = own.copy()
+            np.add.at(more, met[event, place], np.column_stack([residual[event], np.ones(len(event))]))
+            found.append(more)
+        sums = self.sums + np.concatenate([both, residual, numbers], axis=1).sum(axis=0)
+        recent = np.concatenate([self.recent, residual])[-max(RECENT) :]
+        return UserRates(self.count + len(both), sums, recent, tuple(found))
+
+    def vector(self, prior: Doubles) -> Floats:
+        """What `RateScale.rows` reads: columns of the user, residuals (known + 1, 2) of each field, means (Q,) of numbers."""
+        parts = [(self.sums[:2] + USER * prior) / (self.count + USER), self.sums[2:4] / (self.count + USER)]
+        for most in RECENT:
+            recent = self.recent[-most:]
+            parts.append(recent.sum(axis=0) / (len(recent) + LAST))
+        parts += [(own[:, :2] / (own[:, 2:] + FIELD)).ravel() for own in self.values]
+        return np.concatenate([*parts, self.sums[4:] / max(self.count, 1)]).astype(np.float32)
 
 
 class CausalRates:
@@ -149,7 +201,12 @@ class CausalRates:
             names = tuple(self._names())
             spread = raw[train].std(axis=0)
             self.scale = RateScale(
-                self.fields, names, self.prior, raw[train].mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
+                self.fields,
+                names,
+                self.prior,
+                raw[train].mean(axis=0),
+                np.where(spread > 1e-9, spread, 1.0),
+                both[train].max(axis=0),
             )
         self._rows = self.scale.scaled(raw)
 
@@ -167,10 +224,6 @@ class CausalRates:
     def now(self, user: int, items: NDArray[np.int32]) -> Floats:
         return self._rows_of(items, self.items_now[items], self.user_now(user))
 
-    def going_on(self) -> LiveRates:
-        """The rates of now, to be kept up with events that come."""
-        return LiveRates(self)
-
     @cached_property
     def items_now(self) -> Floats:
         """(I + 1, 2) means of the items; row 0 is that of any item without a past."""
@@ -178,15 +231,18 @@ class CausalRates:
         return self._item_means(items, np.full(len(items), len(self._log))).astype(np.float32)
 
     def user_now(self, user: int) -> Floats:
-        """Columns of the user alone; of each field residuals (known + 1, 2) by value, flat; means (Q,) of the numbers."""
-        length = np.array([self._log.history_length[user]])
-        own, means = self._user_part(np.array([user]), length)
-        parts = [own[0]]
+        return self.user(user).vector(self.prior)
+
+    def user(self, row: int) -> UserRates:
+        """A user at the end of the log; 0 is somebody new."""
+        count, first = int(self._log.history_length[row]), int(self._log.start[row]) - 1
+        places, values = np.arange(max(count - max(RECENT), 0), count) + first, []
         for field, running in zip(self.fields, self._of_value, strict=True):
-            values = np.arange(field.known + 1)
-            sums, count = running.before(self._groups(field, np.array([user]), values), np.repeat(length, len(values)))
-            parts.append((sums / (count + FIELD)[:, None]).ravel())
-        return np.concatenate([*parts, means[0]]).astype(np.float32)
+            groups = self._groups(field, np.array([row]), np.arange(field.known + 1))
+            sums, met = running.before(groups, np.full(len(groups), count))
+            values.append(np.column_stack([sums, met]))
+        whole = self._of_user.between(np.array([first]), np.array([first + count]))[0]
+        return UserRates(count, whole, self._of_user.between(places, places + 1)[:, 2:4], tuple(values))
 
     def _rows_of(self, items: Ints, means: Floats, user: Floats) -> Floats:
         values = [own[items] for own in self._values]
@@ -228,72 +284,6 @@ class CausalRates:
             recent = np.minimum(past, most)
             parts.append(self._of_user.between(first + past - recent, first + past)[:, 2:4] / (recent + LAST)[:, None])
         return np.concatenate(parts, axis=1), sums[:, 4:] / np.maximum(count, 1)
-
-
-class LiveRates:
-    """What `CausalRates` says now, event by event: one more costs the values of its item, not the log.
-
-    A user's own sums are taken from the log when they are first asked for.  Row 0, somebody new, stands still.
-    """
-
-    def __init__(self, rates: CausalRates):
-        self._rates, log = rates, rates._log
-        items = np.arange(len(rates._features.item_fields))
-        self._sums, self._counts = rates._of_item.before(items, np.full(len(items), len(log)))
-        self._users: dict[int, _Live] = {}
-
-    def add(self, user: int, item: int, rating: float, label: float) -> None:
-        """An event after all others, of catalogue rows."""
-        rates, own, both = self._rates, self._user(user), np.array([rating, label], np.float64)
-        residual = both - self._mean(np.array([item]))[0]
-        self._sums[item] += both
-        self._counts[item] += 1
-        if user:
-            own.count += 1
-            own.sums += np.concatenate([both, residual, rates._features.item_numbers[item]])
-            own.recent = [*own.recent, residual][-max(RECENT) :]
-            for values, (sums, counts) in zip(rates._values, own.values, strict=True):
-                met = values[item][values[item] > 0]
-                np.add.at(sums, met, residual)
-                np.add.at(counts, met, 1)
-
-    def now(self, user: int, items: NDArray[np.int32]) -> Floats:
-        """As `CausalRates.now` of the log with what was added."""
-        own = self._user(user)
-        parts = [(own.sums[:2] + USER * self._rates.prior) / (own.count + USER), own.sums[2:4] / (own.count + USER)]
-        for most in RECENT:
-            recent = own.recent[-most:]
-            parts.append(np.sum([np.zeros(2), *recent], axis=0) / (len(recent) + LAST))
-        parts += [(sums / (counts + FIELD)[:, None]).ravel() for sums, counts in own.values]
-        vector = np.concatenate([*parts, own.sums[4:] / max(own.count, 1)]).astype(np.float32)
-        return self._rates._rows_of(items, self._mean(items).astype(np.float32), vector)
-
-    def _mean(self, items: Ints) -> Doubles:
-        found: Doubles = (self._sums[items] + ITEM * self._rates.prior) / (self._counts[items] + ITEM)[:, None]
-        return found
-
-    def _user(self, user: int) -> _Live:
-        if user not in self._users:
-            rates, count = self._rates, int(self._rates._log.history_length[user])
-            first = int(rates._log.start[user]) - 1
-            places = np.arange(max(count - max(RECENT), 0), count) + first
-            values = []
-            for field, running in zip(rates.fields, rates._of_value, strict=True):
-                groups = rates._groups(field, np.array([user]), np.arange(field.known + 1))
-                values.append(running.before(groups, np.full(len(groups), count)))
-            sums = rates._of_user.between(np.array([first]), np.array([first + count]))[0]
-            self._users[user] = _Live(count, sums, list(rates._of_user.between(places, places + 1)[:, 2:4]), values)
-        return self._users[user]
-
-
-@dataclass
-class _Live:
-    """Of one user: events, sums (4 + Q,), residuals of the last ones, and per field sums and counts by value."""
-
-    count: int
-    sums: Doubles
-    recent: list[Doubles]
-    values: list[tuple[Doubles, Doubles]]
 
 
 class _Sums:

@@ -19,7 +19,6 @@ from torch import Tensor
 from braidrec.data.followed import followed_positions
 from braidrec.data.log import InteractionLog
 from braidrec.data.negatives import OwnItems, UnmetItems
-from braidrec.data.settings import LEAVE
 from braidrec.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def disliked(dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     if dataset.settings.sequences == "all":
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
     ends = training_ends(own)
-    border = len(log) if dataset.settings.split.kind in LEAVE else training_border(dataset)
+    border = training_border(dataset) if dataset.settings.split.at_one_moment else len(log)
     first = np.full(log.num_users + 1, border)
     held = own.log.rank >= ends[own.log.user]
     np.minimum.at(first, own.log.user[held], positions[held])
@@ -93,7 +92,7 @@ def training_ends(dataset: Dataset) -> NDArray[np.int64]:
         )
     ends = log.history_length.copy()
     ends[0] = 0
-    if cut.kind in ("temporal", "date"):
+    if cut.at_one_moment:
         border = training_border(dataset)
         ends[:] = np.bincount(log.user[:border], minlength=len(ends))
         return ends
@@ -106,7 +105,7 @@ def training_border(dataset: Dataset) -> int:
     """The first position of the log that is no longer training, of a split at a moment in time."""
     if dataset.settings.split.kind == "date":
         return int(np.searchsorted(dataset.log.timestamp, dataset.settings.split.borders[0]))
-    return int(dataset.split["valid"][0])
+    return int(min(dataset.split[part][0] for part in ("valid", "test")))
 
 
 def training_events(log: InteractionLog, ends: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -22,16 +22,20 @@ class SplitConfig(Strict):
     last event is test, the one before it validation.  ``leave_k_out``: likewise with each user's last ``held_out`` and
     as many before them.  ``ratio``: a seeded shuffle, of the whole log or of each user's own events (``per_user``).
     ``given``: ready-made, in the column that `Schema.part` names.
+    ``knowledge``: old events (parts ``knowledge`` and, the last ``knowledge_valid`` of them, ``knowledge_valid``), recent ones
+    (``train``), and the rest, half validation and half test.  At two moments of the whole log, which ``quantiles`` of its rows
+    or ``train_from`` and ``valid_from`` name; or by ``quantiles`` of each user's own events (``per_user``).  ``holdout``: the
+    earlier half of the rest is validation ("time"; each user's own with ``per_user``), or a seeded half is ("random").
 
     ``ratios``: of training, validation and test, for ``temporal`` and ``ratio``; three shares above 0 that add up to 1.
     ``valid_from``, ``test_from``: where validation and test begin, for ``date``: 2024-03-01, 2024-03-01T12:00:00Z, or seconds
     since 1970; UTC where no zone is named.
     ``min_history``: earlier events of its user that a row of a part needs; 5, and 0 where the last events of each user are
-    held out, so that every user with three events counts.  Where the log has neither time nor order, and for ``given``, it
-    counts as 0.
+    held out, so that every user with three events counts, and for ``knowledge``.  Where the log has neither time nor order, and
+    for ``given``, it counts as 0.
     """
 
-    kind: Literal["temporal", "date", "leave_last_two", "leave_k_out", "ratio", "given"] = "temporal"
+    kind: Literal["temporal", "date", "leave_last_two", "leave_k_out", "ratio", "given", "knowledge"] = "temporal"
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
     per_user: bool = False
     min_history: int = Setting(default=5, ge=0, le=MOST)
@@ -41,15 +45,19 @@ class SplitConfig(Strict):
     held_out: int = Setting(default=1, ge=1, le=MOST)
     valid_from: str | None = None
     test_from: str | None = None
+    train_from: str | None = None
+    quantiles: tuple[float, float] = (0.45, 0.875)
+    knowledge_valid: float = Setting(default=0.1, gt=0.0, lt=1.0)
+    holdout: Literal["time", "random"] = "time"
 
     @model_validator(mode="before")
     @classmethod
     def _history_of_its_kind(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("kind") in LEAVE:
+        if isinstance(values, dict) and values.get("kind") in (*LEAVE, "knowledge"):
             return {"min_history": 0} | values
         return values
 
-    @field_validator("valid_from", "test_from", mode="before")
+    @field_validator("valid_from", "test_from", "train_from", mode="before")
     @classmethod
     def _moment(cls, value: Any) -> str | None:
         """Any of the accepted forms as ISO text in UTC."""
@@ -57,10 +65,16 @@ class SplitConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
-        if self.per_user and self.kind != "ratio":
-            raise ValueError(f"per_user belongs to kind = 'ratio', not '{self.kind}'")
+        if self.per_user and self.kind not in ("ratio", "knowledge"):
+            raise ValueError(f"per_user belongs to kind = 'ratio', not '{self.kind}'; it goes with 'knowledge', too")
         if self.held_out != 1 and self.kind != "leave_k_out":
             raise ValueError(f"held_out belongs to kind = 'leave_k_out', not '{self.kind}'")
+        if self.kind == "knowledge":
+            return self._of_knowledge()
+        usual = type(self).model_fields
+        for key in ("train_from", "quantiles", "knowledge_valid", "holdout"):
+            if getattr(self, key) != usual[key].default:
+                raise ValueError(f"{key} belongs to kind = 'knowledge', not '{self.kind}'")
         moments = (self.valid_from, self.test_from)
         if self.kind != "date" and moments != (None, None):
             raise ValueError(f"valid_from and test_from belong to kind = 'date', not '{self.kind}'")
@@ -70,16 +84,40 @@ class SplitConfig(Strict):
             raise ValueError(f"valid_from = {moments[0]} must come before test_from = {moments[1]}")
         return self
 
+    def _of_knowledge(self) -> SplitConfig:
+        moments, (first, second) = (self.train_from, self.valid_from), self.quantiles
+        if not 0 < first < second < 1:
+            raise ValueError(f"quantiles = {self.quantiles}: accepted are two numbers with 0 < first < second < 1")
+        if self.test_from is not None:
+            raise ValueError("test_from belongs to kind = 'date'; of what comes from valid_from on, half is test")
+        if moments == (None, None):
+            return self
+        if None in moments:
+            raise ValueError("kind = 'knowledge' at moments needs both train_from and valid_from, such as 2024-03-01")
+        if self.per_user:
+            raise ValueError("train_from and valid_from are moments of the whole log; with per_user leave them out")
+        if self.quantiles != type(self).model_fields["quantiles"].default:
+            raise ValueError("quantiles and train_from with valid_from say the same thing twice; leave one of them out")
+        if not self.borders[0] < self.borders[1]:
+            raise ValueError(f"train_from = {moments[0]} must come before valid_from = {moments[1]}")
+        return self
+
     @property
     def borders(self) -> tuple[int, int]:
-        """Seconds since 1970 at which validation and test begin, of ``date``."""
-        valid, test = (datetime.fromisoformat(str(moment)) for moment in (self.valid_from, self.test_from))
-        return int(valid.timestamp()), int(test.timestamp())
+        """Seconds since 1970 at which validation and test begin, of ``date``; training and the rest, of ``knowledge``."""
+        named = (self.train_from, self.valid_from) if self.kind == "knowledge" else (self.valid_from, self.test_from)
+        first, second = (datetime.fromisoformat(str(moment)) for moment in named)
+        return int(first.timestamp()), int(second.timestamp())
 
     @property
     def in_order(self) -> bool:
         """Whether training is what came first, of the whole log or of each user's own events."""
-        return self.kind in ("temporal", "date", *LEAVE)
+        return self.kind in ("temporal", "date", "knowledge", *LEAVE)
+
+    @property
+    def at_one_moment(self) -> bool:
+        """Whether training ends at one moment for all users."""
+        return self.kind in ("temporal", "date") or (self.kind == "knowledge" and not self.per_user)
 
     @property
     def by_share(self) -> bool:

@@ -1,8 +1,8 @@
 """Splits are named arrays of event positions; nothing is copied.
 
-``train``, ``valid`` and ``test`` always exist.  A sample needs ``min_history`` earlier events of its user; events before
-that are in no part but still serve as history of later ones (DisCo's protocol, KDD 2024, section 4.1).  Pairs alone, and
-ready-made splits, ask for no history.
+``train``, ``valid`` and ``test`` always exist; the knowledge split has ``knowledge`` and ``knowledge_valid`` before them.  A
+sample needs ``min_history`` earlier events of its user; events before that are in no part but still serve as history of later
+ones (DisCo's protocol, KDD 2024, section 4.1).  Pairs alone, and ready-made splits, ask for no history.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from braidrec.data.settings import LEAVE, SplitConfig
 from braidrec.errors import DataError
 
 Positions = NDArray[np.int64]
+KNOWLEDGE = ("knowledge", "knowledge_valid")  # parts of old events, before those of training
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,18 @@ class Split:
     parts: Mapping[str, Positions]
 
     def __getitem__(self, name: str) -> Positions:
-        if name not in self.parts:
-            raise DataError(f"the split has no part '{name}' (it has: {', '.join(self.parts)})")
-        return self.parts[name]
+        """A part, or several: ``knowledge+train``.  Raises DataError for one that is not there."""
+        names = name.split("+")
+        for each in names:
+            if each not in self.parts:
+                remedy = "; prepare the data with split.kind = 'knowledge'" if each in KNOWLEDGE else ""
+                raise DataError(f"the split has no part '{each}' (it has: {', '.join(self.parts)}){remedy}")
+        return self.parts[name] if len(names) == 1 else np.sort(np.concatenate([self.parts[each] for each in names]))
+
+    @property
+    def learned(self) -> Positions:
+        """All that may be learned from: every part but validation and test."""
+        return self["+".join(name for name in self.parts if name not in ("valid", "test"))]
 
 
 def check_split(config: SplitConfig, schema: Schema) -> None:
@@ -53,10 +63,11 @@ def check_split(config: SplitConfig, schema: Schema) -> None:
             f"split.cold_items needs split.kind = 'temporal', not '{config.kind}': an item can only launch late "
             "where training ends at one moment"
         )
-    if config.kind in ("temporal", "date") and schema.timestamp is None:
+    if config.at_one_moment and schema.timestamp is None:
+        instead = "split.per_user = true" if config.kind == "knowledge" else "split.kind = 'leave_last_two'"
         raise DataError(
             f"split.kind = '{config.kind}' needs a timestamp column: this log only has each user's own order, which says "
-            "nothing about time between users; use split.kind = 'leave_last_two'"
+            f"nothing about time between users; use {instead}"
         )
     if config.kind == "given" and schema.part is None:
         raise DataError(
@@ -74,6 +85,8 @@ def make_split(
     one second may straddle a border.  ``date``: at two moments.  ``leave_last_two``, ``leave_k_out``: each user's last
     ``held_out`` events are test, as many before them validation; whoever has no more than both has all of them in training.
     ``ratio``: a seeded shuffle, cut likewise; per user, each one's own, with at least one event in training.
+    ``knowledge``: see `SplitConfig`; ``quantiles`` of the whole log are moments, so rows of one second stay together, those of
+    a user's own events are rows.
     ``given`` (N,): train, valid or test of each event.  ``ordered``: False for pairs alone, whose ranks mean nothing.
     Raises DataError when a part would be empty.
     """
@@ -90,6 +103,8 @@ def make_split(
             "valid": eligible[(moment >= valid) & (moment < test)],
             "test": eligible[moment >= test],
         }
+    elif config.kind == "knowledge":
+        parts = _old_and_recent(log, eligible, config)
     elif config.kind == "given":
         assert given is not None
         parts = {name: np.flatnonzero(given == name) for name in ("train", "valid", "test")}
@@ -117,7 +132,7 @@ def named_parts(log: InteractionLog, config: SplitConfig, parts: Mapping[str, Po
                 f"the given split leaves no row for '{name}': none of {len(log):,} events is marked so in the column of parts; "
                 'mark some, or choose split.kind = "ratio"'
             )
-        if not len(rows) and config.per_user:
+        if not len(rows) and config.per_user and config.kind == "ratio":
             raise DataError(
                 f"the ratio split leaves no row for '{name}': no user has enough events for a share of {config.ratios} each; "
                 "change split.ratios, or leave split.per_user out"
@@ -139,6 +154,15 @@ def _why_none(log: InteractionLog, config: SplitConfig, part: str) -> str:
             f"split.test_from = {config.test_from}"
         )
         remedies.append("choose moments within that time")
+    elif config.kind == "knowledge" and len(log):
+        if config.per_user:
+            had += f", where split.quantiles = {config.quantiles} of each user's own are old, and recent"
+        else:
+            moments = (log.timestamp.min(), log.timestamp.max(), *_moments(log, config))
+            first, last, old, recent = (f"{np.datetime64(int(moment), 's')}Z" for moment in moments)
+            had += f", from {first} to {last}, where training begins at {old} and the rest at {recent}"
+        remedies += ["choose a larger split.knowledge_valid"] if part == "knowledge_valid" else []
+        remedies.append("choose other split.quantiles" + ("" if config.per_user else ", or train_from and valid_from"))
     elif config.kind in LEAVE:
         least, events = 2 * config.held_out + 1, log.history_length[1:]
         had += f"; {np.count_nonzero(events >= least):,} users have the {least} events that it takes"
@@ -166,6 +190,46 @@ def _by_share_of_each(user: NDArray[np.int32], rows: Positions, config: SplitCon
     turn = np.arange(len(own)) - (np.cumsum(count) - count)[user[own]]
     in_train, in_valid = turn < train[user[own]], turn < valid[user[own]]
     return {name: np.sort(own[at]) for name, at in (("train", in_train), ("valid", in_valid & ~in_train), ("test", ~in_valid))}
+
+
+def _moments(log: InteractionLog, config: SplitConfig) -> tuple[int, int]:
+    """T0 and T1 of a knowledge split of the whole log."""
+    if config.train_from is not None:
+        return config.borders
+    first, second = (int(np.floor(share * len(log) + 1e-9)) for share in config.quantiles)
+    return int(log.timestamp[first]), int(log.timestamp[second])
+
+
+def _old_and_recent(log: InteractionLog, rows: Positions, config: SplitConfig) -> dict[str, Positions]:
+    """The five parts of a knowledge split."""
+    if not len(log):
+        return dict.fromkeys((*KNOWLEDGE, "train", "valid", "test"), rows)
+    user = log.user[rows] if config.per_user else np.zeros(len(rows), np.int32)
+    if config.per_user:
+        place, count = log.rank[rows].astype(np.int64), log.history_length[user]
+        first, second = (np.floor(share * count + 1e-9) for share in config.quantiles)
+    else:
+        place = log.timestamp[rows]
+        first, second = (np.full(len(rows), moment) for moment in _moments(log, config))
+    old, held = place < first, place >= second
+    parts = {"train": rows[~old & ~held]}
+    parts["knowledge"], parts["knowledge_valid"] = _first_share(rows[old], user[old], 1 - config.knowledge_valid)
+    if config.holdout == "random":
+        drawn = np.random.default_rng(config.seed).permutation(rows[held])
+        parts["valid"], parts["test"] = (np.sort(half) for half in np.split(drawn, [len(drawn) // 2]))
+    else:
+        parts["valid"], parts["test"] = _first_share(rows[held], user[held], 0.5)
+    return {name: parts[name] for name in (*KNOWLEDGE, "train", "valid", "test")}
+
+
+def _first_share(rows: Positions, user: NDArray[np.int32], share: float) -> tuple[Positions, Positions]:
+    """The first ``share`` of each user's ``rows`` (of all where ``user`` is one), rounded, and what is left."""
+    own = np.argsort(user, kind="stable")
+    count = np.bincount(user)
+    turn = np.empty(len(rows), np.int64)
+    turn[own] = np.arange(len(rows)) - (np.cumsum(count) - count)[user[own]]
+    first = turn < np.floor(share * count + 0.5 + 1e-9)[user] if len(rows) else np.zeros(0, np.bool_)
+    return rows[first], rows[~first]
 
 
 def hidden_items(log: InteractionLog, config: SplitConfig) -> NDArray[np.int32]:

@@ -3,6 +3,8 @@
 The statistic is the difference of AUC, log loss or a metric of ranks on all rows, averaged over seeds.  Users are resampled
 with replacement, all of a user's rows together and the same draw for every seed and both models; the two-sided p inverts the
 percentile interval, with one added to both counts (Davison & Hinkley 1997, sec. 4.4), so it is never 0.
+
+Its seeds are those that were run.  `over_seeds` asks what other seeds would give, too.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, stdtr, stdtrit
 
 from braidrec.errors import DataError
 from braidrec.evaluation.bootstrap import Clusters, add_pairs, cluster_by_user, resampled_auc, resampled_mean
@@ -138,6 +141,41 @@ def _same_rows(what: str, a: ArrayLike, b: ArrayLike) -> tuple[NDArray[Any], NDA
             "seeds and N >= 1 rows"
         )
     return first, second
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """A difference where users and seeds are both drawn at random.
+
+    error: its standard error    degrees: of freedom    low, high: 95 % interval    p_value: two-sided, of Student's t
+    """
+
+    error: float
+    degrees: float
+    low: float
+    high: float
+    p_value: float
+
+
+def over_seeds(difference: float, per_seed: Sequence[float], low: float, high: float, clusters: int) -> SeedTest | None:
+    """What a `PairedTest` says where its seeds are a sample, too; None for a single seed, which says nothing of others.
+
+    difference, per_seed, low, high, clusters: as of a `PairedTest`
+    Users and seeds are crossed random effects: the variance of the mean is that over resampled users, taken from the width of
+    the interval, and that of the seeds' differences over their number.  Each has its own degrees of freedom, clusters - 1 and
+    S - 1, joined by Satterthwaite's rule (1946).  What users and seeds share is in both, so it errs on the side of caution.
+    """
+    if len(per_seed) < 2:
+        return None
+    users = ((high - low) / (2 * ndtri(0.975))) ** 2
+    seeds = float(np.var(per_seed, ddof=1)) / len(per_seed)
+    error = float(np.sqrt(users + seeds))
+    if error <= ZERO:
+        return SeedTest(0.0, float(clusters - 1), difference, difference, float(abs(difference) <= ZERO))
+    degrees = float((users + seeds) ** 2 / (users**2 / max(clusters - 1, 1) + seeds**2 / (len(per_seed) - 1)))
+    reach = float(stdtrit(degrees, 0.975)) * error
+    p_value = float(2 * stdtr(degrees, -abs(difference) / error))
+    return SeedTest(error, degrees, difference - reach, difference + reach, p_value)
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:

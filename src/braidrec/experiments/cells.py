@@ -20,7 +20,7 @@ from typing import Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import RunError
-from braidrec.evaluation.significance import holm
+from braidrec.evaluation.significance import holm, over_seeds
 from braidrec.experiments.measures import Cell, Outcomes, Simple, entry_of, read_cell, run_cell, simple_cell, value_of
 from braidrec.experiments.provenance import CELL_FORMAT, Provenance
 from braidrec.experiments.rows import OFFLINE as OFFLINE
@@ -120,7 +120,8 @@ def summary(
     earlier: summaries made before, whose tests are kept for rows whose run directories are no longer here
     reference: row -> row that its gain is over, on the seeds that both have
     Tests are those of a row against each of its ``against`` that is in the table, on shared seeds; Holm's correction is over
-    all tests of the table: ``p_value`` of a test is raw, ``p_holm`` adjusted, ``holm_over`` the size of the family.
+    all tests of the table that have one `Row.family`: ``p_value`` of a test is raw, ``p_holm`` adjusted, ``holm_over`` the
+    size of the family.  Those of a named one hold the same ``over_seeds``: of users and seeds, both drawn (`over_seeds`).
     Stale cells are listed with what differs.  They are left out; a row that has no others shows them, marked, without a gain
     and without tests.
     """
@@ -135,7 +136,7 @@ def summary(
         elif old := _read(row, [seed for seed, why in states[row.name].items() if why], shop):
             entries[row.name] = _entry(row, list(old.values())) | {"stale": True}
     before = [{entry["row"]: entry for entry in each["rows"]} for each in earlier]
-    tests: list[dict[str, Any]] = []
+    families: dict[str, list[dict[str, Any]]] = {}
     for name in cells:
         row, entry = by_name[name], entries[name]
         over = (reference or {}).get(name, name)
@@ -148,10 +149,11 @@ def summary(
             for each in _tests(row, by_name[other], _shared(row, by_name[other], done), shop, outcomes, cells, entries, before)
         ]
         if found:
-            entry["against"] = found
-            tests += found
-    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]) if tests else [], strict=True):
-        test |= {"p_holm": float(adjusted), "holm_over": len(tests)}
+            entry["against"] = [_in_family(test, row.family) for test in found]
+            families.setdefault(row.family, []).extend(entry["against"])
+    for tests in families.values():
+        _adjust(tests)
+        _adjust([test["over_seeds"] for test in tests if test.get("over_seeds") is not None])
     each_state = [(f"{name} s{seed}", why) for name, seeds in states.items() for seed, why in seeds.items()]
     return {
         "environment": environment(),
@@ -167,6 +169,21 @@ def _read(row: Row, seeds: Sequence[int], shop: Workshop) -> dict[int, Cell]:
     files = {seed: shop.cell_path(row, seed) for seed in seeds}
     readable = {seed: file for seed, file in files.items() if read_json(file, RunError).get("format", 1) <= CELL_FORMAT}
     return {seed: read_cell(file, row.metrics) for seed, file in readable.items()}
+
+
+def _in_family(test: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """A test as a table with such a family has it, whichever table it was made for."""
+    found = {key: value for key, value in test.items() if key not in ("family", "over_seeds")}
+    if not family:
+        return found
+    seeds = over_seeds(*(test[key] for key in ("difference", "per_seed", "low", "high", "clusters")))
+    return found | {"family": family, "over_seeds": None if seeds is None else asdict(seeds)}
+
+
+def _adjust(tests: Sequence[dict[str, Any]]) -> None:
+    """Holm's correction over all of them."""
+    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]) if tests else [], strict=True):
+        test |= {"p_holm": float(adjusted), "holm_over": len(tests)}
 
 
 def paired_tests(entry: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ class Experiment:
     notes: what a reader should know    seeds: of every row, whatever is asked for; None: as asked
     encoder_row: the row that is repeated with another text encoder where one is given
     tested: whether rows are tested against one another    slices: parts of the test rows that have a table of their own
+    families: row -> the name of the tests that its own are corrected among; rows without one share one
+    relative: whether gains are shares of the reference, whatever the task has
     shortfalls: where it stays behind what was published, or says less than it seems to
     headline: what must be said beside its numbers wherever they stand
     columns: keys of the metrics that it shows, of rows that are judged by their own; None for all that these show
@@ -50,6 +52,8 @@ class Experiment:
     shortfalls: Sequence[str] = ()
     headline: Sequence[str] = ()
     columns: Sequence[str] | None = None
+    families: Mapping[str, str] = field(default_factory=dict)
+    relative: bool = False
     extra: Extra | None = None
 
     @property
@@ -90,8 +94,14 @@ class Experiment:
                 seeds=chosen if chosen and (self.seeds or not row.ablation) else row.seeds,
                 published=row.published or printed.get(row.name),
                 against=row.against if self.tested else None,
+                family=self.families.get(row.name, ""),
                 judged=tuple(
-                    replace(each, shown=each.shown if self.columns is None else each.key in self.columns) for each in row.judged
+                    replace(
+                        each,
+                        shown=each.shown if self.columns is None else each.key in self.columns,
+                        relative=each.relative or self.relative,
+                    )
+                    for each in (row.metrics if self.relative else row.judged)
                 ),
             )
             for row in rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidrec.errors import ConfigError, RunError
-from braidrec.experiments import darec, disco, linear, pad, sdrl
+from braidrec.experiments import darec, disco, edk, linear, pad, sdrl
 from braidrec.experiments.cells import paired_tests
 from braidrec.experiments.experiment import Experiment
 from braidrec.experiments.reproduce import EXPERIMENTS, cells_alone, from_cells, heading, render, table_file
@@ -31,7 +31,7 @@ HEADLINE: Sequence[tuple[str, str, Sequence[str]]] = (
     ("pad/table3", "prime-pantry", ()),
     ("pad/table2", "prime-pantry", ("sasrec-pad-paper",)),
 )
-ABOUT = {"disco": disco.ABOUT, "pad": pad.ABOUT, "darec": darec.ABOUT, "sdrl": sdrl.ABOUT, "linear": linear.ABOUT}
+ABOUT = {room.EXPERIMENTS[0].paper: room.ABOUT for room in (disco, edk, pad, darec, sdrl, linear)}
 _INTRODUCTION = """\
 # Results
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments import darec, disco, linear, pad, sdrl
+from braidrec.experiments import darec, disco, edk, linear, pad, sdrl
 from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Made, cells_needed
 from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, texts_of
@@ -31,7 +31,9 @@ from braidrec.shown import tell
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXPERIMENTS: dict[str, Experiment] = {each.id: each for room in (pad, disco, darec, sdrl, linear) for each in room.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {
+    each.id: each for room in (pad, disco, edk, darec, sdrl, linear) for each in room.EXPERIMENTS
+}
 Tell = Callable[[str], None]
 
 
@@ -227,8 +229,7 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
     shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
     if experiment.slices:
         shown.append(_by_slice(experiment, rows, entries, metrics))
-    if tests := _tests(experiment, rows, entries):
-        shown.append(tests)
+    shown += _tests(experiment, rows, entries)
     lines = [f"{experiment.label(row.name)}: {row.note}" for row in rows if row.note]
     readers = {entry["knowledge"]: entry["row"] for entry in entries.values() if entry["knowledge"]}
     if len(readers) == 1:
@@ -324,38 +325,56 @@ def _change(value: float | None, metric: Metric) -> str:
     return f"{value:+.2%}" if metric.relative else f"{value:+.4f}"
 
 
-def _tests(experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def _tests(experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """A table for each family of tests."""
     known = {metric.key: metric for metric in rows[0].metrics}  # tests may be of one that the table has no column for
-    lines, first = [], None
+    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for row in rows:
         for test in paired_tests(entries.get(row.name, {})):
-            metric, first = known[test["metric"]], first or test
-            low, high, difference = (metric.scale * test[key] for key in ("low", "high", "difference"))
-            lines.append(
-                (
-                    experiment.label(row.name),
-                    experiment.label(test["row"]),
-                    metric.title,
-                    f"{difference:+.4f}",
-                    f"{low:+.4f} .. {high:+.4f}",
-                    " ".join(
-                        f"{at}:{metric.scale * gap:+.4f}" for at, gap in zip(test["seeds"], test["per_seed"], strict=True)
-                    ),
-                    f"{test['p_holm']:.4f}",
-                )
+            found.setdefault(row.family, []).append((row.name, test))
+    return [_family(experiment, name, tests, known) for name, tests in found.items()]
+
+
+def _family(
+    experiment: Experiment, family: str, tests: Sequence[tuple[str, Mapping[str, Any]]], known: Mapping[str, Metric]
+) -> Table:
+    lines = []
+    for name, test in tests:
+        metric = known[test["metric"]]
+        by_seed = (f"{at}:{metric.scale * gap:+.4f}" for at, gap in zip(test["seeds"], test["per_seed"], strict=True))
+        lines.append(
+            (
+                experiment.label(name),
+                experiment.label(test["row"]),
+                metric.title,
+                f"{metric.scale * test['difference']:+.4f}",
+                _interval(test, metric),
+                " ".join(by_seed),
+                f"{test['p_holm']:.4f}",
+                *(_over_seeds(test["over_seeds"], metric) if family else ()),
             )
-    if first is None:
-        return None
-    title = f"paired tests: {first['resamples']:,} resamples of {first['users']:,} users, two-sided, {_family(first)}"
+        )
+    first = tests[0][1]
+    over = f"{first['holm_over']} tests of {family}" if family else f"this table's {first['holm_over']} tests"
+    drawn = "; then users and seeds both drawn" if family else ""
     return plain_table(
-        title,
-        ("model", "against", "metric", "difference", "95 % interval", "by seed", f"p, Holm over {first['holm_over']}"),
+        f"paired tests: {first['resamples']:,} resamples of {first['users']:,} users, two-sided, Holm over {over}{drawn}",
+        (
+            *("model", "against", "metric", "difference", "95 % interval", "by seed", f"p, Holm over {first['holm_over']}"),
+            *(("95 % interval, seeds drawn", "p, seeds drawn") if family else ()),
+        ),
         lines,
     )
 
 
-def _family(test: Mapping[str, Any]) -> str:
-    return f"Holm over this table's {test['holm_over']} tests"
+def _interval(test: Mapping[str, Any], metric: Metric) -> str:
+    low, high = (metric.scale * test[key] for key in ("low", "high"))
+    return f"{low:+.4f} .. {high:+.4f}"
+
+
+def _over_seeds(test: Mapping[str, Any] | None, metric: Metric) -> tuple[str, str]:
+    """Of users and seeds, both drawn; a single seed says nothing of others."""
+    return ("one seed", "-") if test is None else (_interval(test, metric), f"{test['p_holm']:.4f}")
 
 
 def _to_stderr(line: str) -> None:

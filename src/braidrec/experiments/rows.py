@@ -29,6 +29,7 @@ class Row:
     fixed: whether seeds change nothing, so that its one cell goes with every seed of another row
     judged: the numbers that its cells keep, None for those of its task    tested: those of them that tests are of
     measure: what else a cell keeps of a run, among the numbers of its test part, such as what its vectors tell of items
+    family: of a table's tests, which its own belong to; those of a named one also say what holds where seeds are drawn
     """
 
     name: str
@@ -50,6 +51,7 @@ class Row:
     judged: tuple[Metric, ...] = ()
     tested: tuple[str, ...] = ()
     measure: Callable[[Run], Mapping[str, float]] | None = None
+    family: str = ""
 
     @property
     def of_task(self) -> TaskSpec:

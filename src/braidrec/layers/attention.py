@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.data.history import History, SharedHistory
+from braidrec.layers.hashing import own_buckets, run_buckets
 from braidrec.layers.mlp import BatchNorm, initialise
 
 
@@ -97,6 +98,19 @@ class Attended:
     weights: Callable[[], Tensor]
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """The W distinct histories of a batch, for what goes through them in order: samples that begin at one event share one.
+
+    index (W, K) int64 into the table, 0 behind the end    length (W,) int64
+    of (B,) int64: which each sample reads the beginning of; None where each has its own, in their order
+    """
+
+    index: Tensor
+    length: Tensor
+    of: Tensor | None
+
+
 class Behaviours(Protocol):
     """The histories of a batch.  index (B, K) int64 into the table, mask (B, K) bool, signals (B, K) int, per sample.
 
@@ -123,6 +137,9 @@ class Behaviours(Protocol):
     @property
     def some(self) -> Tensor: ...
 
+    @property
+    def sequences(self) -> Sequences: ...
+
     def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
         """Softmax attention of queries (B, H, w) over what ``rows`` (n, W) of the table say of each behaviour.
 
@@ -132,6 +149,14 @@ class Behaviours(Protocol):
 
     def mean(self, rows: Tensor) -> Attended:
         """Every behaviour with the same weight: H = 1."""
+        ...
+
+    def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        """Sums of the behaviours whose code is the sample's, in each of G groups.
+
+        rows (n, W) and codes (n, G) int64 below ``buckets`` of the table, asked (B, G) of the samples -> (B, G, W), and how
+        many of them carry each signal (B, G, R + 1)
+        """
         ...
 
 
@@ -164,6 +189,10 @@ class PerSample:
     def some(self) -> Tensor:
         return self.mask.any(dim=1)
 
+    @property
+    def sequences(self) -> Sequences:
+        return Sequences(self.index, self.mask.sum(dim=1), None)
+
     def attend(self, rows: Tensor, queries: Tensor, parts: Sequence[int] = ()) -> Attended:
         if not parts:
             return self._attended(*attend(rows, self.index, queries, self.mask))
@@ -176,6 +205,9 @@ class PerSample:
     def mean(self, rows: Tensor) -> Attended:
         weights = (self.mask / self.mask.sum(dim=1, keepdim=True).clamp_min(1))[:, None]
         return self._attended(weights @ gather(rows, self.index), weights)
+
+    def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        return own_buckets(rows, codes, asked, self.index, self.mask, self.signals, self.num_signals)
 
     def _attended(self, pooled: Tensor, weights: Tensor) -> Attended:
         return Attended(pooled, weights_by_signal(self.signals, weights, self.num_signals), lambda: weights)
@@ -212,6 +244,13 @@ class PerRun:
     @property
     def some(self) -> Tensor:
         return torch.cat([(run.last > run.first).flatten() for run in self.history.runs])[self.history.place]
+
+    @property
+    def sequences(self) -> Sequences:
+        windows = self.history.windows
+        steps = torch.arange(self.history.length, device=self.slots.device)
+        inside = steps < windows.length[:, None]
+        return Sequences(self.slots[(windows.begin[:, None] + steps) * inside] * inside, windows.length, windows.of)
 
     @cached_property
     def _hot(self) -> list[Tensor]:
@@ -255,6 +294,20 @@ class PerRun:
             kept.append(weights[:, None])
         both, width = self._rows(found), rows.shape[1]
         return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
+
+    def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        sides = torch.zeros(len(codes), codes.shape[1], buckets, dtype=rows.dtype, device=rows.device)
+        sides = sides.scatter_(2, codes[:, :, None], 1.0).flatten(1)
+        found = []
+        for run, at, hot in zip(self.history.runs, self.at, self._hot, strict=True):
+            own, codes_at, sides_at = (
+                part.index_select(0, at.flatten()).unflatten(0, at.shape) for part in (rows, codes, sides)
+            )
+            of_targets = asked.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape)
+            values = torch.cat([own, hot.to(rows.dtype)], dim=2)
+            found.append(run_buckets(run, values, codes_at, sides_at, of_targets, buckets).flatten(0, 1))
+        both, width = torch.cat(found).index_select(0, self.history.place), rows.shape[1]
+        return both[:, :, :width], both[:, :, width:]
 
     def _rows(self, parts: Sequence[Tensor]) -> Tensor:
         """From (G, H, T, ...) of each run to rows of the batch (B, H, ...)."""

@@ -37,11 +37,22 @@ TASK = TaskSpec(
         backbones={
             "deepfm": "braidrec.ranking.backbones.deepfm:SPEC",
             "dcn": "braidrec.ranking.backbones.dcn:SPEC",
+            "dien": "braidrec.ranking.backbones.dien:SPEC",
             "din": "braidrec.ranking.backbones.din:SPEC",
             "lr": "braidrec.ranking.backbones.lr:SPEC",
+            "sdim": "braidrec.ranking.backbones.sdim:SPEC",
+            "pnn": "braidrec.ranking.backbones.pnn:SPEC",
+            "xdeepfm": "braidrec.ranking.backbones.xdeepfm:SPEC",
+            "autoint": "braidrec.ranking.backbones.autoint:SPEC",
+            "fm": "braidrec.ranking.backbones.fm:SPEC",
+            "ffm": "braidrec.ranking.backbones.ffm:SPEC",
+            "fwfm": "braidrec.ranking.backbones.fwfm:SPEC",
+            "widedeep": "braidrec.ranking.backbones.widedeep:SPEC",
+            "finalmlp": "braidrec.ranking.backbones.finalmlp:SPEC",
         },
         methods={
             "disco": "braidrec.ranking.methods.disco:SPEC",
+            "edk": "braidrec.ranking.methods.edk:SPEC",
         },
         models={
             "gbdt": "braidrec.ranking.models.gbdt:SPEC",

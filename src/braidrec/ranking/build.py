@@ -94,7 +94,16 @@ def build_ranker(config: RunConfig, material: Material) -> Ranker:
     if settings.history.mean and own_settings.takes_mean and replaced <= {"nothing"}:
         sources.append(MeanHistory())
     layout, extras = material.layout, sum(source.num_extras for source in sources)
-    sizes = Sizes(layout.num_fields, extras, layout.num_item_fields, settings.dim, own_history="history" not in replaced)
+    sizes = Sizes(
+        layout.num_fields,
+        extras,
+        layout.num_item_fields,
+        settings.dim,
+        own_history="history" not in replaced,
+        item_at=layout.item_slice[0],
+        rows=layout.rows,
+        seed=material.seed,
+    )
     backbone: Backbone = chosen.backbone.build(own_settings, sizes)
     embed = FieldEmbedding(
         layout,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Literal, Self, cast
 
 from pydantic import Field as Setting
 
 from braidrec.config import ModelConfig, RunConfig
+from braidrec.data.splits import KNOWLEDGE
 from braidrec.evaluation.by_user import UserMetric
 from braidrec.layers.embedding import Initial
 from braidrec.strict import LONGEST, WIDEST, Strict
@@ -26,12 +28,15 @@ class HistoryConfig(Strict):
 
 
 Monitor = Literal["auc", "log_loss", UserMetric]
+TrainOn = Literal["train", "knowledge+train"]
 
 
 class RankingConfig(ModelConfig):
     """The tables, what of the log they read, and what of validation chooses the weights.
 
     monitor: AUC or log loss of all validation rows, or Recall, HR or nDCG within k of each user's own rows, as in reports
+    train_on: the part of the split that the model learns to rank on, or with all older ones, of a knowledge split
+    start_from: stage -> run directory whose stage of that name is taken over instead of being trained again
     """
 
     dim: int = Setting(default=32, ge=2, le=WIDEST)
@@ -41,6 +46,19 @@ class RankingConfig(ModelConfig):
     rates: bool = False  # time-causal rates of items, users, and users with item fields, as one more
     history: HistoryConfig = HistoryConfig()
     monitor: Monitor = "auc"
+    train_on: TrainOn = "train"
+    start_from: Mapping[str, str] = {}
+
+    @property
+    def rows(self) -> str:
+        """What is trained on, as a split names it."""
+        return "train" if self.train_on == "train" else "+".join((*KNOWLEDGE, "train"))
+
+    def givers(self) -> Mapping[str, str]:
+        return self.start_from
+
+    def with_givers(self, givers: Mapping[str, str]) -> Self:
+        return self.model_copy(update={"start_from": dict(givers)})
 
 
 def settings_of(config: RunConfig) -> RankingConfig:

@@ -84,9 +84,11 @@ class Needs:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a backbone is built for: F fields and E extras of width D, F_I of the fields of the item.
+    """What a backbone is built for: F fields and E extras of width D, F_I of the fields of the item, from ``item_at`` on.
 
     own_history: whether it may pool the history itself; not where patterns take that place
+    rows: of the tables with a row per value
+    seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)
     """
 
     num_fields: int
@@ -94,6 +96,9 @@ class Sizes:
     num_item_fields: int
     dim: int
     own_history: bool = True
+    item_at: int = 1
+    rows: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from braidrec.config import RunConfig
 from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History
-from braidrec.data.rates import CausalRates, RateScale
+from braidrec.data.rates import CausalRates, RateScale, UserRates
 from braidrec.data.statistics import CausalStatistics, StatisticsScale
 from braidrec.errors import RunError, remedy
 from braidrec.layers.embedding import TableLayout
@@ -134,21 +134,30 @@ class ClickModel:
         return Saved(tensors, about)
 
     def past(self, user: int | None, items: Rows | None = None, fields: Described | None = None) -> Past:
-        """Each of ``items`` counts as rated with the highest signal."""
+        """Each of ``items`` counts as rated with the highest signal, in the history and in the rates."""
         rows = torch.from_numpy(np.asarray([] if items is None else items, np.int32))
         signals = torch.full_like(rows, self.layout.signals)
         if user is None:
             somebody = self.candidates.stranger()
             if fields is not None:
                 somebody = replace(somebody, fields=fields.fields, numbers=fields.numbers, bags=fields.bags)
-            return Past(somebody, rows, signals)
+            return Past(self._after(somebody, None, rows), rows, signals)
         if self.known is None:
             raise RunError(
                 f"user row {user}: this model was loaded without its data, so it knows nobody by id; load it with its data "
                 f"({remedy('load(path, dataset=...)', '--data FOLDER')}), or pass the items that they liked"
             )
         past = self.known.past(user)
-        return replace(past, items=torch.cat([past.items, rows]), signals=torch.cat([past.signals, signals]))
+        return Past(self._after(past.user, user, rows), torch.cat([past.items, rows]), torch.cat([past.signals, signals]))
+
+    def _after(self, side: UserSide, user: int | None, liked: Tensor) -> UserSide:
+        """With the rates of somebody who liked items since."""
+        scale = self.candidates.scale
+        if scale is None or not len(liked):
+            return side
+        rates = None if user is None or self.known is None else self.known.data.rates
+        past = UserRates.of_nobody(scale) if user is None or rates is None else rates.user(user)
+        return replace(side, rates=torch.from_numpy(self.candidates.liked(past, liked).vector(scale.prior)))
 
     def seen(self, past: Past) -> Rows:
         found: Rows = past.items.numpy()

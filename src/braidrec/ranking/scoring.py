@@ -13,6 +13,7 @@ from braidrec.data.batches import RankingBatches
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import HistorySource
 from braidrec.data.negatives import NegativeSampler
+from braidrec.data.training import training_positions
 from braidrec.errors import ConfigError, remedy
 from braidrec.evaluation.baselines import RankingLog
 from braidrec.evaluation.by_user import USER_METRICS, user_gains
@@ -107,15 +108,21 @@ def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset) -> dict[str, dic
     return {spec.title_of(spec.config()): found}
 
 
-def negative_sampler(dataset: Dataset, per_positive: int | None, seed: int) -> NegativeSampler | None:
-    """Raises ConfigError when the log has positives only and nothing says how many negatives to draw, or the reverse."""
+def negative_sampler(
+    dataset: Dataset, per_positive: int | None, seed: int, *, training: bool = False
+) -> NegativeSampler | None:
+    """training: what is held out may be drawn, for avoiding it would give it away
+
+    Raises ConfigError when the log has positives only and nothing says how many negatives to draw, or the reverse.
+    """
     if per_positive is not None:
         if not dataset.log.label.all():
             raise ConfigError(
                 f"{dataset.name}: negatives = {per_positive}, but this log has negative rows of its own, which would then "
                 "count as positive; leave negatives out, here and where the data set was prepared"
             )
-        return NegativeSampler(dataset.log, dataset.num_items, per_positive, seed)
+        known = training_positions(dataset) if training else None
+        return NegativeSampler(dataset.log, dataset.num_items, per_positive, seed, known)
     if dataset.log.label[dataset.split["train"]].all():
         raise ConfigError(
             f"{dataset.name}: every training row is positive, so there is nothing to rank against; say how many negatives to "

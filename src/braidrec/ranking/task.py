@@ -50,7 +50,7 @@ from braidrec.training.contracts import Validate
 from braidrec.training.devices import place_of
 from braidrec.training.optimisers import choose_table_update
 from braidrec.training.seeding import own_randomness, seed_everything, spawn
-from braidrec.training.stages import AnyStage, Fitted, Stage
+from braidrec.training.stages import AnyStage, Fitted, Stage, left_to_train
 
 STAGE = "rank"
 
@@ -86,13 +86,13 @@ class RankingTask:
                 "model.history.kind = 'semantic_topk' is prepared for the items of the log's own events, so it would give "
                 "drawn negatives away; use model.history.kind = 'recent' for logs of positives only"
             )
-        negatives = negative_sampler(data, per_positive, config.seed)
+        negatives = negative_sampler(data, per_positive, config.seed, training=True)
         held_out = negative_sampler(data, per_positive, EVALUATION_SEED)
         rows = data.features.num_rows
-        lazy, averaging = _table_updates(training, rows, settings.dim)
+        tables, averaging = _table_updates(training, rows, settings.dim)
         seed_everything(config.seed)
         table = TextTable(text) if text is not None and config.reads_text else None
-        material = material_of(data, table, seed=config.seed, sparse=lazy)
+        material = material_of(data, table, seed=config.seed, sparse=tables != "dense")
         network = build_model(config, material)
         if wanted.run > 1 and reads_batch_statistics(as_module(network)):
             raise ConfigError(
@@ -106,18 +106,31 @@ class RankingTask:
         mode: Literal["max", "min"] = "min" if settings.monitor == "log_loss" else "max"
         history = history_source(data, wanted, directions, show_progress=show_progress)
         fit = network.fitted(
-            lambda: part_batches(data, "train", history, negatives),
+            lambda: part_batches(data, settings.rows, history, negatives),
             lambda: part_batches(data, "valid", history, held_out),
             tell if show_progress else (lambda message: None),
         )
         module = as_module(network)
         own: AnyStage = (
-            Stage(STAGE, module, network.weights, network.groups(), starts, monitor=settings.monitor, mode=mode)
+            Stage(
+                STAGE,
+                module,
+                network.weights,
+                network.groups(),
+                starts,
+                monitor=settings.monitor,
+                mode=mode,
+                train=settings.rows,
+            )
             if fit is None
             else Fitted(STAGE, module, fit, starts)
         )
-        stages = [*(each.stage for each in earlier), own]
+        every = [*(each.stage for each in earlier), own]
+        stages = left_to_train(every, settings.start_from)
         labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
+        for stage in stages[:-1]:
+            if isinstance(stage, Stage):
+                _check_both(data, stage, negatives)
 
         def batches(stage: Stage) -> RankingBatches:
             return RankingBatches(
@@ -139,9 +152,11 @@ class RankingTask:
             validate,
             monitor="auc",
             keep=lambda: kept(network, config, material.layout, directions, known),
-            names=[stage.name for stage in stages],
+            names=[stage.name for stage in every],
+            taken=settings.start_from,
+            reading=[stage.name for stage in every if stage.reads_text],
             choices={
-                "tables": "lazy" if lazy else "dense",
+                "tables": tables,
                 "table_rows": rows,
                 "average_epochs": averaging,
                 **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
@@ -204,19 +219,21 @@ class RankingTask:
 TASK = RankingTask()
 
 
-def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[bool, float]:
-    """Whether tables are updated lazily, and over how many epochs weights are averaged."""
-    lazy = training.tables == "lazy" or (training.tables == "auto" and choose_table_update(rows, dim) == "lazy")
-    averaging = training.average_epochs
-    if not (lazy and averaging):
-        return lazy, averaging
-    # a mean of all weights visits every row at every step, which lazy tables are there to avoid
-    if training.tables == "lazy":
+def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[str, float]:
+    """How tables are updated (dense, lazy, rowwise), and over how many epochs weights are averaged."""
+    asked, averaging = training.tables, training.average_epochs
+    tables = choose_table_update(rows, dim) if asked == "auto" else asked
+    if training.table_lr is not None and tables != "rowwise":
+        raise ConfigError(f"training.table_lr = {training.table_lr} is of training.tables = 'rowwise', and tables = '{asked}'")
+    if tables == "dense" or not averaging:
+        return tables, averaging
+    # a mean of all weights visits every row at every step, which sparse updates are there to avoid
+    if asked != "auto":
         raise ConfigError(
-            f"training.tables = 'lazy' does not go with training.average_epochs = {averaging}; set average_epochs = 0, "
+            f"training.tables = '{asked}' does not go with training.average_epochs = {averaging}; set average_epochs = 0, "
             "or tables = 'dense'"
         )
-    return lazy, 0.0
+    return tables, 0.0
 
 
 def _held_out(config: RunConfig | None, data: Dataset) -> NegativeSampler | None:
@@ -235,6 +252,16 @@ def _labels_of_both(data: Dataset, part: str, negatives: NegativeSampler | None)
             "prepare it with another split or positive_above"
         )
     return labels
+
+
+def _check_both(data: Dataset, stage: Stage, negatives: NegativeSampler | None) -> None:
+    """Raises DataError where the rows that an earlier stage trains on are of one class."""
+    labels = part_labels(data, stage.train, negatives)
+    if labels.min() == labels.max():
+        raise DataError(
+            f"{data.name}: all {len(labels):,} rows of the part '{stage.train}' have label {labels[0]:.0f}, so there is "
+            f"nothing for the stage '{stage.name}' to learn; prepare it with another split or positive_above"
+        )
 
 
 def _validation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ def prepare(
     k_core: int | None = None,
     ties: str | None = None,
     sequences: str | None = None,
+    values: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> Dataset:
     """Prepare ``what`` into ``out`` (default: prepared/<name>); options that are None keep the data set's own settings.
 
+    values: any of `PrepareSettings`, as nested values, above all others; another ``split.kind`` begins with its own defaults
     confirm: asked before data are replaced that runs were trained on, with what that means for them
     Raises ConfigError for an unknown name, DataError for files that cannot be found or used, and where ``confirm`` says no.
     """
@@ -63,7 +65,10 @@ def prepare(
         "sequences": sequences,
     }
     changes |= {key: value for key, value in given.items() if value is not None}
-    settings = parse(PrepareSettings, merge(settings.model_dump(), changes), "data prepare")
+    changes, usual = merge(changes, values or {}), settings.model_dump()
+    if isinstance(own := changes["split"], Mapping) and own.get("kind", settings.split.kind) != settings.split.kind:
+        usual.pop("split")
+    settings = parse(PrepareSettings, merge(usual, changes), "data prepare")
     target = path_of(out, "out") if out is not None else Path("prepared") / tables.name
     needed = runs_on(target) if overwrite and confirm is not None and target.exists() else []
     if confirm is not None and needed and not confirm(warning(target, needed)):

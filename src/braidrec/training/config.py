@@ -44,7 +44,8 @@ class TrainingConfig(Strict):
     average_epochs: float = Setting(default=0.0, ge=0)  # weights kept are a running mean over about so many epochs
     precision: Precision = "32-true"
     accelerator: str = "auto"  # auto: a GPU where there is one; checked where training begins
-    tables: Literal["auto", "dense", "lazy"] = "auto"  # auto: by the measured crossover in table size
+    tables: Literal["auto", "dense", "lazy", "rowwise"] = "auto"  # auto: dense or lazy, by the measured crossover in table size
+    table_lr: float | None = Setting(default=None, gt=0)  # of rowwise tables (Adagrad), whose steps shrink; None: lr
     checkpoint_seconds: float = Setting(default=60.0, gt=0)
     phases: Mapping[str, PhaseTraining] = Setting(default_factory=dict)  # by the phase's name, over the values above
 

@@ -81,7 +81,8 @@ class OptimiserGroup:
 
     "main" and "main.*" (say "main.tables", at another rate) step on the phase's weighted sum of losses.  Any other group
     steps first, ``steps`` times a batch, on its own loss ``Step.first[name]``, and never receives the main gradient.
-    Tables of nn.Embedding(sparse=True) are updated lazily, everything else by fused Adam.
+    Tables of nn.Embedding(sparse=True) are updated lazily, with ``rowwise`` by `RowAdagrad` at ``table_lr`` (None: ``lr``);
+    everything else by fused Adam.
 
     weight_decay: added to the gradient as in Adam (Kingma & Ba 2015), or taken off the weights as in AdamW (Loshchilov &
     Hutter 2019) when ``decoupled``; lazy tables always take it off the weights, see `LazyAdam`.
@@ -95,6 +96,8 @@ class OptimiserGroup:
     eps: float = 1e-8
     steps: int = 1
     decoupled: bool = False
+    rowwise: bool = False
+    table_lr: float | None = None
 
     @property
     def is_main(self) -> bool:

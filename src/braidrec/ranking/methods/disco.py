@@ -132,7 +132,8 @@ class PatternAttention(nn.Module):
         self._over = [_QUARTERS[_KEYS[block]] for block in blocks]
 
     def forward(self, items: Tensor, candidate: Tensor, past: Behaviours) -> tuple[Tensor, Attended]:
-        own = items.index_select(0, candidate).unflatten(1, (4, self._half))[:, self._from].transpose(0, 1)  # (blocks, B, D/2)
+        quarters = items.index_select(0, candidate).unflatten(1, (4, self._half)).unbind(1)
+        own = torch.stack([quarters[at] for at in self._from])  # (blocks, B, D/2)
         queries = own @ self.query
         if self.query_bias is not None:
             queries = queries + self.query_bias[:, None]

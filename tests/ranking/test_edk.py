@@ -1,0 +1,508 @@
+"""EDK: its network against its equations, its two stages against what they may touch, its settings against what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_ranking import DIM, LAYOUT, SMALL_DISCO, WIDTH, batch, item_fields, ranker
+from tiny_ranking import knowledge as vectors
+from torch import Tensor, nn
+
+from braidrec.config import RunRequest, resolve
+from braidrec.data.batches import RankingBatch
+from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.settings import SplitConfig
+from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.layers.text import TextTable
+from braidrec.ranking.build import table_layout
+from braidrec.ranking.config import RankingConfig
+from braidrec.ranking.contracts import Material, SourceContext
+from braidrec.ranking.methods.disco import SPEC as DISCO
+from braidrec.ranking.methods.edk import (
+    EDK,
+    GROUP,
+    SPEC,
+    STAGE,
+    Compression,
+    EDKConfig,
+    KnowledgeNetwork,
+    known_rows,
+    seen_patterns,
+)
+from braidrec.ranking.ranker import Ranker
+from braidrec.registry import TASKS
+from braidrec.runs.directory import read_run, read_stage
+from braidrec.runs.fit import fit
+from braidrec.runs.run import Run, load
+from braidrec.strict import parse
+from braidrec.task import Plan
+from braidrec.training.seeding import seed_everything
+from braidrec.training.stages import Stage
+from small_runs import MODEL, TRAINING, dataset, knowledge, root, world_tables
+
+SMALL = {"width": 8, "patterns": 4, "layers": 1}
+LARGER = 300.0  # tables start near zero, where nothing shows
+
+
+def config(**values: Any) -> EDKConfig:
+    return parse(EDKConfig, {**SMALL, **values}, "edk")
+
+
+def network(seed: int = 0, **values: Any) -> KnowledgeNetwork:
+    """With tables as large as training would make them."""
+    torch.manual_seed(seed)
+    found = KnowledgeNetwork(config(**values), LAYOUT)
+    with torch.no_grad():
+        for part in found.modules():
+            if isinstance(part, nn.Embedding):
+                part.weight.mul_(LARGER / 1e-4 * 1e-3)
+    return found
+
+
+def compression(seed: int = 0, **values: Any) -> Compression:
+    made = network(seed, **values)
+    return Compression(made.config, made, seed)
+
+
+def stepped(module: Compression, one: RankingBatch) -> Mapping[str, Tensor]:
+    return module.step(one).losses()
+
+
+# -- the network ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", ["learned", "ones"])
+@pytest.mark.parametrize(("width", "patterns"), [(16, 20), (8, 1)])
+def test_shapes_of_what_the_network_makes(mask: str, width: int, patterns: int) -> None:
+    made = network(mask=mask, width=width, patterns=patterns, layers=3)
+    found = made(batch(12), torch.Generator())
+    fields = LAYOUT.num_fields
+    assert found.memory.shape == (12, fields, width)
+    assert found.gates.shape == (12, fields, patterns)
+    assert found.patterns.shape == (12, patterns, width)
+    assert found.summary.shape == (12, width)
+    assert (found.logits is None) == (mask == "ones")
+    assert ((found.gates >= 0) & (found.gates <= 1)).all()
+
+
+def test_equations_20_to_31() -> None:
+    made, one = network(), batch(6)
+    found, read = made(one), made.read(one)
+    assert made.extractor is not None
+    logits = made.extractor.attention(made.extractor.fields(read)) @ made.extractor.out.weight.T  # (20), (21)
+    torch.testing.assert_close(found.logits, logits.clamp(-math.log(100), math.log(100)))
+    for pattern in range(4):
+        gates = found.gates[:, :, pattern]
+        pooled = made.encoder(found.memory * gates[:, :, None], gates)  # (26)-(29)
+        torch.testing.assert_close(found.patterns[:, pattern], made.pattern(pooled), atol=1e-6, rtol=1e-5)  # (30)
+    torch.testing.assert_close(found.summary, made.summary(found.patterns.mean(dim=1)))  # (31)
+
+
+def test_without_noise_nothing_is_left_to_chance() -> None:
+    made, one = network(oov_rate=0.0), batch(12)
+    assert torch.equal(made(one).patterns, made(one).patterns)
+    first, second, again = (made(one, torch.Generator().manual_seed(seed)).patterns for seed in (1, 2, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+def test_the_order_of_fields_says_nothing() -> None:
+    made, one = network(), batch(12)
+    read, order = made.read(one), torch.tensor([2, 0, 3, 1])
+    memory = made.memory(read)
+    assert made.extractor is not None
+    first = made.extractor.attention(made.extractor.fields(read))
+    gates = made(one).gates
+    whole = torch.cat([order, torch.arange(4, LAYOUT.num_fields)])
+    torch.testing.assert_close(
+        made.extractor.attention(made.extractor.fields(read)[:, whole]), first[:, whole], atol=1e-5, rtol=1e-5
+    )
+    plain, moved = made.encode(memory, gates), made.encode(memory[:, whole], gates[:, whole])
+    for one_side, other in zip(plain, moved, strict=True):
+        torch.testing.assert_close(one_side, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_field_that_no_gate_lets_in_says_nothing() -> None:
+    made, one = network(layers=3), batch(12)
+    gates = made(one).gates.detach().clone()
+    gates[:, 0] = 0.0
+    other = replace(one, fields=torch.cat([one.fields[:, :1] % 20 + 1, one.fields[:, 1:]], dim=1))
+    memory = made.memory(made.read(one))
+    found, changed = made.encode(memory, gates), made.encode(made.memory(made.read(other)), gates)
+    for one_side, second in zip(found, changed, strict=True):
+        torch.testing.assert_close(one_side, second, atol=1e-6, rtol=1e-6)
+    (slope,) = torch.autograd.grad(found[1].sum(), memory)
+    assert slope[:, 0].abs().max() < 1e-6
+    assert slope[:, 1].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gates_that_are_all_closed_or_all_open_are_finite(value: float) -> None:
+    module, one = compression(), batch(16)
+    made = module.knowledge
+    assert made.extractor is not None
+    with torch.no_grad():
+        made.extractor.out.weight.zero_()
+
+    class Forced(nn.Module):
+        def forward(self, read: Any) -> Tensor:
+            return torch.full((16, LAYOUT.num_fields, 4), 100.0 if value else -100.0, requires_grad=True)
+
+    made.extractor = Forced()  # type: ignore[assignment]
+    losses = stepped(module, one)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert torch.equal(made(one).gates, torch.full((16, LAYOUT.num_fields, 4), value))
+
+
+# -- the losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_weighted_as_in_32() -> None:
+    module = compression(reg_weight=0.1, label_weight=5.0, input_weight=2.0, disentangle_weight=3.0, l0_weight=0.04)
+    assert module.weights == pytest.approx({"prediction": 1.0, "essential": 0.5, "input": 0.2, "disentangled": 0.3, "l0": 0.04})
+    assert stepped(module, batch(16)).keys() == module.weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        ({"reg_weight": 0.0}, {"prediction", "l0"}),
+        ({"label_weight": 0.0, "input_weight": 0.0}, {"prediction", "disentangled", "l0"}),
+        ({"disentangle_weight": 0.0}, {"prediction", "essential", "input", "l0"}),
+        ({"patterns": 1}, {"prediction", "essential", "input", "l0"}),
+        ({"mask": "ones", "l0_weight": 0.5}, {"prediction", "essential", "input", "disentangled"}),
+        ({"l0_weight": 0.0, "disentangle": "infomin"}, {"prediction", "essential", "input", "disentangled"}),
+    ],
+)
+def test_what_weighs_nothing_is_not_there(values: dict[str, Any], left: set[str]) -> None:
+    module = compression(**values)
+    losses = stepped(module, batch(16))
+    assert losses.keys() == module.weights.keys() == left
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_gates_as_they_start_and_a_discriminator_that_says_nothing() -> None:
+    module = compression()
+    assert module.discriminator is not None
+    assert module.knowledge.extractor is not None
+    with torch.no_grad():
+        module.discriminator.weight.zero_()
+        module.knowledge.extractor.out.weight.zero_()
+    losses = stepped(module, batch(16))
+    assert losses["l0"].item() == pytest.approx(0.8318, abs=1e-4)
+    assert losses["essential"].item() == pytest.approx(2 * math.log(2), abs=1e-4)
+    one_class = replace(batch(16), label=torch.ones(16))
+    assert stepped(module, one_class)["essential"].item() == 0
+
+
+def test_each_optimiser_moves_what_is_its_own() -> None:
+    module, one = compression(), batch(16)
+    main, apart = module.groups()
+    assert apart.name == GROUP
+    assert {id(weight) for weight in (*main.parameters, *apart.parameters)} == {id(weight) for weight in module.parameters()}
+    step = module.step(one)
+    assert all(slope is None for slope in torch.autograd.grad(step.first[GROUP](), list(main.parameters), allow_unused=True))
+    losses = step.losses()
+    total = torch.stack([weight * losses[name] for name, weight in module.weights.items()]).sum()
+    slopes = torch.autograd.grad(total, [*main.parameters, *apart.parameters], allow_unused=True)
+    assert all(slope is not None for slope in slopes[: len(main.parameters)])
+    assert all(slope is None for slope in slopes[len(main.parameters) :])
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_the_input_part_presses_the_summary_and_not_the_table(detached: bool) -> None:
+    module = compression(detach_x=detached, mask="ones")
+    step = module.step(batch(16))
+    table, head = module.knowledge.memory.table.weight, module.knowledge.summary[2].weight
+    for slope in torch.autograd.grad(step.losses()["input"], [head, table]):
+        assert slope.any()
+    assert module.estimator is not None
+    assert module.estimator.target_dim == 8
+
+
+# -- what is read ---------------------------------------------------------------------------------------------------------
+
+
+def test_fields_are_left_out_by_name_or_by_role() -> None:
+    for name in ("user", "item", "genre", "tags", "statistics"):
+        made = network(leave_out=[name])
+        assert made.reading.num_fields == LAYOUT.num_fields - 1
+        made(batch(12))
+    one = batch(12)
+    other = replace(one, fields=torch.cat([one.fields[:, :1] % 20 + 1, one.fields[:, 1:]], dim=1))
+    assert torch.equal(network(leave_out=["user"])(one).summary, network(leave_out=["user"])(other).summary)
+    assert not torch.equal(network()(one).summary, network()(other).summary)
+    with pytest.raises(ConfigError, match=r"model.edk.leave_out: the data have no field 'usr' \(did you mean 'user'\?\)"):
+        network(leave_out=["usr"])
+    with pytest.raises(ConfigError, match=r"names every field there is \(user, item, .*\); keep one at the least"):
+        network(leave_out=["user", "item", "genre", "hour", "tags", "age", "statistics"])
+
+
+def world(**split: Any) -> Dataset:
+    return _world(tuple(sorted(split.items())))
+
+
+@cache
+def _world(split: tuple[tuple[str, Any], ...]) -> Dataset:
+    cut = parse(SplitConfig, {"kind": "knowledge", **dict(split)}, "split")
+    name = "-".join(str(value) for _, value in split) or "whole"
+    return Dataset.prepare(world_tables(), root() / f"edk-{name}", PrepareSettings(split=cut, sequences="all"))
+
+
+def test_values_that_old_events_lack_share_a_row_of_their_field() -> None:
+    data = world()
+    layout, log = table_layout(data), data.log
+    rows = known_rows(data, layout)
+    old = set(log.item[data.split["knowledge"]].tolist())
+    new = [row for row in np.unique(log.item).tolist() if row not in old]
+    assert new  # some items are launched late
+    first = layout.item_slice[0]
+    own = torch.from_numpy(data.features.item_fields[:, 0]).long()
+    assert (rows[own[new]] == layout.rows + first).all()
+    assert torch.equal(rows[own[sorted(old)]].long(), own[sorted(old)])
+    assert rows[0] == 0
+    made = KnowledgeNetwork(config(), layout, known=rows)
+    assert made.memory.table.num_embeddings == layout.rows + len(layout.names) + len(layout.bags)
+
+
+def test_unknown_rows_are_learned_by_swapping_ids_for_them() -> None:
+    made, one = network(oov_rate=0.5), batch(12)
+    still, swapped = made.read(one), made.read(one, swap=True)
+    changed = still.ids != swapped.ids
+    assert 0 < changed.sum() < changed.numel()
+    assert (swapped.ids[changed] == made.unknown[: len(LAYOUT.names)].expand_as(still.ids)[changed]).all()
+    assert (swapped.bags[0][still.bags[0] == 0] == 0).all()
+    assert torch.equal(network(kb_oov="untrained", oov_rate=0.5).read(one, swap=True).ids, still.ids)
+
+
+# -- the source -----------------------------------------------------------------------------------------------------------
+
+
+def source(**values: Any) -> EDK:
+    made = network(**values)
+    return EDK(made.config, made, DIM)
+
+
+@pytest.mark.parametrize(
+    ("values", "extras"),
+    [({}, 4), ({"with_summary": True}, 5), ({"inject": "concat"}, 1), ({"inject": "concat", "with_summary": True}, 1)],
+)
+def test_knowledge_stands_beside_the_fields(values: dict[str, Any], extras: int) -> None:
+    one = source(**values)
+    assert one.num_extras == extras
+    model = ranker("dcn", sources=[one]).train()
+    step = model.step(batch(12))
+    slopes = torch.autograd.grad(step.losses()["prediction"], list(one.adapter.parameters()))
+    assert all(slope.any() for slope in slopes)
+    assert all(not weight.requires_grad for weight in one.knowledge.parameters())
+    assert {id(weight) for group in model.groups() for weight in group.parameters}.isdisjoint(
+        {id(weight) for weight in one.knowledge.parameters()}
+    )
+
+
+def test_knowledge_that_says_nothing_is_as_many_empty_fields() -> None:
+    one = source()
+    with torch.no_grad():
+        for weight in one.knowledge.pattern.parameters():
+            weight.zero_()
+        for layer in one.adapter:
+            if isinstance(layer, nn.Linear):
+                layer.bias.zero_()
+    model, rows = ranker("dcn", sources=[one]).eval(), batch(12)
+    items = model.embed.items(rows.item, rows.history)
+    assert torch.equal(one(rows, items, model.embed).extras, torch.zeros(12, 4, DIM))
+
+
+def test_two_methods_stand_side_by_side() -> None:
+    context = SourceContext(RankingConfig(dim=DIM), Material(LAYOUT, item_fields(), TextTable(vectors()), WIDTH))
+    both = [DISCO.build(SMALL_DISCO, context), SPEC.build(config(), context)]
+    model = ranker("din", sources=both).eval()
+    assert model(batch(12)).shape == (12,)
+    assert sum(each.num_extras for each in both) == 8 + 4
+
+
+def test_gates_that_all_closed_are_an_error_with_a_remedy() -> None:
+    one = source(l0_weight=3.0)
+    assert one.knowledge.extractor is not None
+    with torch.no_grad():
+        one.knowledge.extractor.fields.table.weight.zero_()
+        for layer in one.knowledge.extractor.fields.numbers:
+            for weight in layer.parameters():
+                weight.zero_()
+    model = ranker("dcn", sources=[one]).train()
+    model.step(batch(12))  # gates of one half
+    again = source(l0_weight=3.0)
+    assert again.knowledge.extractor is not None
+    again.knowledge.extractor.forward = lambda read: torch.full((12, LAYOUT.num_fields, 4), -math.log(100))  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=r"every gate of the knowledge of 12 rows is closed.*lower model.edk.l0_weight = 3"):
+        ranker("dcn", sources=[again]).train().step(batch(12))
+
+
+# -- both stages ----------------------------------------------------------------------------------------------------------
+
+
+def request(data: Dataset | None = None, **values: Any) -> dict[str, Any]:
+    model = {**MODEL, "edk": SMALL, **values.pop("model", {})}
+    return {"data": str((data or world()).path), "backbone": "deepfm", "enhance": ["edk"], "model": model, **values}
+
+
+def plan(data: Dataset | None = None, **values: Any) -> Plan:
+    wanted = resolve(RunRequest(**{"training": TRAINING, **request(data, **values)}), "test")
+    seed_everything(wanted.seed)
+    made: Plan = TASKS["ranking"].room().plan(wanted, data or world(), None, show_progress=False)
+    return made
+
+
+def edk_of(run: Run) -> EDK:
+    network = run.model.module
+    assert isinstance(network, Ranker)
+    found = network.sources[0]
+    assert isinstance(found, EDK)
+    return found
+
+
+def trained(name: str, data: Dataset | None = None, **model: Any) -> Run:
+    values = request(data)
+    edk = {**SMALL, **model.pop("edk", {})}
+    return fit(
+        data or world(),
+        path=root() / name,
+        backbone=values["backbone"],
+        enhance=["edk"],
+        model={**MODEL, "edk": edk, **model},
+        training=TRAINING,
+        show_progress=False,
+    )
+
+
+@cache
+def first() -> Run:
+    return trained("edk-first")
+
+
+def test_the_stages_are_of_the_parts_that_they_name() -> None:
+    made = plan()
+    assert [(stage.name, getattr(stage, "train", ""), stage.valid) for stage in made.stages] == [
+        (STAGE, "knowledge", "knowledge_valid"),
+        ("rank", "train", "valid"),
+    ]
+    old = made.stages[0]
+    assert isinstance(old, Stage)
+    assert made.batches(old).num_samples == len(world().split["knowledge"])  # type: ignore[attr-defined]
+    more = plan(model={"train_on": "knowledge+train"}).stages[-1]
+    assert isinstance(more, Stage)
+    assert more.train == "knowledge+knowledge_valid+train"
+    assert [stage.name for stage in plan(model={"edk": {**SMALL, "compress": False}}).stages] == ["rank"]
+
+
+def test_the_network_of_the_first_stage_stands_still_in_the_second() -> None:
+    run = first()
+    record = load(run.path, dataset=world())
+    kept = edk_of(record).knowledge.state_dict()
+    weights = read_stage(run.path, read_run(run.path)[1], STAGE).files["model"]
+    assert all(torch.equal(tensor, weights[f"knowledge.{name}"]) for name, tensor in kept.items())
+    drawn = plan().stages[0].module.knowledge.state_dict()  # type: ignore[union-attr, operator]
+    assert any(not torch.equal(tensor, drawn[name]) for name, tensor in kept.items())
+
+
+def test_a_stage_of_another_run_is_taken_over(tmp_path: Path) -> None:
+    run = trained("edk-taken", start_from={STAGE: str(first().path)})
+    mine, theirs = (edk_of(each).knowledge.state_dict() for each in (run, first()))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    assert [phase["name"] for phase in run.record["phases"]] == ["rank"]
+    with pytest.raises(ConfigError, match=r"model.start_from.knowledge = .*its weights do not fit stage 'rank'"):
+        trained("edk-other-width", edk={"width": 4}, start_from={STAGE: str(first().path)})
+    with pytest.raises(ConfigError, match=r"names the stage 'knowledge', which is none that another follows"):
+        trained("edk-drawn-taken", edk={"compress": False}, start_from={STAGE: str(first().path)})
+
+
+def test_knowledge_that_is_held_is_knowledge_that_is_read() -> None:
+    data = world()
+    held, read = (plan(model={"edk": {**SMALL, "cache_mib": size}}).stages[-1].module for size in (1024, 0))
+    for model in (held, read):
+        assert isinstance(model, Ranker)
+        model.train()
+    made = plan()
+    one = next(iter(made.batches(made.stages[-1])))  # type: ignore[arg-type, call-overload]
+    torch.manual_seed(0)
+    first_step = held.step(one).losses()["prediction"]  # type: ignore[operator]
+    torch.manual_seed(0)
+    torch.testing.assert_close(first_step, read.step(one).losses()["prediction"], atol=1e-5, rtol=1e-5)  # type: ignore[operator]
+    cached, on_the_fly = (model.sources[0] for model in (held, read))  # type: ignore[index, union-attr]
+    assert on_the_fly._held is None
+    assert len(cached._held.positions) == len(data.split["train"]) + len(data.split["valid"])
+    other = replace(one, item=one.item % 100 + 1, fields=one.fields.flip(0))
+    torch.testing.assert_close(cached._vectors(other), on_the_fly._vectors(other), atol=1e-5, rtol=1e-5)
+    cached._held.vectors.zero_()
+    assert not cached._vectors(one).any()
+    held.load_state_dict(held.state_dict())  # other weights may have come
+    assert cached._held is None
+
+
+def test_the_log_of_a_run_has_the_curves_and_the_gates() -> None:
+    lines = [json.loads(line) for line in (first().path / "metrics.jsonl").read_text().splitlines()]
+    old = [line for line in lines if line["phase"] == STAGE]
+    assert {"prediction", "essential", "input", "disentangled", "l0"} == set(old[0]["losses"])
+    gates = old[0]["monitors"]
+    assert set(gates) == {"mean gate", "open patterns", "all closed", "cosine of patterns", "norm of summary"}
+    assert 0 < gates["mean gate"] < 1
+    assert 0 <= gates["open patterns"] <= 4
+
+
+def test_a_look_inside() -> None:
+    run, data = first(), world()
+    positions = data.split["test"][:50]
+    seen = seen_patterns(run.model.module, data, positions)
+    fields = table_layout(data).num_fields
+    assert seen.sizes.shape == (50, 4)
+    assert ((seen.sizes >= 0) & (seen.sizes <= fields)).all()
+    assert seen.patterns.shape == (50, 4, 8)
+    assert seen.raw.shape == (50, 8)
+    plain = ranker("dcn", "mean")
+    with pytest.raises(RunError, match="no patterns of EDK; look into a run of enhance = 'edk'"):
+        seen_patterns(plain, data, positions)
+
+
+def test_data_without_old_events_are_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"no part 'knowledge' \(it has: train, valid, test\); prepare the data with split.kind"
+    ):
+        plan(dataset())
+    wanted = resolve(
+        RunRequest(data=str(dataset().path), backbone="deepfm", model={**MODEL, "train_on": "knowledge+train"}), "test"
+    )
+    made = TASKS["ranking"].room().plan(wanted, dataset(), None, show_progress=False)
+    with pytest.raises(DataError, match="no part 'knowledge'"):
+        made.batches(made.stages[-1])
+
+
+def test_old_events_of_one_class_are_refused() -> None:
+    data = world()
+    label = data.log.label.copy()
+    label[data.split["knowledge"]] = 0.0
+    with pytest.raises(DataError, match=r"rows of the part 'knowledge' have label 0, so there is nothing for the stage"):
+        plan(replace(data, log=replace(data.log, label=label)))
+
+
+def test_knowledge_stands_beside_text(tmp_path: Path) -> None:
+    run = fit(
+        world(),
+        path=tmp_path / "both",
+        backbone="din",
+        enhance=["disco", "edk"],
+        knowledge=knowledge(),
+        model={**MODEL, "edk": SMALL},
+        training=TRAINING,
+        show_progress=False,
+    )
+    assert run.config.title == "DIN + DisCo + EDK"
+    assert math.isfinite(run.record["best"]["metrics"]["auc"])
