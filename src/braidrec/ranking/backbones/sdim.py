@@ -15,21 +15,21 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.hashing import codes_of
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Depth, Width
 from braidrec.training.seeding import spawn
 
 
 class SDIMConfig(BackboneConfig):
-    groups: PositiveInt = 16
+    groups: Depth = 16
     bits: int = Setting(default=3, ge=1, le=8)  # planes of a group
     history_fields: Literal["id", "all"] = "id"
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
