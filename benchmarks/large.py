@@ -83,7 +83,7 @@ def main() -> int:
     run, base = load(given.folder / "run"), KnowledgeBase.open(given.folder / "kb")
     user, k = run.dataset.user_ids[0], 10
     run.recommend(user, k=k)  # ids, catalogue and vectors of the model are held from now on, whatever is asked
-    base.nearest(base.ids()[0], 1)
+    base.nearest(id=base.ids()[0], k=1)
     table = given.items * DIM * 4  # what the model made of every text
     results = given.users * k * 100
     new = {f"new{at}": f"word{at} word{at + 1}" for at in range(ADDED)}
@@ -98,7 +98,7 @@ def main() -> int:
             BUDGET_BYTES + table,
             "block of scores + vectors of the catalogue",
         ),
-        "nearest": (lambda: base.nearest(base.ids()[1], k), 200 * given.items, "one score and one id for each item"),
+        "nearest": (lambda: base.nearest(id=base.ids()[1], k=k), 200 * given.items, "one score and one id for each item"),
         "add_items": (
             lambda: run.add_items(new),
             4 * table + 300 * given.items,

@@ -7,8 +7,9 @@ RecBole lives in its own virtual environment, ``.peers/venv``, made on the first
 measurement is a fresh process that prints one JSON line with ``samples_per_second``; ``peers/recbole_side.py`` says what is
 timed.  Both sides get the same number of threads and the same task.
 
-Ranking: our side is ``python -m braidrec.bench.children training-speed``; the eight single-valued fields of DisCo's ML-1M (DIN:
-with a history of 30), label rating > 3, the sizes in ``SETUP``.
+Ranking: our side is ``python -m braidrec.bench.children training-speed``; the eight single-valued fields of DisCo's ML-1M (DIN,
+DIEN: with a history of 30), label rating > 3, the sizes in ``SETUP``.  Besides a line per model there is the geometric mean of
+their ratios, the least of them, and the marks that they are held against.
 
 ``sasrec``: the last two events of each user are held out, all others but the first are targets; full cross-entropy, the sizes
 in ``SEQUENCES``.  A sample is a target, on both sides.  Our side, and what differs in it, is in ``peers/braidrec_side.py``;
@@ -49,7 +50,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 from braidrec.data.dataset import Dataset, PrepareSettings
@@ -62,7 +63,7 @@ HERE = Path(__file__).resolve().parent
 HOME = HERE.parent / ".peers"
 REQUIREMENTS = HERE / "peers" / "requirements.txt"
 PEER_PYTHON = HOME / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-RANKING = ("deepfm", "dcn", "dcnv2", "din")
+RANKING = ("deepfm", "dcn", "dcnv2", "din", "autoint", "xdeepfm", "pnn", "fm", "widedeep", "ffm", "fwfm", "dien")
 PARTS = (*RANKING, "sasrec", "lightgcn")
 SETUP = {"batch": 2048, "dim": 32, "mlp": (128, 64), "history": 30}
 SEQUENCES = {"dim": 64, "blocks": 2, "heads": 2, "history": 50}
@@ -76,6 +77,8 @@ GOAL = "sasrec, seconds to RecBole's nDCG@10 after an epoch"
 # Parts that RecBole also trains for so many epochs: the line of the table.
 GOALS = {"sasrec": GOAL, "lightgcn": "lightgcn, seconds to RecBole's nDCG@10 after ten epochs"}
 KINDS = {"ndcg@10": "as RecBole ranks", "ndcg@10_unmet": "without the items met before"}
+MEAN_MARK, LEAST_MARK = 2.0, 1.2  # how many times faster ranking models should be: in the geometric mean, and each
+MARKS = {"xdeepfm": 4.0, "autoint": 2.0}  # and those of which more is asked
 FOREIGN_CORES = 0.1  # above this, other work has spoilt a measurement: two busy threads on two cores then wait for each other
 SETTLE_SECONDS = 600  # reading the data and building the histories, beside the timed seconds
 EPOCH_SECONDS = 4 * 3600  # by then even a slow machine has done RecBole's epoch
@@ -401,6 +404,24 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def marks(rows: Sequence[Row]) -> list[str]:
+    """What the ratios of ranking models are held against, a line each; none where no such model was measured on both sides."""
+    found = {row.part: row.ratio for row in rows if row.part in RANKING and row.ratio is not None}
+    if not found:
+        return []
+    least = min(found, key=found.__getitem__)
+    held = [
+        (f"geometric mean of {len(found)} ranking models", geometric_mean(found.values()), MEAN_MARK),
+        (f"least of them: {least}", found[least], LEAST_MARK),
+        *((part, found[part], mark) for part, mark in MARKS.items() if part in found),
+    ]
+    return [f"{what} {ratio:.2f}x (mark {mark:g}x{_short(ratio, mark)})" for what, ratio, mark in held]
+
+
+def _short(ratio: float, mark: float) -> str:
+    return f", {mark - ratio:.2f}x short" if ratio < mark else ""
+
+
 def disturbed(measurements: Sequence[Measurement]) -> str:
     """A warning that names how many measurements other work has spoilt; empty when none."""
     spoilt = [one.foreign_cores for one in measurements if one.foreign_cores is not None and one.foreign_cores > FOREIGN_CORES]
@@ -554,6 +575,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if measured:
             versions = [one.report.get("versions") for one in measured if one.side == "recbole"][-1]
             print(f"{render(rows())}\n")
+            if lines := marks(rows()):
+                print("\n".join(lines))
             for epoch in epochs.values():
                 print(goal_note(epoch))
             print(f"RecBole's side: {versions}; {(time.monotonic() - start) / 60:.1f} minutes")

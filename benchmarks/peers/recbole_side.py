@@ -4,8 +4,9 @@ Timed is RecBole's unmodified ``Trainer._train_epoch``: its data loader, forward
 step, without any evaluation.  The first batches warm up; the clock then runs for whole batches until the seconds are over.
 
 The set-up is the common one of ``benchmarks/peers.py``.  What RecBole fixes and no setting changes: batch normalisation in the
-MLPs of DCN, DCNV2 and DIN; Dice in DIN's MLP and Sigmoid in its attention; DIN reads every item field of the whole history and
-no user field but the id.
+MLPs of DCN, DCNV2, DIN and DIEN; Dice in the MLP of DIN and DIEN and Sigmoid in their attention; they read every item field of
+the whole history and no user field but the id.  DIEN trains with its auxiliary loss, whose negatives are drawn before the clock
+starts; FwFM's pair weights are tensors that no optimiser trains; xDeepFM's CIN has a ReLU.
 
 SASRec: RecBole's defaults (cross-entropy over all items, dropout .5, GELU, Adam at 1e-3) but for the length; every event of the
 training part but each user's first is one sample, with the 50 items before it.  Also timed is ``Trainer.evaluate`` on the
@@ -67,12 +68,22 @@ PAIRS = {
 INTERACTION = ["user_id", "item_id", "rating", "timestamp"]
 ITEM = ["item_id", "title", "genre"]
 FIELDS = {"inter": INTERACTION, "user": ["user_id", "gender", "age", "occupation", "zip"], "item": ITEM}  # DisCo's eight
+ONE_ID = RANKING | {"load_col": {"inter": INTERACTION, "item": ITEM}, "pooling_mode": "mean"}
+ATTENTION = {"attention_size": 40, "n_layers": 3, "num_heads": 2, "has_residual": True, "dropout_probs": [0.0, 0.0, 0.0]}
 CROSS = RANKING | {"load_col": FIELDS, "cross_layer_num": 3, "reg_weight": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepfm": ("DeepFM", RANKING | {"load_col": FIELDS}),
     "dcn": ("DCN", CROSS),
     "dcnv2": ("DCNV2", CROSS | {"structure": "parallel", "mixed": False}),
-    "din": ("DIN", RANKING | {"load_col": {"inter": INTERACTION, "item": ITEM}, "pooling_mode": "mean"}),
+    "din": ("DIN", ONE_ID),
+    "dien": ("DIEN", ONE_ID | {"gru_type": "AUGRU", "alpha": 1.0}),
+    "autoint": ("AutoInt", RANKING | {"load_col": FIELDS} | ATTENTION),
+    "xdeepfm": ("xDeepFM", RANKING | {"load_col": FIELDS, "direct": True, "cin_layer_size": [100, 100], "reg_weight": 0.0}),
+    "pnn": ("PNN", RANKING | {"load_col": FIELDS, "use_inner": True, "use_outer": False, "reg_weight": 0.0}),
+    "fm": ("FM", RANKING | {"load_col": FIELDS}),
+    "widedeep": ("WideDeep", RANKING | {"load_col": FIELDS}),
+    "ffm": ("FFM", RANKING | {"load_col": FIELDS, "embedding_size": 4}),  # of each pair of fields
+    "fwfm": ("FwFM", RANKING | {"load_col": FIELDS}),
     "sasrec": ("SASRec", SEQUENTIAL),
     "lightgcn": ("LightGCN", PAIRS),
 }
@@ -124,7 +135,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     else:
         sizes |= {"embedding_size": options.dim, "mlp_hidden_size": options.mlp}
     dataset = DATA.get(options.model, "ml-1m")
-    config = Config(model=name, dataset=dataset, config_dict=COMMON | own | sizes | {"data_path": options.data})
+    config = Config(model=name, dataset=dataset, config_dict=COMMON | sizes | own | {"data_path": options.data})
     init_seed(config["seed"], config["reproducibility"])
     loader, valid, _ = data_preparation(config, create_dataset(config))
     model = get_model(name)(config, loader.dataset).to(config["device"])

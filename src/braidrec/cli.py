@@ -687,7 +687,10 @@ def reproduce(
 @app.command()
 def bench(
     parts: Annotated[
-        str | None, typer.Option(help="Some of: memory, data, training, knowledge, tables, sequential, text (by commas).")
+        str | None,
+        typer.Option(
+            help="Some of: memory, data, training, packing, knowledge, tables, sequential, collaborative, text (by commas)."
+        ),
     ] = None,
     prepared: Annotated[Path | None, typer.Option("--data", help="A prepared data set; a planted world when left out.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 5.0,

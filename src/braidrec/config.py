@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, suggest
 from braidrec.registry import TASKS, LogSize, Spec, TaskSpec, Values, task_of
-from braidrec.strict import Strict, merge, parse
+from braidrec.strict import LONGEST, SEEDS, Strict, merge, parse
 from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
 
 
@@ -63,9 +63,9 @@ class RunRequest(Strict):
     backbone: str | None = None
     enhance: Names = ()  # one name or several
     preset: str = "ours"
-    seed: int = Setting(default=42, ge=0, lt=2**32)  # what NumPy and torch both take
+    seed: int = Setting(default=42, ge=0, lt=SEEDS)
     # to rank logs of positives only: drawn per positive, whose sample weight they take; default: as the data set was prepared
-    negatives: int | None = Setting(default=None, ge=1)
+    negatives: int | None = Setting(default=None, ge=1, le=LONGEST)
     model: dict[str, Any] = Setting(default_factory=dict)
     training: dict[str, Any] = Setting(default_factory=dict)
 
@@ -108,8 +108,8 @@ class RunConfig(Strict):
     backbone: str
     enhance: tuple[str, ...] = ()
     preset: str
-    seed: int
-    negatives: int | None = None
+    seed: int = Setting(ge=0, lt=SEEDS)
+    negatives: int | None = Setting(default=None, ge=1, le=LONGEST)
     model: SerializeAsAny[ModelConfig]
     training: TrainingConfig
 

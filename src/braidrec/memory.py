@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import sys
+from collections.abc import Iterator
+
+from braidrec.errors import BraidError, RunError
 
 WHOLE_BYTES = 256 << 20  # of text vectors as float32: 174,762 items of width 384, 16,384 of width 4,096
 
@@ -38,3 +42,16 @@ def keep_freed_pages() -> bool:
             for option, value in ((_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
         )
     return False
+
+
+@contextlib.contextmanager
+def there_is(what: str, remedy: str) -> Iterator[None]:
+    """Raise RunError, with the bytes, where ``what`` asks NumPy or torch for memory that the machine does not give."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as cause:
+        asked = re.search(r"allocate ([\d.]+ ?\w+)", str(cause))  # torch on either device, and NumPy
+        if isinstance(cause, BraidError) or not (isinstance(cause, MemoryError) or asked):
+            raise
+        amount = "" if asked is None else f" ({asked[1]} at once)"
+        raise RunError(f"{what} asks for memory that is not there{amount}; {remedy}") from None

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, LiteralString, TypeVar
+from typing import Annotated, Any, LiteralString, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, nearest, suggest
 
 _UNSHOWN: LiteralString = "unshown"
+
+# How large settings may be, far above what anybody trains with: an absurd size is refused before memory is asked for it
+WIDEST = 1 << 14  # numbers in a vector
+DEEPEST = 1 << 8  # layers, hops, heads, experts
+LONGEST = 1 << 16  # events of a history, values drawn or kept for each of many
+MOST = 1 << 24  # rows of a batch, epochs, people
+SEEDS = 1 << 32  # and below: what NumPy, torch and scikit-learn all take
+Width = Annotated[int, Field(ge=1, le=WIDEST)]
+Depth = Annotated[int, Field(ge=1, le=DEEPEST)]
+Length = Annotated[int, Field(ge=1, le=LONGEST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class Strict(BaseModel):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,16 @@ class Wrong:
 HEADS = ("silent differences", "foreign exceptions", "bytes of a key", "code run", "files outside")
 MARKS = {  # attack -> how often the whole set tries it at least
     "kills of sync": 50,
-    "kills of training, ranking": 20,
-    "kills of training, sequential, phase pretrain": 20,
-    "kills of training, sequential, phase align": 20,
-    "kills of training, sequential, phase experts": 20,
-    "kills of training, collaborative, trained": 20,
-    "kills of training, collaborative, fitted": 20,
+    "kills of training, DIN + DisCo": 20,
+    "kills of training, SASRec + PAD, pretrain": 20,
+    "kills of training, SASRec + PAD, align": 20,
+    "kills of training, SASRec + PAD, experts": 20,
+    "kills of training, LightGCN + DaRec": 20,
+    "kills of training, SDRL": 20,
+    "kills of training, EASE, fitted": 20,
     "writers at once": 6,
     "mutations of artefacts": 1_000,
-    "flipped bits in a knowledge base": 1_000,
+    "flipped bits in a knowledge base": 2_000,
     "fuzzed reads": 2_000,
     "hostile files": 200,
     "sealed weights of any form": 500,
@@ -40,12 +41,26 @@ MARKS = {  # attack -> how often the whole set tries it at least
 Note = Callable[..., None]
 
 
-def lines(reports: Iterator[tuple[str, object]]) -> dict[str, tuple[int, dict[str, int | None]]]:
-    found: dict[str, tuple[int, dict[str, int | None]]] = {}
-    for name, value in reports:
-        if name == "attack":
-            attack, tried, wrong = json.loads(str(value))
-            before, sums = found.get(attack, (0, dict.fromkeys(wrong)))
-            both = {key: sums[key] if wrong[key] is None else (sums[key] or 0) + wrong[key] for key in wrong}
-            found[attack] = (before + tried, both)
+Reports = Iterable[tuple[Iterable[tuple[str, object]], float]]
+
+
+@dataclass
+class Line:
+    """What became of one attack, over all tests that note it."""
+
+    tried: int = 0
+    seconds: float = 0.0
+    wrong: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(each.name for each in fields(Wrong)))
+
+
+def lines(reports: Reports) -> dict[str, Line]:
+    """By attack, of what each test noted and how long it took."""
+    found: dict[str, Line] = {}
+    for properties, seconds in reports:
+        notes = [json.loads(str(value)) for name, value in properties if name == "attack"]
+        for attack, tried, wrong in notes:
+            line = found.setdefault(attack, Line())
+            line.tried += tried
+            line.seconds += seconds / len(notes)
+            line.wrong = {key: total if wrong[key] is None else (total or 0) + wrong[key] for key, total in line.wrong.items()}
     return found

@@ -18,7 +18,8 @@ class Server:
         self.answer, self.heard = answer, bytearray()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         while True:
@@ -44,7 +45,11 @@ class Server:
         self.heard += head + body
 
     def close(self) -> None:
+        """Whoever waits for a connection is woken: to close a socket alone leaves its thread waiting for ever."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._thread.join()
 
 
 @contextlib.contextmanager

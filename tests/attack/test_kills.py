@@ -11,7 +11,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,81 +22,104 @@ import sequence_runs
 import test_sync_crash
 from attack_table import Note, Wrong
 
+import rated_worlds
 import small_runs
+from braidrec.data.dataset import Dataset
 from braidrec.runs.fit import fit
 from braidrec.runs.run import Run, load
 
 ADDING = Path(__file__).parents[1] / "runs" / "adding_worker.py"
 TRAINING = {"checkpoint_seconds": 1e-6}
+NODES = {"max_epochs": 3, "batch_size": 256, **TRAINING}
+RATED = {"max_epochs": 6, "min_epochs": 0, "batch_size": 20, **TRAINING}
+CODE = {"hidden": 16, "dropout": 0.5, "kl": 0.1, "zeros": 2.0}
+CODE |= {"blocks": {"internal": {"size": 8}, "external": {"size": 4}, "other": {"size": 4}}}
+EVENTS, SECONDS = 12, 0.3  # of a phase, before which a kill comes
 
 
-def ranking(path: Path) -> Run:
-    data, knowledge = folders()[:2]
-    from braidrec.data.dataset import Dataset
+@dataclass(frozen=True)
+class Folders:
+    """Data and knowledge that the parent made, for its children to open."""
 
-    return small_runs.train(path, Dataset.open(data), enhance="disco", knowledge=knowledge, training=TRAINING)
-
-
-def sequential(path: Path) -> Run:
-    from braidrec.data.dataset import Dataset
-
-    data, knowledge = folders()[2:]
-    return sequence_runs.train(path, Dataset.open(data), enhance="pad", knowledge=knowledge, training=TRAINING)
+    planted: Path
+    of_planted: Path
+    rings: Path
+    of_rings: Path
+    rated: Path
 
 
-def closed(path: Path) -> Run:
-    from braidrec.data.dataset import Dataset
-
-    data, knowledge = folders()[2:]
-    return fit(Dataset.open(data), path=path, backbone="ease", knowledge=knowledge, show_progress=False)
+def ranking(path: Path, made: Folders) -> Run:
+    return small_runs.train(path, Dataset.open(made.planted), enhance="disco", knowledge=made.of_planted, training=TRAINING)
 
 
-def nodes(path: Path) -> Run:
-    from braidrec.data.dataset import Dataset
-
-    settings = {"max_epochs": 3, "batch_size": 256, **TRAINING}
-    return fit(Dataset.open(folders()[2]), path=path, backbone="lightgcn", training=settings, show_progress=False)
+def sequential(path: Path, made: Folders) -> Run:
+    return sequence_runs.train(path, Dataset.open(made.rings), enhance="pad", knowledge=made.of_rings, training=TRAINING)
 
 
-def folders() -> list[str]:
-    """Where the parent made data and knowledge: ranking's, then sequences'."""
-    return os.environ["BRAIDREC_ATTACK_FOLDERS"].split(os.pathsep)
+def nodes(path: Path, made: Folders) -> Run:
+    data, model = Dataset.open(made.rings), {"dim": 8, "darec": {"width": 4, "sample": 32}}
+    settings = {"backbone": "lightgcn", "enhance": "darec", "knowledge": made.of_rings, "model": model, "training": NODES}
+    return fit(data, path=path, show_progress=False, **settings)  # type: ignore[arg-type]
 
 
-CASES: dict[str, tuple[Callable[[Path], Run], str | None]] = {
-    "ranking": (ranking, "rank"),
-    "sequential, phase pretrain": (sequential, "pretrain"),
-    "sequential, phase align": (sequential, "align"),
-    "sequential, phase experts": (sequential, "experts"),
-    "collaborative, trained": (nodes, None),
-    "collaborative, fitted": (closed, None),
+def rated(path: Path, made: Folders) -> Run:
+    data = Dataset.open(made.rated)
+    return fit(data, path=path, backbone="sdrl", model=CODE, training=RATED, show_progress=False)
+
+
+def closed(path: Path, made: Folders) -> Run:
+    return fit(Dataset.open(made.rings), path=path, backbone="ease", knowledge=made.of_rings, show_progress=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training, and the phase in which it is killed; None: in any."""
+
+    train: Callable[[Path, Folders], Run]
+    phase: str | None = None
+
+
+CASES = {
+    "DIN + DisCo": Case(ranking),
+    "SASRec + PAD, pretrain": Case(sequential, "pretrain"),
+    "SASRec + PAD, align": Case(sequential, "align"),
+    "SASRec + PAD, experts": Case(sequential, "experts"),
+    "LightGCN + DaRec": Case(nodes),
+    "SDRL": Case(rated),
+    "EASE, fitted": Case(closed),
 }
 
 
-def killed(case: str, path: Path, moment: int) -> None:
-    """Train, and die at the ``moment``-th event of the case's phase: a batch, a check, or a file of an archive half written."""
+def killed(name: str, path: Path, made: Folders, moment: float | None) -> None:
+    """Train, and die in the case's phase: at the ``moment``-th event of it, a batch, a check, or a file of an archive half
+    written, or, where it is below 1, so much of `SECONDS` after its first event, wherever that is.
+    """
     import torch
 
     from braidrec.training import checkpoint, loop
 
     torch.set_num_threads(1)
-    make, phase = CASES[case]
-    left = moment
-    current: list[str] = []
+    case, passed, current = CASES[name], 0, [""]
+
+    def die(after: float) -> None:
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def count() -> None:
-        nonlocal left
-        if moment and (phase is None or current[-1:] == [phase]):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal passed
+        if moment is None or case.phase not in (None, current[0]):
+            return
+        passed += 1
+        if moment < 1 and passed == 1:
+            threading.Thread(target=die, args=(moment * SECONDS,), daemon=True).start()
+        elif passed == moment:
+            die(0)
 
     def counted(owner: object, name: str, named: Callable[..., str | None]) -> None:
         plain = getattr(owner, name)
 
         def call(*arguments: object) -> object:
-            if (own := named(*arguments)) is not None:
-                current.append(own)
+            current[0] = named(*arguments) or current[0]
             count()
             found = plain(*arguments)
             count()
@@ -106,47 +132,53 @@ def killed(case: str, path: Path, moment: int) -> None:
     counted(loop._Run, "_fit", lambda run, phase: phase.name)
     counted(checkpoint, "save_tensors", lambda *rest: None)
     counted(checkpoint, "write_json", lambda *rest: None)
-    make(path)
+    case.train(path, made)
 
 
 @pytest.fixture(scope="module")
 def processes() -> multiprocessing.context.ForkServerContext:
     """Fresh processes that need not import torch again."""
-    made = [small_runs.dataset().path, small_runs.knowledge(), sequence_runs.dataset().path, sequence_runs.knowledge()]
-    os.environ["BRAIDREC_ATTACK_FOLDERS"] = os.pathsep.join(map(str, made))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["braidrec.runs.fit", "lightning_fabric", "lancedb", "scipy.sparse", "polars", "pytest"])
     return context
 
 
-def ended(processes: multiprocessing.context.ForkServerContext, case: str, path: Path, moment: int) -> int | None:
-    process = processes.Process(target=killed, args=(case, path, moment))
+def ended(processes: multiprocessing.context.ForkServerContext, *call: object) -> int | None:
+    process = processes.Process(target=killed, args=call)
     process.start()
     process.join()
     return process.exitcode
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kills", [pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", CASES)
 def test_killed_trainings_end_with_the_bytes_of_an_unbroken_one(
-    case: str, processes: multiprocessing.context.ForkServerContext, tmp_path: Path, note: Note
+    name: str, kills: int, processes: multiprocessing.context.ForkServerContext, tmp_path: Path, note: Note
 ) -> None:
-    kills = 20
-    rng, done, rounds, differ = random.Random(case), 0, 0, 0
-    assert ended(processes, case, tmp_path / "whole", 0) == 0
+    made = Folders(
+        small_runs.dataset().path,
+        small_runs.knowledge(),
+        sequence_runs.dataset().path,
+        sequence_runs.knowledge(),
+        rated_worlds.rated(rated_worlds.world(), name="rated-kills").path,
+    )
+    rng, done, differ, rounds = random.Random(name), 0, 0, 0
+    assert ended(processes, name, tmp_path / "whole", made, None) == 0
     wanted = (tmp_path / "whole" / "model.safetensors").read_bytes()
-    while done < kills and rounds < kills:  # a training that ended is begun anew
-        path = tmp_path / f"killed-{rounds}"
-        while done < kills and (code := ended(processes, case, path, rng.randint(1, 12))) != 0:
+    while done < kills:  # a training that ended is begun anew
+        path, rounds = tmp_path / f"killed-{rounds}", rounds + 1
+        assert rounds <= 2 * kills
+        while done < kills:
+            moment = rng.random() if rng.random() < 0.5 else rng.randint(1, EVENTS)
+            if (code := ended(processes, name, path, made, moment)) == 0:
+                break
             assert code == -signal.SIGKILL
             done += 1
-        if done == kills and not (path / "run.json").exists():
-            assert ended(processes, case, path, 0) == 0
+        if not (path / "run.json").exists():
+            assert ended(processes, name, path, made, None) == 0
         differ += (path / "model.safetensors").read_bytes() != wanted
-        rounds += 1
-    note(f"kills of training, {case}", done, Wrong(silent=differ, foreign=0))
+    note(f"kills of training, {name}", done, Wrong(silent=differ, foreign=0))
     assert not differ
-    assert done == kills
 
 
 @pytest.mark.slow

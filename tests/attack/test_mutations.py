@@ -1,7 +1,7 @@
 """Anything done to any file of any artefact: what is answered is what was answered, or it is refused in our words.
 
-Bits are flipped, files cut, emptied, removed, swapped with their neighbours and with their like of another run, data set or
-knowledge base, alone, in pairs with the note that names them, and as whole folders.
+Bits are flipped, files cut, emptied, removed, swapped with their neighbours and with their like of another run, training, data
+set or knowledge base, alone, in pairs with the note that names them, and as whole folders.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from attack_table import Note, Wrong
+from test_swapped import begun
 
 import small_runs
 from braidrec.data.dataset import Dataset
@@ -24,6 +26,7 @@ from braidrec.runs.run import load
 from small_runs import copy_of, disco
 
 Answer = Callable[[Path], object]
+STOPPED: dict[str, Any] = {"training": {"checkpoint_seconds": 0.001}}
 
 
 def of_data(path: Path) -> object:
@@ -60,6 +63,17 @@ def of_run(path: Path) -> object:
     )
 
 
+def of_training(path: Path) -> object:
+    """Goes on with a training that was stopped, in a copy: what it ends with."""
+    own = path.with_name("going-on")
+    shutil.copytree(path, own)
+    try:
+        run = small_runs.train(own, **STOPPED)
+        return (own / "model.safetensors").read_bytes(), run.record["weights"], run.warnings
+    finally:
+        shutil.rmtree(own)
+
+
 def grown(seed: int, path: Path) -> Path:
     """A run with everything that may lie in its folder."""
     run = copy_of(disco(seed), path)
@@ -68,17 +82,21 @@ def grown(seed: int, path: Path) -> Path:
     return run.path
 
 
-def artefacts(root: Path) -> Iterator[tuple[str, Path, Path, Answer]]:
-    """(name, folder, its like, what is asked of it)."""
+def artefacts(root: Path) -> Iterator[tuple[str, Path, Path, Answer, int]]:
+    """(name, folder, its like, what is asked of it, its part of a hundred mutations)."""
     data = root / "data", root / "data-other"
     shutil.copytree(small_runs.dataset().path, data[0])
     shutil.copytree(small_runs.other_dataset().path, data[1])
-    yield "data", *data, of_data
+    yield "data", *data, of_data, 25
     knowledge = root / "knowledge", root / "knowledge-other"
     shutil.copytree(small_runs.knowledge(), knowledge[0])
     build(small_runs.other_dataset().path, knowledge[1], "tfidf")
-    yield "knowledge", *knowledge, of_knowledge
-    yield "run", grown(1, root / "run"), grown(2, root / "run-other"), of_run
+    yield "knowledge", *knowledge, of_knowledge, 25
+    yield "run", grown(1, root / "run"), grown(2, root / "run-other"), of_run, 30
+    with pytest.MonkeyPatch.context() as patch:
+        for name, changes in (("training", {}), ("training-other", {"seed": 2})):
+            begun(root / name, patch, **STOPPED, **changes)
+    yield "training", root / "training", root / "training-other", of_training, 20
 
 
 # what a folder looks like that was never asked, or had nothing added: there is nothing else that could be read from it
@@ -135,10 +153,10 @@ def mutations(folder: Path, like: Path, rng: np.random.Generator, count: int) ->
 @pytest.mark.parametrize("count", [30, pytest.param(1_050, marks=pytest.mark.slow)])
 def test_no_mutation_is_believed(count: int, tmp_path: Path, note: Note) -> None:
     rng, silent, foreign, tried = np.random.default_rng(count), [], [], 0
-    for name, folder, like, ask in artefacts(tmp_path):
+    for name, folder, like, ask, share in artefacts(tmp_path):
         wanted = ask(folder)
         pristine = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
-        for what, target in mutations(folder, like, rng, count // 3):
+        for what, target in mutations(folder, like, rng, -(-count * share // 100)):
             tried += 1
             try:
                 if ask(folder) != wanted and not ((name, target.name) in BLANK and not target.exists()):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import small_runs
+from braidrec.bench.models import MODELS
 from braidrec.errors import DataError
 from braidrec.files import read_json, write_json
 
@@ -45,7 +46,13 @@ def test_parts_are_chosen_once_each_in_the_given_order(peers: ModuleType) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peer-only", "--parts", "deepfm,dnc"], "'dnc' is no part; choose from deepfm, dcn, dcnv2, din, sasrec, lightgcn"),
+        (
+            ["--peer-only", "--parts", "deepfm,dnc"],
+            (
+                "'dnc' is no part; choose from deepfm, dcn, dcnv2, din, autoint, xdeepfm, pnn, fm, widedeep, ffm, fwfm, dien, "
+                "sasrec, lightgcn"
+            ),
+        ),
         (["--peer-only", "--seconds", "0"], "0 must be a positive number of seconds"),
         ([], "--prepared DIR is missing"),
         (["--parts", "sasrec,din"], "--prepared DIR is missing"),
@@ -79,6 +86,30 @@ def test_ratio_is_the_median_within_rounds(peers: ModuleType) -> None:
         ]
     )
     assert rows == [peers.Row("dcn", 60.0, 125.0, 1.75, (1.5, 2.0))]
+
+
+def test_marks_are_of_the_ranking_models_measured_on_both_sides(peers: ModuleType) -> None:
+    rows = [
+        peers.Row("xdeepfm", 10.0, 80.0, 8.0, (8.0, 8.0)),
+        peers.Row("fm", 10.0, 10.0, 1.0, (1.0, 1.0)),
+        peers.Row("autoint", 10.0, 10.0, 1.0, (1.0, 1.0)),
+        peers.Row("din", 10.0, None, None, None),
+        peers.Row("sasrec", 1.0, 30.0, 30.0, (30.0, 30.0)),
+    ]
+    assert peers.marks(rows) == [
+        "geometric mean of 3 ranking models 2.00x (mark 2x)",
+        "least of them: fm 1.00x (mark 1.2x, 0.20x short)",
+        "xdeepfm 8.00x (mark 4x)",
+        "autoint 1.00x (mark 2x, 1.00x short)",
+    ]
+    assert peers.marks(rows[3:]) == []
+
+
+def test_every_ranking_part_is_a_model_of_both_sides(peers: ModuleType) -> None:
+    side = (DRIVER.parent / "peers" / "recbole_side.py").read_text()
+    for part in peers.RANKING:
+        assert part in MODELS
+        assert f'    "{part}": ("' in side
 
 
 def test_disturbed_measurements_are_counted_and_told(peers: ModuleType) -> None:

@@ -15,7 +15,7 @@ import small_runs
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import DataError, RunError
-from braidrec.experiments import disco, material, pad, reproduce
+from braidrec.experiments import disco, edk, material, pad, reproduce
 from braidrec.experiments.cells import command, differences, make_cell, paired_tests, summary
 from braidrec.experiments.conversion import convert, facts_of_command, rewrite
 from braidrec.experiments.experiment import Experiment
@@ -25,8 +25,8 @@ from braidrec.experiments.rows import Row, Workshop
 from braidrec.files import read_json, write_json
 
 RESULTS = Path(__file__).parents[2] / "results"
-FOLDERS = {"disco-ml-1m": {row.name: row for row in disco.all_rows()}, "pad-prime-pantry": pad.PANTRY_ROWS}
-FOLDERS |= {"pad-ml-1m": pad.ML_1M_ROWS}
+FOLDERS = {"disco-ml-1m": disco.EXPERIMENTS[0].rows["ml-1m"], "pad-prime-pantry": pad.PANTRY_ROWS}
+FOLDERS |= {"pad-ml-1m": pad.ML_1M_ROWS, "edk-ml-1m-knowledge": edk.ROWS[edk.LOGS]}
 NOWHERE = Path("/dev/null")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from braidrec.data.history import History
+from braidrec.data.history import History, SharedHistory
 from braidrec.layers.embedding import FieldEmbedding, TableLayout
 
 # user 1..6 (unknown 7)   item 8..17 (18)   genre 19..21 (22)   tags 23..26 (27)
@@ -102,6 +102,21 @@ def test_items_are_the_same_whole_or_distinct(history: Tensor) -> None:
     assert torch.equal(items.rows[items.past.index], history)
     assert torch.equal(items.fields, embed.table.weight[ITEM_FIELDS[items.rows].long()])
     assert not items.fields[0].any()
+
+
+@pytest.mark.parametrize("run", [1, 4], ids=["a window each", "shared windows"])
+def test_distinct_items_are_the_same_marked_or_sorted(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue much larger than a batch is not gone through; what is found is the same, in the same order."""
+    embed, candidate = embedding().eval(), torch.tensor([3, 7], dtype=torch.int32)
+    history: History | SharedHistory = past(torch.tensor([[3, 3, 0], [10, 1, 3]]))
+    if run > 1:
+        history = past(torch.tensor([[10, 1, 3]])).shared(2)
+    marked = embed.items(candidate, history)
+    monkeypatch.setattr("braidrec.layers.embedding._SPARSE", 0)
+    found = embed.items(candidate, history)
+    for one, other in ((marked.rows, found.rows), (marked.candidate, found.candidate), (marked.past.index, found.past.index)):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
 
 
 def test_unknown_rows_are_swapped_in_at_their_rate_in_training_only() -> None:

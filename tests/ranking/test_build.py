@@ -26,7 +26,7 @@ from braidrec.strict import Strict
 from braidrec.training.step import Step
 
 BACKBONES = tuple(TASK.backbones)
-OWN_HISTORY = ("dien", "din")  # those that read it themselves
+OWN_HISTORY = ("dien", "din", "sdim")  # those that read it themselves
 
 
 def configured(backbone: str, enhance: str | None = None, preset: str = "ours", /, **changes: Any) -> RunConfig:

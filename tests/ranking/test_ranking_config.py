@@ -146,7 +146,7 @@ def test_changes_win_over_the_preset_table_by_table() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ours", "dim", None), r"run\.toml: the task 'ranking' has no backbone 'dim' \(did you mean 'din'\?\)"),
+        (("ours", "dim", None), r"run\.toml: the task 'ranking' has no backbone 'dim' \(did you mean 'sdim'\?\)"),
         (("ours", "xyz", None), rf"no backbone 'xyz' \(accepted: {', '.join(sorted([*TASK.backbones, *TASK.models]))}\)"),
         (("ours", "din", "disko"), r"'enhance' = 'disko': .* enhanced by disco, edk \(did you mean 'disco'\?\)"),
         (("papers", "din", None), r"'preset' = 'papers' \(did you mean 'paper'\?\)"),

@@ -279,6 +279,10 @@ def test_what_a_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("braidrec.ranking.task.choose_table_update", lambda rows, dim: "lazy")
     lazy = planned(configured(), data)
     assert lazy.choices == {"tables": "lazy", "table_rows": 277, "average_epochs": 0.0}
+    rowwise = {"tables": "rowwise", "table_lr": 0.05, "average_epochs": 0.0}
+    assert planned(configured(training=rowwise), data).choices["tables"] == "rowwise"
+    with pytest.raises(ConfigError, match=r"table_lr = 0.05 is of training.tables = 'rowwise', and tables = 'lazy'"):
+        planned(configured(training={**rowwise, "tables": "lazy"}), data)
     assert lazy.average_epochs == 0.0
     assert [TASK.reads_text(configured(**KINDS[kind])) for kind in KINDS] == [False, False, True, False, False, True]
 

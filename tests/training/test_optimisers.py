@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from braidrec.errors import TrainingError
 from braidrec.training import optimisers
-from braidrec.training.optimisers import LazyAdam, choose_table_update, measure_crossover
+from braidrec.training.checkpoint import optimiser_state, restore_optimiser
+from braidrec.training.contracts import OptimiserGroup
+from braidrec.training.optimisers import LazyAdam, RowAdagrad, build, choose_table_update, measure_crossover
 
 
 def pair(rows: int, dim: int, **settings: float) -> tuple[nn.Parameter, LazyAdam, nn.Parameter, torch.optim.Adam]:
@@ -86,6 +88,39 @@ def test_rows_nobody_reads_are_not_touched() -> None:
     lazily.catch_up(lazy, torch.tensor([5, 5, 9]))
     learn(lazy, lazily, torch.tensor([5, 9]), torch.ones(2, 2), sparse=True)
     assert (lazy != before).any(dim=1).nonzero().squeeze(1).tolist() == [5, 9]
+
+
+def test_row_wise_adagrad_by_hand() -> None:
+    """Row 1 gets the gradients (3, 4), as two look-ups of it, then (0, 5); mean squares 12.5 each.  Row 0 is never read."""
+    table = nn.Parameter(torch.ones(3, 2))
+    optimiser = RowAdagrad([table], lr=0.1, eps=0.0, weight_decay=0.5)
+    learn(table, optimiser, torch.tensor([1, 1]), torch.tensor([[1.0, 4.0], [2.0, 0.0]]), sparse=True)
+    first = 0.95 - 0.1 * torch.tensor([3.0, 4.0]) / 12.5**0.5
+    torch.testing.assert_close(table.data, torch.stack([torch.ones(2), first, torch.ones(2)]))
+    learn(table, optimiser, torch.tensor([1]), torch.tensor([[0.0, 5.0]]), sparse=True)
+    torch.testing.assert_close(table.data[1], first * 0.95 - 0.1 * torch.tensor([0.0, 5.0]) / 5)
+    assert optimiser.state[table]["sum"].tolist() == [0.0, 25.0, 0.0]
+    with pytest.raises(TrainingError, match=r"a table of shape \(3, 2\) is updated lazily but got a dense gradient"):
+        learn(table, optimiser, torch.tensor([1]), torch.ones(1, 2), sparse=False)
+
+
+def test_row_wise_adagrad_goes_on_from_what_was_saved() -> None:
+    ends = []
+    for stop in (None, 5):
+        table = nn.Parameter(torch.ones(9, 4))
+        group = OptimiserGroup("main", [table], lr=1e-3, rowwise=True, table_lr=0.05)
+        (optimiser,) = build(group, [table])
+        assert optimiser.param_groups[0]["lr"] == 0.05
+        draw = torch.Generator().manual_seed(0)
+        for step in range(10):
+            if step == stop:
+                saved = optimiser_state(optimiser)
+                (optimiser,) = build(group, [table])
+                restore_optimiser(optimiser, *saved)
+            ids = torch.randint(9, (6,), generator=draw)
+            learn(table, optimiser, ids, torch.randn(6, 4, generator=draw), sparse=True)
+        ends.append(table.data)
+    assert torch.equal(*ends)
 
 
 def test_choice_by_size() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from braidrec.config import ModelConfig
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, Strict, Width
 
 # What `ours` sets in every backbone with a choice of loss.  Validation Recall@20 of LightGCN, one seed: on RLMRec's Amazon-book
 # .1433 by BPR (width 32, `authors`), .1653 by the softmax at width 64, .1764 at 256; on MovieLens-latest-small .2234, .2755 and
@@ -32,8 +32,8 @@ class NodesConfig(Strict):
         their number ("batch", as the authors of LightGCN have it)
     """
 
-    dim: PositiveInt = 64
-    negatives: NonNegativeInt = 1
+    dim: Width = 64
+    negatives: int = Setting(default=1, ge=0, le=LONGEST)
     l2: NonNegativeFloat = 1e-6
     l2_on: Literal["all", "batch"] = "all"
 

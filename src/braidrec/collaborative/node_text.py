@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from braidrec.collaborative.contracts import Parts
 from braidrec.layers.mlp import Part
 from braidrec.layers.text import NO_TEXT
-from braidrec.strict import Strict
+from braidrec.strict import WIDEST, Strict
 
 NEAR = 20  # items by which one that nobody has is known
 
@@ -25,7 +25,7 @@ class TextConfig(Strict):
     """centred: less the mean of users or of items, at length 1    width: leading directions that are kept; None: as it is"""
 
     centred: bool = True
-    width: int | None = Setting(default=128, ge=1)
+    width: int | None = Setting(default=128, ge=1, le=WIDEST)
 
 
 class NodeText(nn.Module):

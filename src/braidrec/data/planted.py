@@ -24,7 +24,7 @@ from pydantic import Field as Setting
 from braidrec.data.schema import Field, Schema
 from braidrec.data.tables import Tables
 from braidrec.errors import DataError
-from braidrec.strict import Strict
+from braidrec.strict import MOST, SEEDS, WIDEST, Strict
 
 if TYPE_CHECKING:
     import polars as pl
@@ -108,12 +108,12 @@ SYLLABLES = np.array([consonant + vowel for consonant in "bdfgklmnprstvz" for vo
 class PlantedConfig(Strict):
     """Sizes, strengths and noise of one world."""
 
-    users: int = Setting(default=2_000, ge=1)
+    users: int = Setting(default=2_000, ge=1, le=MOST)
     items: int = Setting(default=1_500, ge=2, le=len(SYLLABLES) ** 3)
-    interactions: int = Setting(default=60_000, ge=1)
+    interactions: int = Setting(default=60_000, ge=1, le=16 * MOST)
     shared_dim: int = Setting(default=4, ge=1, le=len(SHARED_AXES))
     text_dim: int = Setting(default=4, ge=1, le=len(TEXT_AXES))
-    behaviour_dim: int = Setting(default=4, ge=1)
+    behaviour_dim: int = Setting(default=4, ge=1, le=WIDEST)
     makers: int = Setting(default=30, ge=1, le=len(SYLLABLES) ** 2)
     offset: float = -1.0
     shared_strength: float = Setting(default=1.2, ge=0)
@@ -130,7 +130,7 @@ class PlantedConfig(Strict):
     words_per_axis: int = Setting(default=3, ge=1, le=8)
     word_noise: float = Setting(default=0.1, ge=0, le=0.5)  # chance that a word comes from the opposite pole
     label_noise: float = Setting(default=0.02, ge=0, lt=0.5)  # chance that a click is recorded the wrong way round
-    seed: int = Setting(default=0, ge=0)
+    seed: int = Setting(default=0, ge=0, lt=SEEDS)
 
 
 @dataclass(frozen=True)

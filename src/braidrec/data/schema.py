@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, Strict
 
 
 class Field(Strict):
@@ -23,7 +23,7 @@ class Field(Strict):
     kind: Literal["single", "multi", "numeric"] = "single"
     separator: str = "|"
     first_only: bool = False  # multi as single: keep only the first of the values
-    buckets: int | None = Setting(default=None, ge=2)
+    buckets: int | None = Setting(default=None, ge=2, le=LONGEST)
     scale: Literal["standard", "log"] = "standard"
 
     @model_validator(mode="after")

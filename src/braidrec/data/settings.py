@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, MOST, SEEDS, Strict
 
 LEAVE = ("leave_last_two", "leave_k_out")  # kinds that hold out each user's last events
 # what a ready-made split may say; "history": in no part, such an event only stands in the histories of others
@@ -38,11 +38,11 @@ class SplitConfig(Strict):
     kind: Literal["temporal", "date", "leave_last_two", "leave_k_out", "ratio", "given", "knowledge"] = "temporal"
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
     per_user: bool = False
-    min_history: int = Setting(default=5, ge=0)
+    min_history: int = Setting(default=5, ge=0, le=MOST)
     cold_items: float = Setting(default=0.0, ge=0.0, lt=1.0)
     tie: Literal["integer", "string"] = "integer"
-    seed: int = 42
-    held_out: int = Setting(default=1, ge=1)
+    seed: int = Setting(default=42, ge=0, lt=SEEDS)
+    held_out: int = Setting(default=1, ge=1, le=MOST)
     valid_from: str | None = None
     test_from: str | None = None
     train_from: str | None = None
@@ -165,10 +165,10 @@ class PrepareSettings(Strict):
     split: SplitConfig = SplitConfig()
     vocabulary: Literal["train", "all"] = "train"  # "all": every id of the log has its row, trained or not (the papers' way)
     # per positive, for logs that hold positives only; where events have weights, a positive's weighs its negatives, too
-    negatives: int | None = Setting(default=None, ge=1)
+    negatives: int | None = Setting(default=None, ge=1, le=LONGEST)
     duplicates: Literal["merge", "keep", "error"] = "merge"
     repeats: Literal["keep", "first", "last"] = "keep"
-    k_core: int | None = Setting(default=None, ge=2)
+    k_core: int | None = Setting(default=None, ge=2, le=MOST)
     ties: Literal["order", "exclude"] = "order"
     sequences: Literal["positives", "all"] = "positives"
 

@@ -33,6 +33,7 @@ class Variant:
 
 
 _SHUFFLED = {"split": {"kind": "ratio", "per_user": True, "ratios": (0.8, 0.1, 0.1), "min_history": 0}}
+_OLD = {"kind": "knowledge", "min_history": 0}
 _GIVEN = {"split": {"kind": "given"}, "negatives": None}
 _RATED_CORE = partial(rated_core_in_parts, core=20, seed=0)
 
@@ -43,6 +44,8 @@ VARIANTS: Mapping[str, Variant] = {
     "ml-1m-all": Variant("ml-1m", {"vocabulary": "all"}),
     "ml-1m-cold": Variant("ml-1m", {"split": {"cold_items": 0.1}}),
     "ml-1m-sequences": Variant("ml-1m", {"split": {"kind": "leave_last_two", "min_history": 1}}),
+    "ml-1m-knowledge-user": Variant("ml-1m", {"split": {**_OLD, "per_user": True}}),
+    "ml-1m-knowledge-time": Variant("ml-1m", {"split": _OLD}),
     "ml-latest-small": Variant("ml-latest-small"),
     "rlmrec-amazon-book": Variant("rlmrec-amazon-book"),
     "ml-1m-shuffled": Variant("ml-1m", _SHUFFLED),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, RunError, suggest
-from braidrec.experiments import darec, disco, linear, pad, sdrl
+from braidrec.experiments import darec, disco, edk, linear, pad, sdrl
 from braidrec.experiments.cells import differences, make_cell, paired_tests, summary
 from braidrec.experiments.experiment import Experiment, Made, cells_needed
 from braidrec.experiments.material import check_prepared, fill_knowledge, open_data, texts_of
@@ -31,7 +31,9 @@ from braidrec.shown import tell
 if TYPE_CHECKING:
     from rich.table import Table
 
-EXPERIMENTS: dict[str, Experiment] = {each.id: each for room in (pad, disco, darec, sdrl, linear) for each in room.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {
+    each.id: each for room in (pad, disco, edk, darec, sdrl, linear) for each in room.EXPERIMENTS
+}
 Tell = Callable[[str], None]
 
 

@@ -242,8 +242,7 @@ class KnowledgeBase:
             lance.tidy(self.folder, keep_versions)
             self._check_count(kind, len(stored.keys() | present) - removed)
             version = self.version
-            if todo or removed:
-                lance.note_latest(self.folder)
+            lance.note_latest(self.folder)
         seconds = time.monotonic() - started
         return SyncReport(
             encoded=len(todo),
@@ -568,9 +567,8 @@ class KnowledgeBase:
 
     def _source(self, version: int) -> str:
         """What a derived matrix was made from: the digest of the table's list of files at ``version``."""
-        folder = self.folder / "rows.lance" / "_versions"
-        names = (f"{version}.manifest", f"{2**64 - 1 - version:020d}.manifest")  # of both of Lance's ways to number them
-        return next((sha256(folder / name) for name in names if (folder / name).is_file()), "")
+        file = lance.files_of(self.folder, version)
+        return "" if file is None else sha256(file)
 
     def _matrix_folder(self, kind: str, version: int) -> Path:
         return self.folder / "matrix" / f"{kind}-{version}"

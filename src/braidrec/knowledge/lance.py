@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidrec.errors import KnowledgeError
-from braidrec.files import read_json, understanding, write_json
+from braidrec.files import read_json, sha256, understanding, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import LanceTable
 
 FRAGMENTS = 64  # files per table above which they are merged
-_LATEST = "latest.json"
+_LATEST, _TABLE = "latest.json", "rows.lance"
+_READ = ("data/*", "_deletions/*", "_versions/*.manifest")  # in it; none of these files is changed once it is written
 _SLACK = datetime.timedelta(milliseconds=10)  # between asking the clock and LanceDB asking it again
+
+
+@dataclass(frozen=True)
+class _Latest:
+    """What a writer noted when it was done: the latest version, and the sha256 of each file by its path in the table.
+
+    0 and none where nobody did, before there was such a note or after a writer was killed.
+    """
+
+    version: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+_whole: dict[Path, tuple[object, ...]] = {}  # files that were held against their digest, as they were then
 
 
 def table_of(folder: Path) -> LanceTable | None:
@@ -26,34 +42,73 @@ def table_of(folder: Path) -> LanceTable | None:
     Raises KnowledgeError for one whose latest version is gone: Lance would take the one before it for the latest.
     """
     noted = _noted(folder)  # before the table is opened, since a writer notes what it has committed
+    if (listed := files_of(folder, noted.version)) is not None:
+        _check(folder, noted, [listed])
     table = _table_of(folder)
-    if noted > (version := 0 if table is None else int(table.version)):
+    if noted.version > (version := 0 if table is None else int(table.version)):
         raise KnowledgeError(
-            f"{folder}: damaged: version {noted} was written, and {version} is the last one left; restore the folder from a "
-            "copy, or delete it and sync again"
+            f"{folder}: damaged: version {noted.version} was written, and {version} is the last one left; restore the folder "
+            "from a copy, or delete it and sync again"
         )
     return table
 
 
+def files_of(folder: Path, version: int) -> Path | None:
+    """The table's list of files at ``version``, by either of Lance's ways to number them."""
+    names = (f"{version}.manifest", f"{2**64 - 1 - version:020d}.manifest")
+    found = (folder / _TABLE / "_versions" / name for name in names)
+    return next((file for file in found if file.is_file()), None)
+
+
 def note_latest(folder: Path) -> None:
-    """Write down which version is the latest, when a writer is done."""
-    table = table_of(folder)
+    """Write down which version is the latest, and the digests of its files, when a writer is done."""
+    table, before = table_of(folder), _noted(folder)
     with writing(folder, "noting the version"):
-        write_json(folder / _LATEST, {"version": 0 if table is None else int(table.version)})
+        names = {file.relative_to(folder / _TABLE).as_posix(): file for file in _held(folder)}
+        files = {name: before.files.get(name) or sha256(file) for name, file in names.items()}
+        noted = _Latest(0 if table is None else int(table.version), files)
+        if noted != before:
+            write_json(folder / _LATEST, asdict(noted))
 
 
-def _noted(folder: Path) -> int:
-    """0 where nobody noted it: an earlier version, or a writer that was killed."""
+def _noted(folder: Path) -> _Latest:
     if not (folder / _LATEST).exists():
-        return 0
+        return _Latest()
     with understanding(folder / _LATEST, KnowledgeError):
-        return int(read_json(folder / _LATEST, KnowledgeError)["version"])
+        values = read_json(folder / _LATEST, KnowledgeError)
+        return _Latest(int(values["version"]), dict(values.get("files", {})))  # an earlier version noted no files
+
+
+def _held(folder: Path) -> list[Path]:
+    """The files that are read for an answer."""
+    return sorted(file for name in _READ for file in (folder / _TABLE).glob(name) if file.is_file())
+
+
+def _check(folder: Path, noted: _Latest, files: Iterable[Path]) -> None:
+    """Raise KnowledgeError for a file that is not the one that was written.
+
+    Lance takes a length in a damaged file at its word, asks for so much memory and ends the process, so no file is given to
+    it unread.  A file is read again only where it is another one by its time and size.
+    """
+    for file in files:
+        digest = noted.files.get(file.relative_to(folder / _TABLE).as_posix())
+        with contextlib.suppress(FileNotFoundError):  # a writer has merged it with others
+            state = file.stat()
+            seen = (digest, state.st_mtime_ns, state.st_size, state.st_ino)
+            if digest is None or _whole.get(file) == seen:
+                continue
+            if sha256(file) != digest:
+                raise KnowledgeError(
+                    f"{file}: damaged: it is not the file that was written; restore the folder from a copy, or delete it and "
+                    "sync again"
+                )
+            _whole[file] = seen
 
 
 def _table_of(folder: Path) -> LanceTable | None:
-    if not (folder / "rows.lance").is_dir():
+    if not (folder / _TABLE).is_dir():
         return None
-    with reading(folder):
+    with _saying(folder):
         try:
             return _connect(folder).open_table("rows")
         except ValueError as cause:
@@ -112,6 +167,14 @@ def writing(folder: Path, action: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
+    """Around whatever reads rows: its files are held against their digests first, whatever fails is said in our words."""
+    with _saying(folder):
+        _check(folder, _noted(folder), _held(folder))
+        yield
+
+
+@contextlib.contextmanager
+def _saying(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as cause:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.data.history import History, SharedHistory
+from braidrec.layers.hashing import own_buckets, run_buckets
 from braidrec.layers.mlp import BatchNorm, initialise
 
 
@@ -150,6 +151,14 @@ class Behaviours(Protocol):
         """Every behaviour with the same weight: H = 1."""
         ...
 
+    def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        """Of the behaviours whose code is the sample's, in each of G groups: the mean direction of their sums, and the mean
+        shares of their signals; see `braidrec.layers.hashing`.
+
+        rows (n, W) and codes (n, G) int64 below ``buckets`` of the table, asked (B, G) of the samples -> (B, W), (B, R + 1)
+        """
+        ...
+
 
 def behaviours(history: History | SharedHistory, index: Tensor, num_signals: int) -> Behaviours:
     """index: into the table, of the history's slots, in their shape."""
@@ -196,6 +205,9 @@ class PerSample:
     def mean(self, rows: Tensor) -> Attended:
         weights = (self.mask / self.mask.sum(dim=1, keepdim=True).clamp_min(1))[:, None]
         return self._attended(weights @ gather(rows, self.index), weights)
+
+    def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        return own_buckets(rows, codes, asked, self.index, self.mask, self.signals, self.num_signals)
 
     def _attended(self, pooled: Tensor, weights: Tensor) -> Attended:
         return Attended(pooled, weights_by_signal(self.signals, weights, self.num_signals), lambda: weights)
@@ -282,6 +294,17 @@ class PerRun:
             kept.append(weights[:, None])
         both, width = self._rows(found), rows.shape[1]
         return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
+
+    def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        sides = torch.zeros(len(codes), codes.shape[1], buckets, dtype=rows.dtype, device=rows.device)
+        sides.scatter_(2, codes[:, :, None], 1.0)
+        found = []
+        for run, at, hot in zip(self.history.runs, self.at, self._hot, strict=True):
+            of_targets = asked.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape)
+            found.append(run_buckets(rows, sides, of_targets, at, hot, run))
+        both = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True))
+        pooled, shares = (part.index_select(0, self.history.place) for part in both)
+        return pooled, shares
 
     def _rows(self, parts: Sequence[Tensor]) -> Tensor:
         """From (G, H, T, ...) of each run to rows of the batch (B, H, ...)."""

@@ -17,6 +17,7 @@ from braidrec.layers.mlp import Repeated, initialise
 
 Initial = Literal["xavier", "normal"]
 _FEWER = 4  # slots per item of the catalogue from which on most of it is met in shared windows
+_SPARSE = 32  # items of the catalogue per slot of a batch from which on sorting the slots is faster than marking the catalogue
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,10 @@ class FieldEmbedding(nn.Module):
         size, slots = len(self.item_fields), history.slots
         if size * (_FEWER if history.runs else 1) <= candidate.numel() + slots.numel():
             rows, at_candidate, at_history = torch.arange(size, device=candidate.device), candidate.long(), slots.long()
+        elif size >= _SPARSE * (candidate.numel() + slots.numel()):
+            parts = [candidate.new_zeros(1), candidate, slots.reshape(-1)]
+            rows, place = torch.cat(parts).long().unique(return_inverse=True)
+            at_candidate, at_history = place[1 : 1 + len(candidate)], place[1 + len(candidate) :].view(slots.shape)
         else:
             met = torch.zeros(size, dtype=torch.bool, device=candidate.device)
             met[0] = True

@@ -101,7 +101,7 @@ class TextTable(nn.Module):
     def read(self, how: Preparation, rows: Tensor | None = None) -> Tensor:
         """(n, S) of ``rows`` (n,), or of all, which is no copy where the table is whole; dtypes as `prepared` has them."""
         table = self.prepared(how) if self.whole else self.vectors
-        taken = table if rows is None else table[rows]
+        taken = table if rows is None else table.index_select(0, rows)
         return taken if self.whole else prepare(taken, how, self._buffers.get("centre"))
 
     def blocks(self, rows: Tensor) -> Iterator[Tensor]:

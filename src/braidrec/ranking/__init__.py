@@ -40,6 +40,7 @@ TASK = TaskSpec(
             "dien": "braidrec.ranking.backbones.dien:SPEC",
             "din": "braidrec.ranking.backbones.din:SPEC",
             "lr": "braidrec.ranking.backbones.lr:SPEC",
+            "sdim": "braidrec.ranking.backbones.sdim:SPEC",
             "pnn": "braidrec.ranking.backbones.pnn:SPEC",
             "xdeepfm": "braidrec.ranking.backbones.xdeepfm:SPEC",
             "autoint": "braidrec.ranking.backbones.autoint:SPEC",

@@ -11,7 +11,7 @@ from braidrec.config import ModelConfig, RunConfig
 from braidrec.data.splits import KNOWLEDGE
 from braidrec.evaluation.by_user import UserMetric
 from braidrec.layers.embedding import Initial
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, WIDEST, Strict
 
 
 class HistoryConfig(Strict):
@@ -22,8 +22,8 @@ class HistoryConfig(Strict):
     """
 
     kind: Literal["recent", "semantic_topk"] = "recent"
-    length: int = Setting(default=30, ge=1)
-    run: int = Setting(default=1, ge=1)
+    length: int = Setting(default=30, ge=1, le=LONGEST)
+    run: int = Setting(default=1, ge=1, le=LONGEST)
     mean: bool = True  # mean history as two extra fields, for backbones without a history of their own
 
 
@@ -39,7 +39,7 @@ class RankingConfig(ModelConfig):
     start_from: stage -> run directory whose stage of that name is taken over instead of being trained again
     """
 
-    dim: int = Setting(default=32, ge=2)
+    dim: int = Setting(default=32, ge=2, le=WIDEST)
     initial: Initial = "xavier"
     unknown_rate: float = Setting(default=0.01, ge=0.0, lt=1.0)
     statistics: bool = False  # time-causal counts and rates as one more field

@@ -89,10 +89,10 @@ class RankingTask:
         negatives = negative_sampler(data, per_positive, config.seed, training=True)
         held_out = negative_sampler(data, per_positive, EVALUATION_SEED)
         rows = data.features.num_rows
-        lazy, averaging = _table_updates(training, rows, settings.dim)
+        tables, averaging = _table_updates(training, rows, settings.dim)
         seed_everything(config.seed)
         table = TextTable(text) if text is not None and config.reads_text else None
-        material = material_of(data, table, seed=config.seed, sparse=lazy)
+        material = material_of(data, table, seed=config.seed, sparse=tables != "dense")
         network = build_model(config, material)
         if wanted.run > 1 and reads_batch_statistics(as_module(network)):
             raise ConfigError(
@@ -156,7 +156,7 @@ class RankingTask:
             taken=settings.start_from,
             reading=[stage.name for stage in every if stage.reads_text],
             choices={
-                "tables": "lazy" if lazy else "dense",
+                "tables": tables,
                 "table_rows": rows,
                 "average_epochs": averaging,
                 **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
@@ -219,19 +219,21 @@ class RankingTask:
 TASK = RankingTask()
 
 
-def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[bool, float]:
-    """Whether tables are updated lazily, and over how many epochs weights are averaged."""
-    lazy = training.tables == "lazy" or (training.tables == "auto" and choose_table_update(rows, dim) == "lazy")
-    averaging = training.average_epochs
-    if not (lazy and averaging):
-        return lazy, averaging
-    # a mean of all weights visits every row at every step, which lazy tables are there to avoid
-    if training.tables == "lazy":
+def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[str, float]:
+    """How tables are updated (dense, lazy, rowwise), and over how many epochs weights are averaged."""
+    asked, averaging = training.tables, training.average_epochs
+    tables = choose_table_update(rows, dim) if asked == "auto" else asked
+    if training.table_lr is not None and tables != "rowwise":
+        raise ConfigError(f"training.table_lr = {training.table_lr} is of training.tables = 'rowwise', and tables = '{asked}'")
+    if tables == "dense" or not averaging:
+        return tables, averaging
+    # a mean of all weights visits every row at every step, which sparse updates are there to avoid
+    if asked != "auto":
         raise ConfigError(
-            f"training.tables = 'lazy' does not go with training.average_epochs = {averaging}; set average_epochs = 0, "
+            f"training.tables = '{asked}' does not go with training.average_epochs = {averaging}; set average_epochs = 0, "
             "or tables = 'dense'"
         )
-    return lazy, 0.0
+    return tables, 0.0
 
 
 def _held_out(config: RunConfig | None, data: Dataset) -> NegativeSampler | None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from braidrec.config import RunConfig, RunRequest, by_size, check_names, own_pha
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError, RunError, remedy
+from braidrec.memory import there_is
 from braidrec.registry import TASKS, LogSize
 from braidrec.runs.directory import (
     begun,
@@ -157,14 +158,15 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     read = digest_of(text)
     people = bases.people(dataset) if bases is not None and config.reads_people else None
     inputs = {"data": dataset.fingerprint, "knowledge": read} | ({} if people is None else {"people": digest_of(people)})
-    plan: Plan = task.plan(config, dataset, text, people=people, show_progress=show_progress)
-    if bases is not None:
-        bases.refuse_strange(dataset)
-    del text, people  # held by what reads them, which may take them to another device
     size = LogSize.of(dataset.manifest, config.negatives)
     own = {name: config.training.phases[name] for name in own_phases(config, size)}  # a preset may speak of others
-    check_phases(config.training.model_copy(update={"phases": own}), plan.names, config.title)
-    phases = _phases(config, plan)
+    with _enough_memory(path):
+        plan: Plan = task.plan(config, dataset, text, people=people, show_progress=show_progress)
+        if bases is not None:
+            bases.refuse_strange(dataset)
+        del text, people  # held by what reads them, which may take them to another device
+        check_phases(config.training.model_copy(update={"phases": own}), plan.names, config.title)
+        phases = _phases(config, plan)
     starts = _check_starts(plan, dataset, bases)
     _check_unused(config, plan, size)
     inputs |= starts
@@ -173,7 +175,8 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         if finished:  # by a process that was faster
             return _finished(path, config, dataset)
         say = tell if show_progress else _log.warning
-        with as_begun(path / "training", say), noting_waits(say) if device.type == "cpu" else nullcontext():
+        waits = noting_waits(say) if device.type == "cpu" else nullcontext()
+        with _enough_memory(path), as_begun(path / "training", say), waits:
             result = train(
                 phases,
                 path / "training",
@@ -202,6 +205,13 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
         )
     model.module.to(device)
     return Run(path, config, record, model, catalogue, dataset)
+
+
+def _enough_memory(path: Path) -> AbstractContextManager[None]:
+    return there_is(
+        f"{path}: training",
+        "smaller values of model.dim, model.length or training.batch_size, or fewer negatives, ask for less",
+    )
 
 
 def _finished(path: Path, config: RunConfig, dataset: Dataset | None) -> Run:

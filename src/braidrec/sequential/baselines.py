@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 
 from braidrec.evaluation.closed_form import WeightsScorer, interactions, quick_ease
 from braidrec.evaluation.retrieval import RetrievalRows, Scorer
 from braidrec.evaluation.sequential_baselines import LENGTH, ItemKNN, Markov, Popularity
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import Length, Strict
 
 Rows = NDArray[np.int32]
 
@@ -26,7 +26,7 @@ class EASEConfig(Strict):
 
 
 class ItemKNNConfig(Strict):
-    length: PositiveInt = LENGTH  # inputs that are read
+    length: Length = LENGTH  # inputs that are read
 
 
 def _popularity(config: Any, rows: RetrievalRows, user: Rows, item: Rows) -> Scorer:

@@ -10,6 +10,7 @@ from pydantic import Field as Setting
 from braidrec.config import ModelConfig
 from braidrec.data.sequences import Windows
 from braidrec.sequential.next_item import Loss
+from braidrec.strict import LONGEST, WIDEST
 
 
 class SequentialConfig(ModelConfig):
@@ -22,15 +23,15 @@ class SequentialConfig(ModelConfig):
     start_from: stage -> run directory whose stage of that name is taken over instead of being trained again
     """
 
-    dim: int = Setting(default=128, ge=2)
-    length: int = Setting(default=20, ge=1)
+    dim: int = Setting(default=128, ge=2, le=WIDEST)
+    length: int = Setting(default=20, ge=1, le=LONGEST)
     windows: Windows = "last"
-    negatives: int = Setting(default=1, ge=1)  # drawn per position
+    negatives: int = Setting(default=1, ge=1, le=LONGEST)  # drawn per position
     own_negatives: bool = False
     loss: Loss = "bce"
     trained_softmax: bool = False
     initial_std: float | None = Setting(default=None, gt=0)  # of fresh id rows; None: Xavier-normal
-    buckets: int = Setting(default=10, ge=1)
+    buckets: int = Setting(default=10, ge=1, le=LONGEST)
     monitor: Literal["hr@10", "ndcg@10"] = "hr@10"
     start_from: Mapping[str, str] = {}
 

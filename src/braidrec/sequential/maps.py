@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from braidrec.errors import ConfigError, remedy
 from braidrec.layers.mlp import initialise
 from braidrec.layers.text import TextReader, TextTable
-from braidrec.strict import Strict
+from braidrec.strict import DEEPEST, Strict
 
 
 class TextConfig(Strict):
@@ -27,7 +27,7 @@ class TextConfig(Strict):
     centre: text vectors less the catalogue's mean, at length 1: sentence vectors share a large common part
     """
 
-    layers: int = Setting(default=4, ge=0)
+    layers: int = Setting(default=4, ge=0, le=DEEPEST)
     dropout: float = Setting(default=0.1, ge=0, lt=1)
     final: Literal["gelu", "linear"] = "gelu"
     centre: bool = False

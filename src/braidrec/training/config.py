@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field as Setting
 
-from braidrec.strict import Strict
+from braidrec.strict import MOST, Strict
 
 Precision = Literal["32-true", "bf16-mixed"]
 MACHINE = ("accelerator", "checkpoint_seconds")  # where and how a run is kept alive: other values make it no other run
@@ -16,35 +16,36 @@ MACHINE = ("accelerator", "checkpoint_seconds")  # where and how a run is kept a
 class PhaseTraining(Strict):
     """What one phase does otherwise than the rest of its run; None is as the run says."""
 
-    batch_size: int | None = Setting(default=None, ge=1)
+    batch_size: int | None = Setting(default=None, ge=1, le=MOST)
     lr: float | None = Setting(default=None, gt=0)
     weight_decay: float | None = Setting(default=None, ge=0)
-    max_epochs: int | None = Setting(default=None, ge=1)
-    min_epochs: int | None = Setting(default=None, ge=0)
-    patience: int | None = Setting(default=None, ge=1)
+    max_epochs: int | None = Setting(default=None, ge=1, le=MOST)
+    min_epochs: int | None = Setting(default=None, ge=0, le=MOST)
+    patience: int | None = Setting(default=None, ge=1, le=MOST)
     checks_per_epoch: int | None = Setting(default=None, ge=1, le=10_000)
-    epochs_per_check: int | None = Setting(default=None, ge=1)
+    epochs_per_check: int | None = Setting(default=None, ge=1, le=MOST)
 
 
 class TrainingConfig(Strict):
     """How a model is trained; patience counts checks, weight decay is Adam's (L2) unless ``decoupled``."""
 
-    batch_size: int = Setting(default=2048, ge=1)
+    batch_size: int = Setting(default=2048, ge=1, le=MOST)
     lr: float = Setting(default=1e-3, gt=0)
     weight_decay: float = Setting(default=1e-5, ge=0)
     decoupled: bool = False  # AdamW: decay is taken off the weights, not added to the gradient
-    max_epochs: int = Setting(default=10, ge=1)
-    min_epochs: int = Setting(default=0, ge=0)  # patience ends nothing before them: some models sit on a plateau first
-    patience: int = Setting(default=4, ge=1)
+    max_epochs: int = Setting(default=10, ge=1, le=MOST)
+    min_epochs: int = Setting(default=0, ge=0, le=MOST)  # patience ends nothing before them: some models sit on a plateau first
+    patience: int = Setting(default=4, ge=1, le=MOST)
     checks_per_epoch: int = Setting(default=2, ge=1, le=10_000)
     epochs_per_check: int | None = Setting(
-        default=None, ge=1
+        default=None, ge=1, le=MOST
     )  # where given, instead: a check at the end of epochs 1, 1 + n, ..
     clip_norm: float | None = Setting(default=None, gt=0)
     average_epochs: float = Setting(default=0.0, ge=0)  # weights kept are a running mean over about so many epochs
     precision: Precision = "32-true"
     accelerator: str = "auto"  # auto: a GPU where there is one; checked where training begins
-    tables: Literal["auto", "dense", "lazy"] = "auto"  # auto: by the measured crossover in table size
+    tables: Literal["auto", "dense", "lazy", "rowwise"] = "auto"  # auto: dense or lazy, by the measured crossover in table size
+    table_lr: float | None = Setting(default=None, gt=0)  # of rowwise tables (Adagrad), whose steps shrink; None: lr
     checkpoint_seconds: float = Setting(default=60.0, gt=0)
     phases: Mapping[str, PhaseTraining] = Setting(default_factory=dict)  # by the phase's name, over the values above
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
-from braidrec.strict import Strict
+from braidrec.strict import MOST, Strict
 from braidrec.training.config import Precision
 from braidrec.training.step import Step
 
@@ -81,7 +81,8 @@ class OptimiserGroup:
 
     "main" and "main.*" (say "main.tables", at another rate) step on the phase's weighted sum of losses.  Any other group
     steps first, ``steps`` times a batch, on its own loss ``Step.first[name]``, and never receives the main gradient.
-    Tables of nn.Embedding(sparse=True) are updated lazily, everything else by fused Adam.
+    Tables of nn.Embedding(sparse=True) are updated lazily, with ``rowwise`` by `RowAdagrad` at ``table_lr`` (None: ``lr``);
+    everything else by fused Adam.
 
     weight_decay: added to the gradient as in Adam (Kingma & Ba 2015), or taken off the weights as in AdamW (Loshchilov &
     Hutter 2019) when ``decoupled``; lazy tables always take it off the weights, see `LazyAdam`.
@@ -95,6 +96,8 @@ class OptimiserGroup:
     eps: float = 1e-8
     steps: int = 1
     decoupled: bool = False
+    rowwise: bool = False
+    table_lr: float | None = None
 
     @property
     def is_main(self) -> bool:
@@ -109,11 +112,11 @@ class StopRule(Strict):
     epochs_per_check: instead of them one at the end of epochs 1, 1 + n, 1 + 2n, .., and of the last one
     """
 
-    max_epochs: int = Field(default=50, ge=1)
-    min_epochs: int = Field(default=0, ge=0)
-    patience: int = Field(default=10, ge=1)
-    checks_per_epoch: int = Field(default=1, ge=1)
-    epochs_per_check: int | None = Field(default=None, ge=1)
+    max_epochs: int = Field(default=50, ge=1, le=MOST)
+    min_epochs: int = Field(default=0, ge=0, le=MOST)
+    patience: int = Field(default=10, ge=1, le=MOST)
+    checks_per_epoch: int = Field(default=1, ge=1, le=MOST)
+    epochs_per_check: int | None = Field(default=None, ge=1, le=MOST)
     min_delta: float = Field(default=0.0, ge=0)
 
     def within(self, size: int) -> set[int]:
@@ -138,7 +141,7 @@ class Hardware(Strict):
 class CheckpointEvery(Strict):
     """A checkpoint after so many batches or seconds, whichever comes first; one is also written when a phase ends."""
 
-    batches: int | None = Field(default=None, ge=1)
+    batches: int | None = Field(default=None, ge=1, le=MOST)
     seconds: float | None = Field(default=600.0, gt=0)
 
 

@@ -134,7 +134,8 @@ def _plan(phase: AnyPhase) -> dict[str, Any]:
     def describe(group: OptimiserGroup) -> dict[str, Any]:
         settings = {"lr": group.lr, "weight_decay": group.weight_decay, "betas": list(group.betas), "eps": group.eps}
         trained = {names[id(each)]: list(each.shape) for each in group.parameters}
-        return settings | {"steps": group.steps, "decoupled": group.decoupled, "parameters": trained}
+        rowwise = {"rowwise": True, "table_lr": group.table_lr} if group.rowwise else {}
+        return settings | {"steps": group.steps, "decoupled": group.decoupled, "parameters": trained} | rowwise
 
     return {
         "name": phase.name,
@@ -419,7 +420,7 @@ class _PhaseRun:
 
     def _train_on(self, batch: Any) -> None:
         batch = batch.to(self.fabric.device)
-        if self.tables:
+        if self.lazy:
             self._catch_up(batch)
         with self.fabric.autocast():
             step = self.model.step(batch)

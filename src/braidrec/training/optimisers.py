@@ -1,4 +1,4 @@
-"""Adam in two forms: fused over dense parameters, and row by row for big tables, at a cost that ignores their size.
+"""Adam in two forms, fused over dense parameters and row by row for big tables, and row-wise Adagrad for those too big for it.
 
 Adam moves a parameter even while its gradient is zero: the first moment fades and drags it along.  Dense Adam pays for
 that on every row of a table at every step.  `LazyAdam` pays when a row is next read: it sums the moves of the gap,
@@ -116,13 +116,7 @@ class LazyAdam(torch.optim.Optimizer):
                     self._step(table, group)
 
     def _step(self, table: nn.Parameter, group: dict[str, Any]) -> None:
-        if not table.grad.is_sparse:  # type: ignore[union-attr]
-            raise TrainingError(
-                f"a table of shape {tuple(table.shape)} is updated lazily but got a dense gradient; read it only through "
-                "embedding look-ups with sparse=True, or build it with sparse=False"
-            )
-        gradient = table.grad.coalesce()  # type: ignore[union-attr]
-        rows, values = gradient.indices()[0], gradient.values()
+        rows, values = _sparse(table)
         state = self.state[table]
         if bool((state["last"].index_select(0, rows) < state["step"]).any()):
             raise TrainingError(
@@ -154,6 +148,51 @@ class LazyAdam(torch.optim.Optimizer):
 
     def _group(self, table: Tensor) -> dict[str, Any]:
         return next(group for group in self.param_groups if any(each is table for each in group["params"]))
+
+
+class RowAdagrad(torch.optim.Optimizer):
+    """Adagrad (Duchi et al. 2011) with one sum a row, over tables with sparse gradients: R numbers of state, for Adam's 2 R D.
+
+        s_r += mean(g_r^2),  w_r -= lr * (g_r / (sqrt(s_r) + eps) + weight_decay * w_r)
+
+    for the rows r of a gradient alone; without a first moment nothing moves a row that is not read, so nothing is caught up.
+    Steps shrink as a row is read, so its lr is far above Adam's.
+
+    parameters: tables (R, D) of nn.Embedding(sparse=True).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 0.02, eps: float = 1e-8, weight_decay: float = 0.0):
+        super().__init__(parameters, {"lr": lr, "eps": eps, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for table in group["params"]:
+                self.state[table] = {"sum": torch.zeros(len(table), dtype=table.dtype, device=table.device)}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None, "the loss is computed before the step"
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is None:
+                    continue
+                rows, values = _sparse(table)
+                sums = self.state[table]["sum"]
+                own = sums.index_select(0, rows) + values.square().mean(dim=1)
+                sums.index_copy_(0, rows, own)
+                weight = table.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
+                weight.addcdiv_(values, own.sqrt().add_(group["eps"])[:, None], value=-group["lr"])
+                table.index_copy_(0, rows, weight)
+
+
+def _sparse(table: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """Rows (n,) of a table's gradient, each once, and their values (n, D).  Raises TrainingError where it is dense."""
+    assert table.grad is not None
+    if not table.grad.is_sparse:
+        raise TrainingError(
+            f"a table of shape {tuple(table.shape)} is updated lazily but got a dense gradient; read it only through "
+            "embedding look-ups with sparse=True, or build it with sparse=False"
+        )
+    gradient = table.grad.coalesce()
+    return gradient.indices()[0], gradient.values()
 
 
 def _drift(root: Tensor, last: Tensor, gap: Tensor, betas: tuple[float, float], eps: float, exact: bool) -> Tensor:
@@ -216,7 +255,7 @@ def _quadrature(beta1: float) -> Tensor:
 
 
 def build(group: OptimiserGroup, lazy: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
-    """Fused Adam (or AdamW) over the group's dense parameters and `LazyAdam` over those that are in ``lazy``."""
+    """Fused Adam (or AdamW) over the group's dense parameters, `LazyAdam` or `RowAdagrad` over those that are in ``lazy``."""
     tables = {id(table) for table in lazy}
     dense = [parameter for parameter in group.parameters if id(parameter) not in tables]
     sparse = [parameter for parameter in group.parameters if id(parameter) in tables]
@@ -224,7 +263,9 @@ def build(group: OptimiserGroup, lazy: Sequence[nn.Parameter]) -> list[torch.opt
     if dense:
         kind = torch.optim.AdamW if group.decoupled else torch.optim.Adam
         out.append(kind(dense, group.lr, group.betas, group.eps, group.weight_decay, fused=True))
-    if sparse:
+    if sparse and group.rowwise:
+        out.append(RowAdagrad(sparse, group.table_lr or group.lr, group.eps, group.weight_decay))
+    elif sparse:
         out.append(LazyAdam(sparse, group.lr, group.betas, group.eps, group.weight_decay))
     return out
 

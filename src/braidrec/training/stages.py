@@ -145,6 +145,8 @@ def make_phase(
                 training.weight_decay if group.weight_decay is None else group.weight_decay,
                 steps=group.steps,
                 decoupled=training.decoupled and group.name.startswith("main"),
+                rowwise=training.tables == "rowwise",
+                table_lr=training.table_lr,
             )
             for group in stage.groups
         ],

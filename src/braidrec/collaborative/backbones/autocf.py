@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.config import NodesConfig
@@ -30,6 +30,7 @@ from braidrec.collaborative.propagation import Sparse, exact, neighbours
 from braidrec.errors import ConfigError
 from braidrec.objectives.partition import log_partition
 from braidrec.registry import Spec
+from braidrec.strict import DEEPEST, LONGEST, Count, Depth
 
 _CLAMP = 10.0  # of attention's logits
 _SMALL = 1e-8
@@ -38,12 +39,12 @@ _SMALL = 1e-8
 class AutoCFConfig(NodesConfig):
     """depth: L    uniformity: weight of the loss "spread"; a method may have one that is called uniformity"""
 
-    negatives: NonNegativeInt = 0
-    depth: NonNegativeInt = 2
-    heads: PositiveInt = 4
-    seeds: PositiveInt = 100
-    hidden_hops: PositiveInt = 2
-    refresh: PositiveInt = 10
+    negatives: int = Setting(default=0, ge=0, le=LONGEST)
+    depth: int = Setting(default=2, ge=0, le=DEEPEST)
+    heads: Depth = 4
+    seeds: Count = 100
+    hidden_hops: Depth = 2
+    refresh: Count = 10
     extra: float = Setting(default=0.2, ge=0, le=1)
     uniformity: NonNegativeFloat = 1.0
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.config import OURS, PairwiseConfig
@@ -26,13 +26,14 @@ from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, exact, neighbours
 from braidrec.objectives.partition import contrast
 from braidrec.registry import Spec
+from braidrec.strict import Depth, Width
 
 
 class DCCFConfig(PairwiseConfig):
     """intents: Q    contrast: weight of InfoNCE    contrast_temperature: of it"""
 
-    depth: PositiveInt = 2
-    intents: PositiveInt = 128
+    depth: Depth = 2
+    intents: Width = 128
     contrast: NonNegativeFloat = 1e-3
     contrast_temperature: PositiveFloat = 0.1
     shared_count: bool = False

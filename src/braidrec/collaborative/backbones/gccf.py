@@ -9,7 +9,7 @@ Its layers own weights there that nothing reads and L2 shrinks; there are none h
 from __future__ import annotations
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.collaborative.config import OURS, PairwiseConfig
@@ -17,10 +17,11 @@ from braidrec.collaborative.contracts import Backbone, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.propagation import layers_of
 from braidrec.registry import Spec
+from braidrec.strict import DEEPEST
 
 
 class GCCFConfig(PairwiseConfig):
-    depth: NonNegativeInt = 2
+    depth: int = Setting(default=2, ge=0, le=DEEPEST)
     self_loop: bool = True
 
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from braidrec.collaborative.config import OURS, PairwiseConfig
@@ -20,10 +19,11 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, sum_of_powers
 from braidrec.registry import Spec
+from braidrec.strict import DEEPEST
 
 
 class LightGCNConfig(PairwiseConfig):
-    depth: NonNegativeInt = 3
+    depth: int = Setting(default=3, ge=0, le=DEEPEST)
     keep: float = Setting(default=1.0, gt=0, le=1)
     combine: Literal["sum", "mean"] = "sum"
 

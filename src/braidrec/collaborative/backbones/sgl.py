@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.backbones.contrasts import of_batch
@@ -23,6 +23,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, neighbours, sum_of_powers
 from braidrec.registry import Spec
+from braidrec.strict import DEEPEST
 
 
 class SGLConfig(PairwiseConfig):
@@ -30,7 +31,7 @@ class SGLConfig(PairwiseConfig):
     of_negatives: whether negative items have a term, too
     """
 
-    depth: NonNegativeInt = 3
+    depth: int = Setting(default=3, ge=0, le=DEEPEST)
     combine: Literal["sum", "mean"] = "sum"
     drop: Literal["edge", "walk", "node"] = "edge"
     keep: float = Setting(default=0.8, gt=0, le=1)

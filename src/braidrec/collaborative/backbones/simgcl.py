@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.backbones.contrasts import of_batch
@@ -24,12 +24,13 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, exact, neighbours, sum_of_powers
 from braidrec.registry import Spec
+from braidrec.strict import Depth
 
 
 class SimGCLConfig(PairwiseConfig):
     """noise: eps    contrast: weight of InfoNCE    contrast_temperature: of it"""
 
-    depth: PositiveInt = 3
+    depth: Depth = 3
     noise: NonNegativeFloat = 0.2
     contrast: NonNegativeFloat = 0.1
     contrast_temperature: PositiveFloat = 0.2

@@ -34,7 +34,7 @@ from braidrec.objectives.structure import (
     uniformity,
 )
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, WIDEST, Strict
 
 Term = Literal["orthogonality", "uniformity", "global", "local"]
 
@@ -47,10 +47,10 @@ class DaRecConfig(Strict):
     """
 
     weight: float = Setting(default=0.1, ge=0)
-    width: int = Setting(default=32, ge=1)
-    clusters: int = Setting(default=5, ge=2)
-    sample: int = Setting(default=4096, ge=4)
-    uniformity_rows: int | None = Setting(default=None, ge=2)
+    width: int = Setting(default=32, ge=1, le=WIDEST)
+    clusters: int = Setting(default=5, ge=2, le=LONGEST)
+    sample: int = Setting(default=4096, ge=4, le=LONGEST)
+    uniformity_rows: int | None = Setting(default=None, ge=2, le=LONGEST)
     terms: tuple[Term, ...] = ("orthogonality", "uniformity", "global", "local")
     literal: bool = False
     text: TextConfig = TextConfig()

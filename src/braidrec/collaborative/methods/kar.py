@@ -20,15 +20,15 @@ from braidrec.collaborative.contracts import Enhancer, Parts, Propagated, Widths
 from braidrec.collaborative.node_text import NodeText, TextConfig, xavier
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import DEEPEST, WIDEST, Strict
 
 
 class KARConfig(Strict):
     """shared, own: experts of both kinds, and of users and of items alone    hidden: width inside    fuse: how a_v joins e_v"""
 
-    shared: int = Setting(default=2, ge=0)
-    own: int = Setting(default=6, ge=1)
-    hidden: int = Setting(default=128, ge=1)
+    shared: int = Setting(default=2, ge=0, le=DEEPEST)
+    own: int = Setting(default=6, ge=1, le=DEEPEST)
+    hidden: int = Setting(default=128, ge=1, le=WIDEST)
     fuse: Literal["concat", "sum"] = "concat"
     text: TextConfig = TextConfig()
 

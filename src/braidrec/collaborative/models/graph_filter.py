@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from braidrec.collaborative.contracts import Parts
@@ -21,7 +21,7 @@ from braidrec.collaborative.item_weights import ItemWeights, weights_tensors
 from braidrec.collaborative.sizes import check_product
 from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import Strict, Width
 from braidrec.training.stages import AnyStage, Fitted
 
 
@@ -32,7 +32,7 @@ class GraphFilterConfig(Strict):
 class GFCFConfig(Strict):
     """factors: k, at most the number of items    alpha: of the low-pass filter"""
 
-    factors: PositiveInt = 128
+    factors: Width = 128
     alpha: NonNegativeFloat = 0.3
     memory_gib: PositiveFloat = 8.0  # what pairs of items may take
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import Length, Strict, Width
 from braidrec.training.stages import AnyStage, Fitted
 
 _CELLS = 1 << 19  # numbers of gathered factors at a time
@@ -32,11 +32,11 @@ _CELLS = 1 << 19  # numbers of gathered factors at a time
 class IALSConfig(Strict):
     """alpha: confidence of a pair above that of other cells    init: standard deviation of fresh factors times sqrt(k)"""
 
-    factors: PositiveInt = 128
+    factors: Width = 128
     penalty: PositiveFloat = 0.05
     alpha: PositiveFloat = 10.0
     frequency: NonNegativeFloat = 0.0
-    sweeps: PositiveInt = 15
+    sweeps: Length = 15
     init: PositiveFloat = 0.1
 
 

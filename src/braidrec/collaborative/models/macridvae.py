@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.autoencoding import Annealing, entry_table, kept_of, normal, with_padding
@@ -26,7 +26,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
 from braidrec.errors import ConfigError
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import Depth, Strict, Width
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import AnyStage, Stage, main_group
@@ -38,8 +38,8 @@ class MacridVAEConfig(Strict):
     beta, anneal_epochs: the KL term's weight rises by 1 in so many epochs, to beta; 0: it is beta from the start
     """
 
-    facets: PositiveInt = 7
-    dim: PositiveInt = 100
+    facets: Depth = 7
+    dim: Width = 100
     tau: PositiveFloat = 0.1
     std: NonNegativeFloat = 0.075
     sampled: bool = True

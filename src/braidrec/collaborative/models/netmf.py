@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.baskets import Baskets
@@ -35,7 +35,7 @@ from braidrec.collaborative.sizes import GIB
 from braidrec.errors import ConfigError
 from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, Depth, Strict, Width
 from braidrec.training.stages import AnyStage, Fitted
 
 OWN_RANK = 256  # where the exact form does not fit
@@ -47,12 +47,12 @@ NODES = 50_000  # whose pairs a core goes through in minutes
 class NetMFConfig(Strict):
     """window: T    negatives: b    by, popularity: see the scores above"""
 
-    factors: PositiveInt = 128
-    window: PositiveInt = 10
+    factors: Width = 128
+    window: Depth = 10
     negatives: PositiveFloat = 1.0
     by: Literal["vertex", "context"] = "vertex"
     popularity: NonNegativeFloat = 0.0
-    rank: int | None = Setting(default=None, ge=1)  # None: exact where it fits
+    rank: int | None = Setting(default=None, ge=1, le=LONGEST)  # None: exact where it fits
     memory_gib: PositiveFloat = 8.0  # what matrices of nodes may take
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.baskets import Baskets
@@ -31,7 +31,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.sizes import GIB
 from braidrec.errors import ConfigError
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import DEEPEST, Strict, Width
 from braidrec.training.stages import AnyStage, Fitted
 
 _ROUNDS = 5  # of power iteration on F
@@ -42,8 +42,8 @@ _NONE = 1e-6  # of the largest singular value: what is no more than rounding
 class ProNEConfig(Strict):
     """order, mu, theta: of the filter    popularity: see the scores above"""
 
-    factors: PositiveInt = 128
-    order: int = Setting(default=10, ge=2)
+    factors: Width = 128
+    order: int = Setting(default=10, ge=2, le=DEEPEST)
     mu: float = 0.2
     theta: PositiveFloat = 0.5
     popularity: NonNegativeFloat = 0.0

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from braidrec.collaborative.baskets import Baskets
@@ -34,7 +34,7 @@ from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.labels import NOT_SAID, Categories, Normalisation, held_items, scaled_ratings
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import WIDEST, Count, Strict, Width
 from braidrec.task import Share
 from braidrec.training.config import TrainingConfig
 from braidrec.training.devices import place_of
@@ -57,7 +57,7 @@ class Block(Strict):
         labelled, are in no loss of the block
     """
 
-    size: NonNegativeInt
+    size: int = Setting(ge=0, le=WIDEST)
     taught: Literal["categories", "ratings", "nothing"] = "nothing"
     weight: float = 1.0
     strength: NonNegativeFloat = 1.0
@@ -97,7 +97,7 @@ class SDRLConfig(Strict):
     """
 
     blocks: Mapping[str, Block] = Setting(default_factory=lambda: {name: Block(**own) for name, own in _BLOCKS.items()})
-    hidden: PositiveInt = 256
+    hidden: Width = 256
     inputs: Literal["ratings", "ones"] = "ratings"
     scale: PositiveFloat | None = None
     unit: bool = False
@@ -110,7 +110,7 @@ class SDRLConfig(Strict):
     reconstruction: NonNegativeFloat = 1.0
     kl: NonNegativeFloat | None = None
     zeros: PositiveFloat | None = None
-    items_per_step: PositiveInt = 256
+    items_per_step: Count = 256
 
     @model_validator(mode="after")
     def _has_blocks(self) -> Self:

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import torch
 from pydantic import Field as Setting
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from braidrec.collaborative.autoencoding import Annealing, entry_table, kept_of, normal, with_padding
@@ -26,7 +26,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
 from braidrec.errors import RunError
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import Strict, Width
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import AnyStage, Stage, main_group
@@ -40,8 +40,8 @@ class VAECFConfig(Strict):
     beta, anneal_epochs: the KL term's weight rises by 1 in so many epochs, to beta; 0: it is beta from the start
     """
 
-    dim: PositiveInt = 128
-    hidden: tuple[PositiveInt, ...] = Setting(default=(256,), min_length=1)
+    dim: Width = 128
+    hidden: tuple[Width, ...] = Setting(default=(256,), min_length=1)
     dropout: float = Setting(default=0.5, ge=0, lt=1)
     normalised: bool = True
     beta: NonNegativeFloat = 0.2

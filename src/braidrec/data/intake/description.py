@@ -44,7 +44,7 @@ from braidrec.data.intake.validate import validate
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import PrepareSettings, SplitConfig
 from braidrec.errors import ConfigError, DataError, suggest
-from braidrec.strict import Strict, parse
+from braidrec.strict import LONGEST, MOST, Strict, parse
 
 if TYPE_CHECKING:
     from braidrec.data.tables import Tables
@@ -110,7 +110,7 @@ class UsersConfig(Strict):
 class NegativesConfig(Strict):
     """Negatives drawn for logs that hold positives only; where events have weights, a positive's weighs its negatives, too."""
 
-    per_positive: int | None = Setting(default=None, ge=1)
+    per_positive: int | None = Setting(default=None, ge=1, le=LONGEST)
 
 
 class DatasetDescription(Strict):
@@ -127,7 +127,7 @@ class DatasetDescription(Strict):
     vocabulary: Literal["train", "all"] = "train"
     duplicates: Literal["merge", "keep", "error"] = "merge"
     repeats: Literal["keep", "first", "last"] = "keep"
-    k_core: int | None = Setting(default=None, ge=2)
+    k_core: int | None = Setting(default=None, ge=2, le=MOST)
     ties: Literal["order", "exclude"] = "order"
     sequences: Literal["positives", "all"] = "positives"
 

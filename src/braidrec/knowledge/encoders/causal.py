@@ -25,6 +25,7 @@ from braidrec.knowledge.encoders.weights import (
     token_ids,
 )
 from braidrec.registry import Spec
+from braidrec.strict import MOST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,8 @@ class LanguageModelSettings(EncoderConfig):
     revision: str | None = None
     precision: Precision = "auto"
     device: str = "auto"
-    max_tokens: int = Field(default=512, ge=1)
-    batch_tokens: int = Field(default=1024, ge=1)
+    max_tokens: int = Field(default=512, ge=1, le=MOST)
+    batch_tokens: int = Field(default=1024, ge=1, le=MOST)
 
 
 class CausalLMConfig(LanguageModelSettings):

@@ -27,6 +27,7 @@ from braidrec.knowledge.encoders.weights import (
     token_ids,
 )
 from braidrec.registry import Spec
+from braidrec.strict import MOST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ class SentenceTransformerConfig(EncoderConfig):
     revision: str | None = None  # branch, tag or commit on the hub
     precision: Precision = "auto"
     device: str = "auto"
-    batch_tokens: int = Field(default=1024, ge=1)
+    batch_tokens: int = Field(default=1024, ge=1, le=MOST)
 
 
 class SentenceTransformerEncoder:

@@ -18,6 +18,7 @@ from pydantic import Field
 from braidrec.errors import KnowledgeError
 from braidrec.knowledge.encoders.base import EncoderConfig
 from braidrec.registry import Spec
+from braidrec.strict import SEEDS, WIDEST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,8 @@ class TfidfConfig(EncoderConfig):
     """``seed`` starts the randomised SVD: the same corpus gives the same vectors."""
 
     kind: Literal["tfidf"] = "tfidf"
-    width: int = Field(default=256, ge=2)
-    seed: int = Field(default=0, ge=0)
+    width: int = Field(default=256, ge=2, le=WIDEST)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class ProfileStore:
                 stack.enter_context(writer_lock(self.folder / "writer.lock", waiting))
             yield
             lance.tidy(self.folder, _KEPT_VERSIONS)
+            lance.note_latest(self.folder)
 
     def put(self, kind: Kind, profiles: Sequence[Profile]) -> None:
         """In the place of those of their ids, in one commit."""

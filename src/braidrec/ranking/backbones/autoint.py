@@ -11,23 +11,23 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.interactions import FieldAttention
 from braidrec.layers.mlp import MLP, Norm, initialise
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Depth, Width
 
 
 class AutoIntConfig(BackboneConfig):
-    layers: PositiveInt = 1
-    heads: PositiveInt = 4
-    head_width: PositiveInt = 8
+    layers: Depth = 1
+    heads: Depth = 4
+    head_width: Width = 8
     scale: bool = True
     projection: Literal["always", "differing"] = "always"
     linear: bool = False
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

@@ -13,21 +13,21 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.interactions import CrossMatrix, CrossMix, CrossVector
 from braidrec.layers.mlp import MLP, Norm, initialise
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Depth, Width
 
 
 class DCNConfig(BackboneConfig):
     variant: Literal["v1", "v2", "mix"] = "mix"
-    layers: PositiveInt | None = None  # 3 for v1 and v2, 4 for mix
-    experts: PositiveInt = 2
-    rank: PositiveInt = 8
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    layers: Depth | None = None  # 3 for v1 and v2, 4 for mix
+    experts: Depth = 2
+    rank: Width = 8
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

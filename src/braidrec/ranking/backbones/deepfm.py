@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.interactions import fm_second_order
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 
 
 class DeepFMConfig(BackboneConfig):
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     extras_in_fm: bool = True
     dropout: float = Setting(default=0.0, ge=0, lt=1)

@@ -26,7 +26,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.attention import ActivationUnit, Attended, Behaviours, BilinearAttention, PerSample, Sequences
@@ -34,6 +33,7 @@ from braidrec.layers.mlp import MLP, Norm, initialise
 from braidrec.layers.recurrent import Gate, Recurrence, Steps
 from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Scored, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 from braidrec.training.seeding import spawn
 
 AUXILIARY = "auxiliary"
@@ -47,7 +47,7 @@ class DIENConfig(BackboneConfig):
     history_fields: Literal["id", "all"] = "id"
     auxiliary: Literal["dot", "mlp"] = "dot"
     auxiliary_weight: float = Setting(default=0.0, ge=0)
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

@@ -13,20 +13,20 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.attention import ActivationUnit, Attended, BilinearAttention
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 
 
 class DINConfig(BackboneConfig):
     variant: Literal["paper", "bilinear", "none"] = "bilinear"  # none: no history of its own
     softmax: bool = False  # of the paper variant; bilinear always has one
     history_fields: Literal["id", "all"] = "id"
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

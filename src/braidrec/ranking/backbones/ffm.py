@@ -10,20 +10,21 @@ leaves out pairs of two extras, as in FM.
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
 from braidrec.layers.interactions import Pairs, field_aware_products, pairs_of
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 
 _GIB = 1 << 30
 _COPIES = 4  # the table, its gradient, and Adam's two moments
 
 
 class FFMConfig(BackboneConfig):
-    width: PositiveInt = 4
+    width: Width = 4
     extras_meet: Pairs = "all"
     memory_gib: PositiveFloat = 8.0  # what the table may take in training
 

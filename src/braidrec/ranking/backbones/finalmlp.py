@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
@@ -21,14 +20,15 @@ from braidrec.layers.interactions import BilinearFusion
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Depth, Width
 
 
 class FinalMLPConfig(BackboneConfig):
     gates: Literal["user_item", "learned", "none"] = "user_item"
-    gate_hidden: tuple[PositiveInt, ...] = (64,)
-    heads: PositiveInt = 2
-    mlp: tuple[PositiveInt, ...] = Setting(default=(128, 64), min_length=1)
-    second: tuple[PositiveInt, ...] | None = Setting(default=None, min_length=1)  # the second stream; None: as the first
+    gate_hidden: tuple[Width, ...] = (64,)
+    heads: Depth = 2
+    mlp: tuple[Width, ...] = Setting(default=(128, 64), min_length=1)
+    second: tuple[Width, ...] | None = Setting(default=None, min_length=1)  # the second stream; None: as the first
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

@@ -14,19 +14,19 @@ from typing import Literal
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.interactions import pair_products, pairs_of
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 
 
 class PNNConfig(BackboneConfig):
     product: Literal["inner", "outer"] = "inner"
     extras_meet: Literal["all", "ids", "none"] = "all"  # of outer products "ids" is "all": the sum knows no pairs
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

@@ -9,16 +9,16 @@ trains the wide one by FTRL.
 from __future__ import annotations
 
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 
 
 class WideDeepConfig(BackboneConfig):
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

@@ -12,22 +12,22 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.interactions import CIN
 from braidrec.layers.mlp import MLP, Norm, initialise
 from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
 from braidrec.registry import Spec
+from braidrec.strict import Width
 
 
 class XDeepFMConfig(BackboneConfig):
-    cin: tuple[PositiveInt, ...] = Setting(default=(100, 100), min_length=1)
+    cin: tuple[Width, ...] = Setting(default=(100, 100), min_length=1)
     cin_bias: bool = False
     linear: bool = True
     dnn_input: Literal["flat", "sum"] = "flat"
     extras_in_cin: bool = True
-    mlp: tuple[PositiveInt, ...] = (128, 64)
+    mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 

@@ -48,7 +48,7 @@ from braidrec.objectives.club import Estimator, VClub
 from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
 from braidrec.ranking.contracts import Patterns, PatternSource, Replaced, SourceContext
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import DEEPEST, WIDEST, Strict
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import Group
 
@@ -70,7 +70,7 @@ class DisCoConfig(Strict):
     sufficiency_weight: float = Setting(default=0.02, ge=0)  # alpha
     disentangle_weight: float = Setting(default=0.01, ge=0)  # beta
     item_fusion: Literal["concat_linear", "id_only"] = "concat_linear"  # Phi_T
-    semantic_hidden: int = Setting(default=128, ge=0)  # 0: one linear layer
+    semantic_hidden: int = Setting(default=128, ge=0, le=WIDEST)  # 0: one linear layer
     semantic_norm: bool = True  # LayerNorm of the raw text vectors, whose scales differ by orders of magnitude
     attention_bias: bool = False
     attention_scale: bool = True
@@ -79,7 +79,7 @@ class DisCoConfig(Strict):
     disentangle_scope: Literal["H", "H+L"] = "H"
     estimator: Estimator = "gaussian"
     estimator_lr: float = Setting(default=1e-3, gt=0)
-    estimator_steps: int = Setting(default=1, ge=1)
+    estimator_steps: int = Setting(default=1, ge=1, le=DEEPEST)
     club_normalise: bool = False
     club_per_dimension: bool = True
     club_floor: bool = True
@@ -132,7 +132,8 @@ class PatternAttention(nn.Module):
         self._over = [_QUARTERS[_KEYS[block]] for block in blocks]
 
     def forward(self, items: Tensor, candidate: Tensor, past: Behaviours) -> tuple[Tensor, Attended]:
-        own = items.index_select(0, candidate).unflatten(1, (4, self._half))[:, self._from].transpose(0, 1)  # (blocks, B, D/2)
+        quarters = items.index_select(0, candidate).unflatten(1, (4, self._half)).unbind(1)
+        own = torch.stack([quarters[at] for at in self._from])  # (blocks, B, D/2)
         queries = own @ self.query
         if self.query_bias is not None:
             queries = queries + self.query_bias[:, None]

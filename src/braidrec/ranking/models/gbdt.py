@@ -24,6 +24,7 @@ from braidrec.errors import ConfigError, RunError
 from braidrec.ranking.config import settings_of
 from braidrec.ranking.contracts import BackboneConfig, Material, RankingModel
 from braidrec.registry import Spec
+from braidrec.strict import LONGEST, MOST
 from braidrec.training.step import Step
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 class GBDTConfig(BackboneConfig):
     """Sizes of the trees; boosting ends after ``patience`` trees without a gain on validation."""
 
-    leaves: int = Setting(default=63, ge=2)
+    leaves: int = Setting(default=63, ge=2, le=LONGEST)
     lr: float = Setting(default=0.05, gt=0)
-    trees: int = Setting(default=2000, ge=1)
-    patience: int = Setting(default=50, ge=1)
-    leaf_rows: int = Setting(default=100, ge=1)  # at least, and no more than a hundredth of the training rows
+    trees: int = Setting(default=2000, ge=1, le=LONGEST)
+    patience: int = Setting(default=50, ge=1, le=LONGEST)
+    leaf_rows: int = Setting(default=100, ge=1, le=MOST)  # at least, and no more than a hundredth of the training rows
     l2: float = Setting(default=1.0, ge=0)
     monotone: bool = True
-    values: int = Setting(default=64, ge=0)  # fields of more values than these stay out, such as ids
+    values: int = Setting(default=64, ge=0, le=LONGEST)  # fields of more values than these stay out, such as ids
 
     @property
     def reads_history(self) -> bool:

@@ -19,19 +19,18 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import initialise
 from braidrec.layers.transformer import Packing, dropout, spread
 from braidrec.registry import Spec
 from braidrec.sequential.contracts import EncoderSizes
-from braidrec.strict import Strict
+from braidrec.strict import Depth, Strict
 
 
 class CaserConfig(Strict):
-    vertical: PositiveInt = 2  # n_v filters over all L items, shared by the D columns
-    horizontal: PositiveInt = 2  # n_h filters of each height 1..L
+    vertical: Depth = 2  # n_v filters over all L items, shared by the D columns
+    horizontal: Depth = 2  # n_h filters of each height 1..L
     dropout: float = Setting(default=0.1, ge=0, lt=1)
     final_activation: Literal["relu", "none"] = "relu"
 

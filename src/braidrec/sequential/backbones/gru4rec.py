@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -18,12 +17,12 @@ from braidrec.layers.mlp import initialise
 from braidrec.layers.transformer import dropout, spread
 from braidrec.registry import Spec
 from braidrec.sequential.contracts import EncoderSizes
-from braidrec.strict import Strict
+from braidrec.strict import Depth, Strict, Width
 
 
 class GRU4RecConfig(Strict):
-    hidden: PositiveInt = 128
-    layers: PositiveInt = 1
+    hidden: Width = 128
+    layers: Depth = 1
     dropout: float = Setting(default=0.1, ge=0, lt=1)  # on the item vectors
     bias: bool = False  # of the recurrent unit
 

@@ -19,7 +19,6 @@ from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field as Setting
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
@@ -27,13 +26,13 @@ from braidrec.layers.mlp import initialise
 from braidrec.layers.transformer import CausalAttention, Heads, Packing, dropout
 from braidrec.registry import Spec
 from braidrec.sequential.contracts import EncoderSizes
-from braidrec.strict import Strict
+from braidrec.strict import Depth, Strict
 
 
 class SASRecConfig(Strict):
     variant: Literal["authors", "classic"] = "authors"
-    blocks: PositiveInt = 5
-    heads: PositiveInt = 2  # divides the width D
+    blocks: Depth = 5
+    heads: Depth = 2  # divides the width D
     dropout: float = Setting(default=0.1, ge=0, lt=1)
     positions: Literal["xavier", "items"] = "xavier"  # how their rows start: by their own shape, or as the item rows do
 

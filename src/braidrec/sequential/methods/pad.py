@@ -32,7 +32,7 @@ from braidrec.sequential.maps import OURS, FusedMap, TextConfig
 from braidrec.sequential.next_item import Expert, OneExpert, cross_entropy, sampled_entropy
 from braidrec.sequential.parts import Parts
 from braidrec.sequential.stages import mixture_stage, plain_stages
-from braidrec.strict import Strict
+from braidrec.strict import LONGEST, Strict
 from braidrec.training.stages import Group, Stage, main_group
 from braidrec.training.step import Step
 
@@ -54,7 +54,7 @@ class PADConfig(Strict):
     estimator: Literal["biased", "unbiased", "authors"] = "unbiased"
     legacy_cosine_sign: bool = False
     temperature: float = Setting(default=0.1, gt=0)  # of info_nce
-    mmd_sequences: int = Setting(default=16, ge=1)  # sequences per chunk
+    mmd_sequences: int = Setting(default=16, ge=1, le=LONGEST)  # sequences per chunk
     mmd_include_pad: bool = False
     text: TextConfig = TextConfig()
     fusion: Literal["concat", "add"] = "concat"
