@@ -54,6 +54,13 @@ def test_packing_is_held_against_a_window_each(monkeypatch: pytest.MonkeyPatch) 
     assert all(float(row[3].removesuffix("x")) > 0 for row in rows[:-2])
 
 
+def test_long_histories_are_held_against_short_ones(tick: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "LONG", 50)
+    rows = marks.PARTS["long"](small_runs.dataset().path, 0.001)
+    assert [row[0] for row in rows] == ["sdim: history of 50, runs of 64, training step"] * 2
+    assert ["din, its MLP over 30 (mark 2.0x" in row[2] for row in rows] == [True, False]
+
+
 def test_a_mark_that_is_missed_says_by_how_much() -> None:
     assert marks._faster("a", 1.0, 2.0, "b", 3.0) == ("a", "1000.00 ms", "2000.00 ms b (mark 3.0x) (1.00x short)", "2.00x")
     assert marks._faster("a", 1.0, 4.0, "b", 3.0)[2] == "4000.00 ms b (mark 3.0x)"

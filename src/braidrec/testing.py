@@ -111,14 +111,14 @@ def _splits(task: str, backbone: str, enhance: tuple[str, ...]) -> str:
 
 
 @cache
-def _dataset(split: str = "temporal") -> Dataset:
+def _dataset(split: str) -> Dataset:
     settings = PrepareSettings.model_validate({"split": {"kind": split}})
     return Dataset.prepare(planted_world(_WORLD).tables, _folder() / f"world-{split}", settings)
 
 
 @cache
 def _knowledge() -> str:
-    build(_dataset().path, _folder() / "knowledge", "tfidf")
+    build(_dataset("temporal").path, _folder() / "knowledge", "tfidf")
     return str(_folder() / "knowledge")
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
+from braidrec.errors import RunError
 from braidrec.experiments import edk, edk_figures
-from braidrec.experiments.cells import make_cell, summary
+from braidrec.experiments.cells import differences, make_cell, summary
 from braidrec.experiments.experiment import Made
 from braidrec.experiments.material import VARIANTS, settings_of
 from braidrec.experiments.rows import Row, Workshop
+from braidrec.files import read_json
+from braidrec.ranking.model import ClickModel
+from braidrec.runs.run import load
 
 ALL = {each.id: each for each in edk.EXPERIMENTS}
 POOL = edk.ROWS[edk.LOGS]
@@ -73,12 +79,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     data = Dataset.prepare(world.tables, folder / "world", settings)
     own = POOL["deepfm-edk"]
     model = {"dim": 4, "edk": {"width": 4, "patterns": 3, "layers": 1, "heads": 1}, "history": {"length": 4, "run": 4}}
-    training = {"batch_size": 128, "max_epochs": 1, "phases": {"knowledge": {"max_epochs": 1, "checks_per_epoch": 2}}}
-    row = replace(own, data="world", model=model, training=training, seeds=(1,), against=None)
-    shop = Workshop({"world": data.path}, {"world": folder}, folder / "runs", folder / "results", {row.name: row})
+    training = {"batch_size": 128, "max_epochs": 1}
+    compressing = training | {"phases": {"knowledge": {"max_epochs": 1, "checks_per_epoch": 2}}}
+    row = replace(own, data="world", model=model, training=compressing, seeds=(1,), against=None)
+    taken = replace(POOL["dcn-edk"], data="world", model=model, training=training, seeds=(1,), against=None)
+    rows = {each.name: each for each in (row, taken)}
+    shop = Workshop({"world": data.path}, {"world": folder}, folder / "runs", folder / "results", rows)
     make_cell(row, 1, shop)
     experiment = replace(ALL["edk/fig5"], rows={"world": shop.rows})
     return Made(experiment, "world", [row], shop, summary([row], shop), folder / "figures", lambda: data)
+
+
+def test_another_backbone_takes_the_knowledge_over(made: Made) -> None:
+    row = made.shop.rows["dcn-edk"]
+    assert make_cell(row, 1, made.shop)
+    cell = read_json(made.shop.cell_path(row, 1), RunError)
+    assert [phase["name"] for phase in cell["phases"]] == ["rank"]
+    assert cell["settings"]["givers"]["deepfm-edk"]["run"]["backbone"] == "deepfm"
+    assert differences(row, 1, made.shop) == []
+    giver, taker = (
+        cast(ClickModel, load(made.shop.run_path(made.shop.rows[name], 1)).model).module.state_dict()
+        for name in ("deepfm-edk", "dcn-edk")
+    )
+    knowledge = [name for name in giver if ".knowledge." in name]
+    assert knowledge
+    assert all(torch.equal(giver[name], taker[name]) for name in knowledge)
 
 
 def test_losses_of_the_first_stage_alone(made: Made) -> None:

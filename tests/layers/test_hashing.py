@@ -58,17 +58,20 @@ def test_sums_of_a_shared_window_are_those_of_a_window_each_and_of_loops(first: 
     together = behaviours(history, history.slots.long(), 3).bucketed(rows, codes, asked, 4)
     own = History(history.items, history.signals, history.mask)
     apart = behaviours(own, own.items.long(), 3).bucketed(rows, codes, asked, 4)
-    expected, counts = torch.zeros(6, 5, 4), torch.zeros(6, 5, 4)
+    expected, shares = torch.zeros(6, 4), torch.zeros(6, 4)
     for row in range(6):
+        sums, counts = torch.zeros(5, 4), torch.zeros(5, 4)
         for item, signal in zip(own.items[row, own.mask[row]].tolist(), own.signals[row, own.mask[row]].tolist(), strict=True):
             for group in (codes[item] == asked[row]).nonzero().flatten():
-                expected[row, group] += rows[item].detach()
-                counts[row, group, signal] += 1
+                sums[group] += rows[item].detach()
+                counts[group, signal] += 1
+        expected[row] = torch.stack([each / max(each.norm().item(), 1e-8) for each in sums]).mean(dim=0)
+        shares[row] = (counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).mean(dim=0)
     gradients = []
-    for sums, found in (together, apart):
-        torch.testing.assert_close(sums, expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(found, counts)
-        gradients.append(torch.autograd.grad((sums * sums.detach().cos()).sum(), rows)[0])
+    for pooled, found in (together, apart):
+        torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, shares)
+        gradients.append(torch.autograd.grad((pooled * pooled.detach().cos()).sum(), rows)[0])
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 

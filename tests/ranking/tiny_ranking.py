@@ -94,12 +94,9 @@ def with_history(whole: RankingBatch, **parts: Tensor) -> RankingBatch:
 # Every registered backbone, small, and of some of them other forms by their settings.
 _SMALL: Mapping[str, Any] = {"mlp": (16, 8), "rank": 4}
 _FORMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "pnn": {"outer": {"product": "outer"}, "no extras": {"extras_meet": "none"}},
     "xdeepfm": {"sum": {"dnn_input": "sum", "linear": False, "cin": (5, 4, 3), "cin_bias": True}},
-    "fm": {"all": {"extras_meet": "all", "extra_linear": True}},
     "fwfm": {"weights": {"linear": "weights", "extras_meet": "all"}},
-    "ffm": {"all": {"extras_meet": "all", "width": 2}},
-    "finalmlp": {"learned": {"gates": "learned", "heads": 1, "second": (4,)}, "none": {"gates": "none"}},
+    "finalmlp": {"learned": {"gates": "learned", "heads": 1, "second": (4,)}},
     "autoint": {"deep": {"layers": 3, "head_width": 2, "scale": False, "projection": "differing", "linear": True}},
     "deepfm": {"in fm": {"extras_in_fm": True}},
     "dcn": {"v1": {"variant": "v1"}, "v2": {"variant": "v2"}},

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SEQUENCE_WIDTH = 128  # of PAD and its backbone, whatever the preset has
 CANDIDATES = 10_000  # items scored for one user
+LONG = 1_000  # behaviours of a long history
 RUN, OF_ONE_USER = 32, 1_000  # targets of a user that stand together; items ranked for one user
 CATALOGUE, USERS, RANKED = 1_000_000, 100_000, 504  # of a full ranking: items, users, and users that are really ranked
 TEXTS, WIDTH = 1_000_000, 384  # of the map of text vectors that is brought to a model
@@ -69,9 +70,11 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
     return plain_table(title, ("what", "measured", "against", "ratio"), rows)
 
 
-# The planted worlds of the parts; that for sequences has the sizes of Amazon's Prime Pantry, that for graphs MovieLens-1M's.
+# The planted worlds of the parts.  That for long histories has 1,333 events a user, that for sequences the sizes of Amazon's
+# Prime Pantry, that for graphs MovieLens-1M's.
 _WORLDS: Mapping[str, tuple[PlantedConfig, PrepareSettings]] = {
     "": (PlantedConfig(interactions=400_000, users=6000, items=4000), PrepareSettings()),
+    "long": (PlantedConfig(interactions=400_000, users=300, items=4000), PrepareSettings()),
     "sequential": (
         PlantedConfig(interactions=115_004, users=12_871, items=8_347, cold_fraction=0.1),
         PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1)),
@@ -203,6 +206,16 @@ def _packing(prepared: Path, seconds: float) -> list[Line]:
         shares = child("shares", "--model", name, "--prepared", str(prepared), "--run", str(RUN))
         said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         rows.append((f"{name}: where a step goes, runs of {RUN}", said, "of its operators' time", "-"))
+    return rows
+
+
+def _long(prepared: Path, seconds: float) -> list[Line]:
+    """SDIM over long histories, in runs of one user's targets, beside DIN over 30 behaviours with a window each."""
+    dataset, rows = Dataset.open(prepared), []
+    for plain, against in (("din", "din, its MLP over 30"), ("din-bilinear", "din-bilinear over 30")):
+        steps = [bare_step(ranker(plain, dataset))[0], bare_step(ranker("sdim", dataset), run=2 * RUN, length=LONG)[0]]
+        first, second = _alternate(steps, seconds)
+        rows.append(_slower(f"sdim: history of {LONG:,}, runs of {2 * RUN}, training step", second, first, against, 2.0))
     return rows
 
 
@@ -342,6 +355,7 @@ PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "data": _data,
     "training": _training,
     "packing": _packing,
+    "long": _long,
     "knowledge": _knowledge,
     "tables": _tables,
     "sequential": _sequential,

@@ -42,8 +42,10 @@ Written by `braidrec reproduce --page docs/results.md` from the files under `res
 - Numbers are means over seeds ± their standard deviation, on the test part, scored once by the weights that validation chose.
 - "printed" is what the paper prints, "here" what was measured here, "gain" what a row is better by than its reference: a share
   of hits and nDCG, a difference of AUC and log loss.
-- Paired tests resample users; p is adjusted by Holm's method over all tests of the one table that it stands in, whose number
-  stands beside it. The result files also hold the raw p of each (`p_value`, beside `p_holm` and `holm_over`).
+- Paired tests resample users; p is adjusted by Holm's method over all tests of the one table that it stands in, or of the
+  named family there, whose number stands beside it. The result files also hold the raw p of each (`p_value`, beside `p_holm`
+  and `holm_over`). A named family is also tested with seeds as a sample: users and seeds as crossed random effects, by
+  Student's t with Satterthwaite's degrees of freedom (`over_seeds`).
 - *stale*: today's settings or data are others than those that the number was made with; a note says which. *not run*: there
   is no cell.
 """

@@ -152,10 +152,10 @@ class Behaviours(Protocol):
         ...
 
     def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
-        """Sums of the behaviours whose code is the sample's, in each of G groups.
+        """Of the behaviours whose code is the sample's, in each of G groups: the mean direction of their sums, and the mean
+        shares of their signals; see `braidrec.layers.hashing`.
 
-        rows (n, W) and codes (n, G) int64 below ``buckets`` of the table, asked (B, G) of the samples -> (B, G, W), and how
-        many of them carry each signal (B, G, R + 1)
+        rows (n, W) and codes (n, G) int64 below ``buckets`` of the table, asked (B, G) of the samples -> (B, W), (B, R + 1)
         """
         ...
 
@@ -297,17 +297,14 @@ class PerRun:
 
     def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
         sides = torch.zeros(len(codes), codes.shape[1], buckets, dtype=rows.dtype, device=rows.device)
-        sides = sides.scatter_(2, codes[:, :, None], 1.0).flatten(1)
+        sides.scatter_(2, codes[:, :, None], 1.0)
         found = []
         for run, at, hot in zip(self.history.runs, self.at, self._hot, strict=True):
-            own, codes_at, sides_at = (
-                part.index_select(0, at.flatten()).unflatten(0, at.shape) for part in (rows, codes, sides)
-            )
             of_targets = asked.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape)
-            values = torch.cat([own, hot.to(rows.dtype)], dim=2)
-            found.append(run_buckets(run, values, codes_at, sides_at, of_targets, buckets).flatten(0, 1))
-        both, width = torch.cat(found).index_select(0, self.history.place), rows.shape[1]
-        return both[:, :, :width], both[:, :, width:]
+            found.append(run_buckets(rows, sides, of_targets, at, hot, run))
+        both = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True))
+        pooled, shares = (part.index_select(0, self.history.place) for part in both)
+        return pooled, shares
 
     def _rows(self, parts: Sequence[Tensor]) -> Tensor:
         """From (G, H, T, ...) of each run to rows of the batch (B, H, ...)."""

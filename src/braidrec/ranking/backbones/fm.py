@@ -4,7 +4,7 @@
 over ids, bags and numbers; extras join the pairs, their only way in unless ``extra_linear`` adds sum_e <u, e>, one u (D,) for
 all of them.
 Departure, on request: ``extras_meet = "ids"`` leaves out pairs of two extras.  DisCo's patterns have norms around 1 where
-embeddings have .1, and their 28 products with one another drown the ids'.
+embeddings have .1, so their 28 products with one another are the largest of the sum.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
@@ -65,9 +64,8 @@ class SDIM(nn.Module):
         """u (B, W) and the label vectors of what it is made of (B, D)."""
         items, target = ((part[:, 0] if self.id_only else part.flatten(1)).float() for part in (history.items, history.target))
         codes, asked = codes_of(items, self.planes), codes_of(target, self.planes)
-        sums, counts = history.past.bucketed(items, codes, asked, 1 << self.planes.shape[1])
-        shares = (counts / counts.sum(dim=2, keepdim=True).clamp_min(1)).mean(dim=1)
-        return [F.normalize(sums, dim=2, eps=1e-8).mean(dim=1), history.embed.labels(shares)]
+        pooled, shares = history.past.bucketed(items, codes, asked, 1 << self.planes.shape[1])
+        return [pooled, history.embed.labels(shares)]
 
 
 SPEC = Spec(
