@@ -506,3 +506,17 @@ def test_knowledge_stands_beside_text(tmp_path: Path) -> None:
     )
     assert run.config.title == "DIN + DisCo + EDK"
     assert math.isfinite(run.record["best"]["metrics"]["auc"])
+
+
+def test_the_control_that_was_drawn_goes_with_every_preset(tmp_path: Path) -> None:
+    run = fit(
+        world(),
+        path=tmp_path / "drawn",
+        backbone="deepfm",
+        enhance="edk",
+        preset="paper",
+        model={**MODEL, "edk": {**SMALL, "compress": False}},
+        training=TRAINING,
+        show_progress=False,
+    )
+    assert [phase["name"] for phase in run.record["phases"]] == ["rank"]  # though the preset speaks of the other one

@@ -158,15 +158,16 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     read = digest_of(text)
     people = bases.people(dataset) if bases is not None and config.reads_people else None
     inputs = {"data": dataset.fingerprint, "knowledge": read} | ({} if people is None else {"people": digest_of(people)})
+    size = LogSize.of(dataset.manifest, config.negatives)
+    own = {name: config.training.phases[name] for name in own_phases(config, size)}  # a preset may speak of others
     with _enough_memory(path):
         plan: Plan = task.plan(config, dataset, text, people=people, show_progress=show_progress)
         if bases is not None:
             bases.refuse_strange(dataset)
         del text, people  # held by what reads them, which may take them to another device
-        check_phases(config.training, plan.names, config.title)
+        check_phases(config.training.model_copy(update={"phases": own}), plan.names, config.title)
         phases = _phases(config, plan)
     starts = _check_starts(plan, dataset, bases)
-    size = LogSize.of(dataset.manifest, config.negatives)
     _check_unused(config, plan, size)
     inputs |= starts
     former = {"data": dataset.former_fingerprint, **dict.fromkeys(starts)}  # an earlier version noted none of these

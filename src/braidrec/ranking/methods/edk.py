@@ -571,14 +571,16 @@ def _build(config: EDKConfig, context: SourceContext) -> EDK:
     return EDK(config, knowledge, settings.dim, earlier, data, settings.rows)
 
 
-# `paper` has the spec's own values where the paper is silent.
+# `paper` has K, depth and heads of the paper, and values of its relatives where it says nothing.  `ours` bounds the estimate,
+# as DisCo's does, and takes K = 8 at two layers, a quarter of the cost.  Its weights are not tuned.  One seed, DeepFM on
+# MovieLens-latest-small, cut by each user's own events: validation AUC .8115, .8112 without EDK, .8061 with knowledge as drawn.
 SPEC = Spec(
     "edk",
     "EDK",
     EDKConfig,
     _build,
     presets={
-        "ours": {"club_per_dimension": True, "club_floor": True},
+        "ours": {"patterns": 8, "layers": 2, "club_per_dimension": True, "club_floor": True},
         "paper": {},
     },
     training={
