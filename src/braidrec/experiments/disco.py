@@ -240,13 +240,13 @@ _LABELS = (
 )
 
 _TRIED = (
-    "in trials of one epoch in runs, by validation, seed 1: the patterns alone .7987; with sufficiency of every block, anchors in "
-    "the history, .7983 (weight .02) and .7984 (.005), its discriminators at chance (5.56, chance 5.55)"
+    "in trials of one epoch in runs, by validation, seed 1: the patterns alone .7987; with sufficiency of every block, anchors "
+    "in the history, .7983 (weight .02) and .7984 (.005), its discriminators at chance (5.56, chance 5.55)"
 )
 _SEMANTIC = (
-    "din-disco-semantic has the best validation AUC and a low test one: training has seen the users of 24 % of validation rows, "
-    "of 81 % of test rows; a similar behaviour is .01 days old there and 165 here (medians), and item mean + user residual over "
-    "its window is .0009 of AUC below that over the latest ones there, .0023 here"
+    "din-disco-semantic has the best validation AUC and a low test one: training has seen the users of 24 % of validation rows "
+    "and of 81 % of test rows; a similar behaviour is .01 days old there and 165 here (medians), and item mean + user residual "
+    "over its window is .0009 of AUC below that over the latest ones there, .0023 here"
 )
 
 
