@@ -64,8 +64,6 @@ _STATISTICS = {"statistics": True}
 _LONGER = {"batch_size": 512, "lr": 5e-4, "max_epochs": 4, "average_epochs": 0.5}
 _RUNS = {"run": 128}
 _IN_RUNS = {"batch_size": 1024, "lr": 7e-4, "max_epochs": 4}
-# A batch in runs holds few users, so weights lean to those just seen: they are compared where every user has counted alike.
-_AT_ENDS = {**_IN_RUNS, "average_epochs": 0.0, "checks_per_epoch": 1}
 _AS_ML_1M = {"batch_size": 1024, "max_epochs": 2}  # where a fit by ours would go by the size of the log
 
 
@@ -103,20 +101,15 @@ def statistics() -> list[Row]:
 def runs() -> list[Row]:
     """Samples of a user in runs, time-causal rates, each alone and together; and trees on the rates alone."""
     rows = [Row("gbdt", "ml-1m", "gbdt", fixed=True, note="LightGBM on rates, without embeddings or history")]
-    both = {"history": _RUNS, "rates": True}
-    forms: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-        "runs": ({"history": _RUNS}, _IN_RUNS, "samples of a user in runs of 128"),
-        "rates": ({"rates": True}, _IN_RUNS, "time-causal rates"),
-        "runs-rates": (both, _IN_RUNS, "both"),
-        "runs-rates-statistics": (
-            {**both, "statistics": True},
-            _AT_ENDS,
-            "both, beside counts and rates; the best end of an epoch, no running mean",
-        ),
-        "runs-rates-100": ({**both, "history": {**_RUNS, "length": 100}}, _IN_RUNS, "both, history of 100"),
+    forms: dict[str, tuple[dict[str, Any], str]] = {
+        "runs": ({"history": _RUNS}, "samples of a user in runs of 128"),
+        "rates": ({"rates": True}, "time-causal rates"),
+        "runs-rates": ({"history": _RUNS, "rates": True}, "both"),
+        "runs-rates-statistics": ({"history": _RUNS, "rates": True, "statistics": True}, "both, beside counts and rates"),
+        "runs-rates-100": ({"history": {**_RUNS, "length": 100}, "rates": True}, "both, history of 100"),
     }
-    for name, (model, training, note) in forms.items():
-        plain = Row(f"din-{name}", "ml-1m", "din", model=model, training=training, against="gbdt", note=note)
+    for name, (model, note) in forms.items():
+        plain = Row(f"din-{name}", "ml-1m", "din", model=model, training=_IN_RUNS, against="gbdt", note=note)
         more = f"{note}; {UNCONSTRAINED}"
         rows += [plain, replace(plain, name=f"din-disco-{name}", enhance="disco", against=plain.name, note=more)]
     return rows
