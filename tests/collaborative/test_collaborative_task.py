@@ -198,6 +198,12 @@ def test_a_whole_model_takes_no_enhancer_and_no_training() -> None:
         config("ease", training={"lr": 0.1})
 
 
+@pytest.mark.parametrize(("key", "value"), [("tables", "lazy"), ("tables", "rowwise"), ("table_lr", 0.05)])
+def test_updates_of_big_tables_are_refused_where_tables_are_dense(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{key} = '?{value}'? is for ranking models; models of pairs train dense"):
+        ROOM.plan(config("lightgcn", training={key: value}), dataset(), None, show_progress=False)
+
+
 def test_settings_of_a_whole_model_may_stand_in_its_table_itself() -> None:
     assert config("ease", model={"penalty": 7.0}).model.backbone.penalty == 7.0
     found = config("ease", model={"text": "regularise", "backbone": {"pull": 3.0}}, knowledge="k").model.backbone

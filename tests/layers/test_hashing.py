@@ -75,6 +75,18 @@ def test_sums_of_a_shared_window_are_those_of_a_window_each_and_of_loops(first: 
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("first", "last"), WINDOWS)
+def test_half_precision_around_them_leaves_the_sums_as_they_are(first: list[list[int]], last: list[list[int]]) -> None:
+    history, codes = shared(first, last, 9), drawn(0, 4, 9, 5)
+    rows, asked = torch.randn(9, 4, generator=torch.Generator().manual_seed(1)), codes[drawn(1, 9, 6)]
+    own = History(history.items, history.signals, history.mask)
+    for past in (behaviours(history, history.slots.long(), 3), behaviours(own, own.items.long(), 3)):
+        expected = past.bucketed(rows, codes, asked, 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = past.bucketed(rows, codes, asked, 4)
+        assert all(map(torch.equal, found, expected))
+
+
 def test_derivatives() -> None:
     index, mask = drawn(0, 7, 5, 6), torch.arange(6) < torch.tensor([6, 0, 3, 1, 6])[:, None]
     codes, asked, signals = drawn(0, 3, 7, 4), drawn(0, 3, 5, 4), drawn(0, 3, 5, 6)

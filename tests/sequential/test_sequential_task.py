@@ -75,13 +75,13 @@ def counts() -> np.ndarray:
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
-    lazy = small.config("plain").model_copy(
-        update={"training": small.config("plain").training.model_copy(update={"tables": "lazy"})}
-    )
-    with pytest.raises(
-        ConfigError, match=r"training\.tables = 'lazy' is for ranking models; sequence models train dense tables"
-    ):
-        small.plan_of(lazy)
+    plain = small.config("plain")
+    for key, value, shown in (("tables", "lazy", "'lazy'"), ("tables", "rowwise", "'rowwise'"), ("table_lr", 0.05, "0.05")):
+        sparse = plain.model_copy(update={"training": plain.training.model_copy(update={key: value})})
+        with pytest.raises(
+            ConfigError, match=rf"training\.{key} = {shown} is for ranking models; sequence models train dense tables"
+        ):
+            small.plan_of(sparse)
     two = resolve(RunRequest(data="-", backbone="sasrec", enhance=("pad", "hybrid")), "test")
     with pytest.raises(ConfigError, match=r"enhance = pad, hybrid: .* a plan of stages of its own.*; choose pad or hybrid"):
         small.plan_of(two)

@@ -46,7 +46,7 @@ class NodesConfig(Strict):
 class PairwiseConfig(NodesConfig):
     """loss: "bpr", -log sigmoid of a pair's score less a negative's (Rendle et al., UAI 2009), or "softmax", -log of its share
     among: whose: "all" items, or those of the "batch", each score less the logarithm of how many of training's pairs the item
-        has, since it is among them that often (Yi et al., RecSys 2019); what else the user has of these is left out
+        has, since it is among them that often (Yi et al., RecSys 2019), but for those of the user's other pairs in the batch
     cosine: whether the softmax reads cosines instead of scores    temperature: what either is divided by there
     by_user: whether the pairs of a user come beside one another, so that the softmax is worked out for few users a batch
     """

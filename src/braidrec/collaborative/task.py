@@ -67,7 +67,10 @@ class CollaborativeTask:
         people: Vectors | None = None,
         show_progress: bool = True,
     ) -> Plan:
-        """Raises DataError for data without a positive, ConfigError for a text vector that is no number."""
+        """Raises DataError for data without a positive, ConfigError for a text vector that is no number and for settings of
+        tables that these models do not have.
+        """
+        config.training.check_dense("models of pairs")
         seed_everything(config.seed)
         graph, table = training_graph(data), None
         if text is not None:

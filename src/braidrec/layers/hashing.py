@@ -39,7 +39,8 @@ def own_buckets(
 
     rows (n, W) and codes (n, G) of a table, asked (B, G), index into it, mask, signals (B, K) -> (B, W), (B, R + 1)
     """
-    found, shares = _OwnBuckets.apply(rows, codes, asked, index, mask, signals, num_signals)
+    with _whole_precision(rows):
+        found, shares = _OwnBuckets.apply(rows, codes, asked, index, mask, signals, num_signals)
     return found, shares
 
 
@@ -49,8 +50,14 @@ def run_buckets(rows: Tensor, sides: Tensor, asked: Tensor, at: Tensor, hot: Ten
     rows (n, W) and sides (n, G, buckets) of a table, one at the bucket of each group    asked (V, T, G)
     at (V, L) into it, hot (V, L, R + 1) one at the signal of an event -> (V, T, W), (V, T, R + 1)
     """
-    found, shares = _RunBuckets.apply(rows, sides, asked, at, hot, run)
+    with _whole_precision(rows):
+        found, shares = _RunBuckets.apply(rows, sides, asked, at, hot, run)
     return found, shares
+
+
+def _whole_precision(rows: Tensor) -> torch.autocast:
+    """Sums over a thousand behaviours, and counts of them, are not made in half precision."""
+    return torch.autocast(rows.device.type, enabled=False)
 
 
 class _OwnBuckets(torch.autograd.Function):

@@ -65,8 +65,7 @@ class SequentialTask:
                 f"model.own_negatives goes with loss = 'bce', whose negatives are drawn; '{settings.loss}' weighs "
                 "every item: drop it"
             )
-        if config.training.tables == "lazy":
-            raise ConfigError("training.tables = 'lazy' is for ranking models; sequence models train dense tables: drop it")
+        config.training.check_dense("sequence models")
         seed_everything(config.seed)
         parts = make_parts(config, data, text)
         stages = build_stages(config, parts)

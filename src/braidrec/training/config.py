@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field as Setting
 
+from braidrec.errors import ConfigError
 from braidrec.strict import MOST, Strict
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -52,6 +53,15 @@ class TrainingConfig(Strict):
     def without_machine(self) -> Self:
         """The same, with the defaults of what is the machine's."""
         return self.model_copy(update={key: type(self).model_fields[key].default for key in MACHINE})
+
+    def check_dense(self, models: str) -> None:
+        """Raises ConfigError for settings of big tables' sparse updates, which ``models`` do not have."""
+        if self.tables in ("lazy", "rowwise"):
+            raise ConfigError(f"training.tables = '{self.tables}' is for ranking models; {models} train dense tables: drop it")
+        if self.table_lr is not None:
+            raise ConfigError(
+                f"training.table_lr = {self.table_lr} is for ranking models; {models} train dense tables: drop it"
+            )
 
     def of_phase(self, name: str) -> TrainingConfig:
         """What holds in the phase ``name``: its own values over the run's."""
