@@ -44,12 +44,13 @@ large: .venv/ready
 	$(PYTHON) -m venv .venv/tools
 	.venv/tools/bin/python -m pip install --quiet uv pip-audit cyclonedx-bom
 
-# what is installed here, file by file with its digest
+# what is installed here, file by file with its digest; uv reads none of pip's settings, so a folder of wheels is named to it
 lock: .venv/ready-dev .venv/tools
 	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools > .venv/tested.txt
 	( sed -n '/^#/p' requirements.lock; .venv/tools/bin/uv pip compile pyproject.toml --extra offline --group dev \
 		--constraint .venv/tested.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet ) > .venv/requirements.lock
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
+		$${PIP_FIND_LINKS:+--find-links "$$PIP_FIND_LINKS"} ) > .venv/requirements.lock
 	mv .venv/requirements.lock requirements.lock
 
 # known holes of what is installed here; needs PyPI's own advisories

@@ -22,6 +22,7 @@ import polars as pl
 
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.settings import SplitConfig
+from braidrec.evaluation import retrieval as evaluating
 from braidrec.knowledge.base import KnowledgeBase
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
@@ -96,7 +97,7 @@ def main() -> int:
         ),
         "evaluation": (
             lambda: run._make_outcome("test", show_progress=False),
-            BUDGET_BYTES + table,
+            evaluating.BUDGET_BYTES + table,
             "block of scores + vectors of the catalogue",
         ),
         "nearest": (lambda: base.nearest(id=base.ids()[1], k=k), 200 * given.items, "one score and one id for each item"),

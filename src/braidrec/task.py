@@ -165,6 +165,7 @@ class Plan:
     keep: the trained model, on the CPU and reduced to what it needs to answer, called after the last stage
     names: of all stages, taken ones included    taken: stage -> run directory whose stage of that name is taken over
     reading: those of ``names`` whose weights go with the item text vectors that they were trained on
+    settings: stage -> what the weights of a taken one must have been trained with, by key (`Stage.settings`)
     choices: what was settled on the way, for the record    average_epochs: where it is not as the settings say
     yardsticks: what rankings without learning that take no more than seconds reach on validation: title -> metric -> value
     """
@@ -177,6 +178,7 @@ class Plan:
     names: Sequence[str]
     taken: Mapping[str, str] = field(default_factory=dict)
     reading: Sequence[str] = ()
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
     average_epochs: float | None = None
     yardsticks: Callable[[], Mapping[str, Mapping[str, float]]] = dict

@@ -136,6 +136,8 @@ def test_too_short_a_time_is_an_error_that_names_the_moments() -> None:
         make_split(log_at([7] * 30), config())
     with pytest.raises(DataError, match=r"leaves no row for 'knowledge_valid': .* of each user's own are old"):
         make_split(log_at(range(5)), config(per_user=True))
+    with pytest.raises(DataError, match=r"leaves no row for 'test': .* and the rest at 1970-01-01T00:00:04Z; choose other"):
+        make_split(log_at(range(5)), config(quantiles=(0.4, 0.9999999999), knowledge_valid=0.4))
 
 
 def test_a_log_without_a_clock_is_cut_by_user_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -423,6 +424,41 @@ def test_a_stage_of_another_run_is_taken_over(tmp_path: Path) -> None:
         trained("edk-other-width", edk={"width": 4}, start_from={STAGE: str(first().path)})
     with pytest.raises(ConfigError, match=r"names the stage 'knowledge', which is none that another follows"):
         trained("edk-drawn-taken", edk={"compress": False}, start_from={STAGE: str(first().path)})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"gate_attn": False}, "gate_attn is True there and False here"),
+        ({"mask": "ones"}, "mask is 'learned' there and 'ones' here"),
+        ({"head_width": 4}, "head_width is None there and 4 here"),
+        ({"kb_oov": "untrained"}, "kb_oov is 'row' there and 'untrained' here"),
+        ({"l0_weight": 0.5}, "l0_weight is 0.01 there and 0.5 here"),
+    ],
+)
+def test_knowledge_of_other_settings_is_not_taken_over(values: dict[str, Any], said: str) -> None:
+    name = f"edk-taken-{next(iter(values))}"
+    with pytest.raises(ConfigError, match=rf"weights do not fit stage 'rank': model\.edk\.{re.escape(said)}") as caught:
+        trained(name, edk=values, start_from={STAGE: str(first().path)})
+    assert str(caught.value).endswith("here, where nothing would follow it; set it as it is there, or train the stage here")
+    assert not (root() / name).exists()
+
+
+def test_knowledge_of_as_many_other_fields_is_not_taken_over() -> None:
+    other = trained("edk-no-user", edk={"leave_out": ["user"]})
+    taken = {STAGE: str(other.path)}
+    with pytest.raises(ConfigError, match=r"model\.edk\.leave_out is \('user',\) there and \('item',\) here"):
+        trained("edk-no-item-taken", edk={"leave_out": ["item"]}, start_from=taken)
+    later = {"inject": "concat", "with_summary": True, "cache_mib": 0}
+    run = trained("edk-no-user-taken", edk={"leave_out": ["user"], **later}, start_from=taken)  # of the second stage alone
+    assert [phase["name"] for phase in run.record["phases"]] == ["rank"]
+
+
+def test_each_stage_is_validated_by_what_it_watches() -> None:
+    made = plan(model={"monitor": "ndcg@10"})
+    old, own = (set(made.validate(stage)(stage.module)) for stage in made.stages)
+    assert old == {"auc", "log_loss"}  # its part need not hold a list of any user
+    assert own == {"auc", "log_loss", "ndcg@10"}
 
 
 def test_knowledge_that_is_held_is_knowledge_that_is_read() -> None:

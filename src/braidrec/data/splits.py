@@ -196,7 +196,7 @@ def _moments(log: InteractionLog, config: SplitConfig) -> tuple[int, int]:
     """T0 and T1 of a knowledge split of the whole log."""
     if config.train_from is not None:
         return config.borders
-    first, second = (int(np.floor(share * len(log) + 1e-9)) for share in config.quantiles)
+    first, second = (min(int(np.floor(share * len(log) + 1e-9)), len(log) - 1) for share in config.quantiles)
     return int(log.timestamp[first]), int(log.timestamp[second])
 
 

@@ -144,7 +144,8 @@ class RankingTask:
             )
 
         def validate(stage: AnyStage) -> Validate:
-            return _validation(data, stage.valid, history, held_out, labels[stage.valid], settings.monitor)
+            watched = cast(Monitor, stage.monitor) if isinstance(stage, Stage) and stage.monitor else settings.monitor
+            return _validation(data, stage.valid, history, held_out, labels[stage.valid], watched)
 
         return Plan(
             stages,
@@ -155,6 +156,7 @@ class RankingTask:
             names=[stage.name for stage in every],
             taken=settings.start_from,
             reading=[stage.name for stage in every if stage.reads_text],
+            settings={stage.name: stage.settings for stage in every},
             choices={
                 "tables": tables,
                 "table_rows": rows,

@@ -269,14 +269,14 @@ def _phases(config: RunConfig, plan: Plan) -> list[AnyPhase]:
 def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) -> dict[str, str]:
     """Digests of the weights that are taken over, by what they are.
 
-    Raises ConfigError when a stage of another run cannot be taken over: not there, of other data, text or shape.
+    Raises ConfigError when a stage of another run cannot be taken over: not there, of other data, text, shape or settings.
     """
     found = {}
     for name, other in plan.taken.items():
         where, folder = f"model.start_from.{name} = '{other}'", Path(other) / "weights" / name
         if not folder.is_dir():
             raise ConfigError(f"{where}: no run with the weights of a stage '{name}' is there")
-        record = read_run(Path(other))[1]
+        held, record = read_run(Path(other))
         if name in plan.reading and bases is not None:
             try:
                 bases.check(record["knowledge"], where)
@@ -291,16 +291,33 @@ def _check_starts(plan: Plan, dataset: Dataset, bases: KnowledgeBases | None) ->
         tensors = read_stage(Path(other), record, name).files["model"]
         found[f"weights of stage '{name}'"] = archive_digest(folder)
         for stage in plan.stages:
+            unfit = f"{where}: its weights do not fit stage '{stage.name}'"
+            if name in stage.starts:
+                _same_settings(plan.settings.get(name, {}), held, unfit)
             own = stage.module.state_dict()
             for old, new in stage.starts.get(name, {}).items():
                 given = {new + key.removeprefix(old): tuple(part.shape) for key, part in tensors.items() if key.startswith(old)}
                 wanted = {key: tuple(part.shape) for key, part in own.items() if key.startswith(new)}
                 if odd := sorted(key for key in given | wanted if given.get(key) != wanted.get(key)):
                     raise ConfigError(
-                        f"{where}: its weights do not fit stage '{stage.name}': '{odd[0]}' is {given.get(odd[0])} there and "
-                        f"{wanted.get(odd[0])} here; bring a run of the same backbone and sizes, or train the stage here"
+                        f"{unfit}: '{odd[0]}' is {given.get(odd[0])} there and {wanted.get(odd[0])} here; bring a run of the "
+                        "same backbone and sizes, or train the stage here"
                     )
     return found
+
+
+def _same_settings(settings: Mapping[str, object], other: RunConfig, unfit: str) -> None:
+    """Raise ConfigError, beginning with ``unfit``, for the first of ``settings``, by key, that ``other`` has otherwise."""
+    whole = other.model_dump()
+    for key, mine in settings.items():
+        theirs: Any = whole
+        for part in key.split("."):
+            theirs = theirs.get(part) if isinstance(theirs, Mapping) else None
+        if theirs != mine:
+            raise ConfigError(
+                f"{unfit}: {key} is {theirs!r} there and {mine!r} here, where nothing would follow it; set it as it is there, "
+                "or train the stage here"
+            )
 
 
 def _keep(path: Path, phase: PhaseResult) -> None:

@@ -42,6 +42,7 @@ class Stage:
     monitor: of validation; None for what the task watches    mode: which way it is better
     train, valid: the parts of the split that it trains and validates on
     reads_text: whether its weights go with the item text vectors that it was trained on
+    settings: what its weights go with besides, by key as a run file has it; a run that takes them over must have the same
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     train: str = "train"
     valid: str = "valid"
     reads_text: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Fitted:
     """A stage that is fitted at once, without an optimiser: closed forms, counts, trees as text in a byte tensor.
 
     module: what the tensors of ``fit`` go into, by name (`put_fitted`)    fit: the tensors, once
-    starts, valid, reads_text: as of a `Stage`
+    starts, valid, reads_text, settings: as of a `Stage`
     """
 
     name: str
@@ -70,6 +72,7 @@ class Fitted:
     starts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     valid: str = "valid"
     reads_text: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 AnyStage = Stage | Fitted

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 STAGE = "knowledge"
 GROUP = "estimators.edk"
 _INITIAL = 1e-4  # s.d. of the tables: gates start near one half
+_LATER = {"compress", "inject", "with_summary", "cache_mib"}  # settings of the second stage, or of whether there is a first
 _BLOCK = 2048  # rows of which knowledge is read at a time
 
 
@@ -456,7 +457,16 @@ class EDK(nn.Module, PatternSource):
         module = self._earlier[0]
         if module is None:
             return ()
-        stage = Stage(STAGE, module, module.weights, module.groups(), monitor="auc", train="knowledge", valid="knowledge_valid")
+        stage = Stage(
+            STAGE,
+            module,
+            module.weights,
+            module.groups(),
+            monitor="auc",
+            train="knowledge",
+            valid="knowledge_valid",
+            settings={f"model.{self.name}.{key}": value for key, value in self.config if key not in _LATER},
+        )
         return (Earlier(stage, {"knowledge.": "knowledge."}),)
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
