@@ -120,6 +120,13 @@ def test_what_damaged_trees_and_logs_of_no_time_say() -> None:
         configured(training={"lr": 0.1})
 
 
+def test_a_monitor_that_trees_do_not_follow_is_refused(tmp_path: Path) -> None:
+    model = {**QUICK, "monitor": "ndcg@10"}
+    with pytest.raises(ConfigError, match=r"model\.monitor = 'ndcg@10': 'gbdt' ends boosting by auc or log_loss of validation"):
+        small_runs.train(tmp_path / "run", backbone="gbdt", model=model, training={})
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_that_it_does_not_read_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'gbdt' does not read model\.dim, model\.history; drop what it would not follow"):
         configured(model={"history": {"length": 5}, "dim": 8})

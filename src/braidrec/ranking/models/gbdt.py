@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from braidrec.data.dataset import Dataset
 
 
+_METRICS = {"auc": "auc", "log_loss": "binary_logloss"}  # monitor -> LightGBM's name for it
+
+
 class GBDTConfig(BackboneConfig):
     """Sizes of the trees; boosting ends after ``patience`` trees without a gain on validation."""
 
@@ -67,7 +70,7 @@ class GBDT(nn.Module, RankingModel):
         _lightgbm()
         self.config = cast(GBDTConfig, settings_of(config).backbone)
         self._seed, self._data = material.seed, material.data
-        self._metric = "binary_logloss" if settings_of(config).monitor == "log_loss" else "auc"
+        self._monitor = settings_of(config).monitor
         self.register_buffer("trees", torch.zeros(0, dtype=torch.uint8))
         self.register_buffer("columns", torch.zeros(0, 3, dtype=torch.int64))
         self._read: tuple[Tensor, Any] | None = None
@@ -85,8 +88,14 @@ class GBDT(nn.Module, RankingModel):
         valid: Callable[[], Iterable[RankingBatch]],
         say: Callable[[str], None],
     ) -> Callable[[], Mapping[str, Tensor]]:
+        """Raises ConfigError for a monitor that LightGBM does not work out."""
         data = self._data
         assert data is not None, "a model is fitted on the data set that it was built for"
+        if self._monitor not in _METRICS:
+            raise ConfigError(
+                f"model.monitor = '{self._monitor}': 'gbdt' ends boosting by {' or '.join(_METRICS)} of validation; "
+                "choose either"
+            )
 
         def fit() -> Mapping[str, Tensor]:
             lightgbm, columns = _lightgbm(), self._columns(data)
@@ -141,7 +150,7 @@ class GBDT(nn.Module, RankingModel):
         config = self.config
         return {
             "objective": "binary",
-            "metric": self._metric,
+            "metric": _METRICS[self._monitor],
             "num_leaves": config.leaves,
             "learning_rate": config.lr,
             "min_data_in_leaf": max(1, min(config.leaf_rows, rows // 100)),
