@@ -70,6 +70,12 @@ def test_knowledge_is_compressed_once_and_held_against_three_controls() -> None:
     assert weights["no-both"].reg_weight == 0  # type: ignore[attr-defined]
 
 
+def test_trees_say_what_their_rates_have_seen() -> None:
+    said = "held-out events of other users"  # where each user is cut alone, these may come before a training row
+    assert said in POOL["gbdt"].note
+    assert said not in POOL["global-gbdt"].note
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """DeepFM with a tiny EDK on a small world, a seed of it."""
