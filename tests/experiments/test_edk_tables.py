@@ -124,12 +124,12 @@ def test_losses_of_the_first_stage_alone(made: Made) -> None:
 def test_sizes_and_maps_of_patterns(made: Made) -> None:
     found = edk_figures.SIZES.make(made)
     assert sum(found["sizes"]) == pytest.approx(1)
-    assert found["rows"] == len(made.run("deepfm-edk").dataset.split["test"])
+    assert found["test_rows"] == len(made.run("deepfm-edk").dataset.split["test"])
     mean = sum(size * share for size, share in enumerate(found["sizes"]))
     assert np.mean(found["by_pattern"]) == pytest.approx(mean)
     assert edk_figures.SIZES.show(found)[0].row_count == len(found["sizes"])
     maps = edk_figures.MAPS.make(made)
-    assert maps["drawn"] == [found["rows"], 3 * found["rows"]]
+    assert maps["drawn"] == [found["test_rows"], 3 * found["test_rows"]]
     assert all(-1 <= told <= 1 for told in (*maps["told"].values(), maps["cosine"]))
     assert all((made.figures / name).exists() for name in (*found["files"], *maps["files"]))
     assert edk_figures.MAPS.show(maps)[0].row_count == 2

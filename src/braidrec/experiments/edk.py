@@ -186,6 +186,14 @@ _TRAINED = (
 )
 _TIES = "events of one second, three of five here, follow one another by item id, where a user's log is cut, too"
 _NOTES = (_MISSING, _CUT, _UNSEEN, _TIES, _ONCE, _TRAINED)
+_CLOSED = (
+    "nearly all gates are closed at the end of compression: 96.6 % of a test row's patterns keep no field (edk/fig6), so a "
+    "pattern says little of a row; the weight of the gates' loss was not searched"
+)
+_NO_GAIN = (
+    "no gain is reproduced: one seed, and against the same backbone without knowledge EDK is between .0037 of AUC below and "
+    ".0007 above; training on the old logs instead gains .0065 to .0102"
+)
 _FLOOR = "gbdt, item means and popularity are in none of the published tables"
 
 
@@ -230,6 +238,7 @@ def _experiments() -> tuple[Experiment, ...]:
             _printed("ad", "AD"),
             _printed("eleme", "Eleme"),
             _FLOOR,
+            shortfalls=(_NO_GAIN, _CLOSED),
             reference={f"{name}-edk": f"{name}-all" for name in BACKBONES},
             relative=True,
             families={f"{name}-edk": "EDK" for name in BACKBONES},
@@ -241,6 +250,7 @@ def _experiments() -> tuple[Experiment, ...]:
             _printed_parts("ad", "AD"),
             _printed_parts("eleme", "Eleme"),
             _FLOOR,
+            shortfalls=("one seed; rows without the essential principle were not run", _CLOSED),
             reference=_GIVER,
             relative=True,
             families=dict.fromkeys((*(row.name for row in _parts()), _GIVER), "the parts"),

@@ -158,7 +158,7 @@ def _sizes(made: Made) -> Mapping[str, Any]:
     path = bars_plot({"patterns": found.tolist()}, labels, made.figure(), "patterns by how many fields they keep", "share")
     return {
         "sizes": found.tolist(),
-        "rows": len(seen.sizes),
+        "test_rows": len(seen.sizes),
         "by_pattern": seen.sizes.mean(axis=0).tolist(),
         "files": [path.name],
     }
@@ -167,7 +167,7 @@ def _sizes(made: Made) -> Mapping[str, Any]:
 def _sizes_shown(values: Mapping[str, Any]) -> list[Table]:
     sizes = values["sizes"]
     by_pattern = ", ".join(f"{size:.1f}" for size in sorted(values["by_pattern"]))
-    title = f"patterns of {values['rows']:,} test rows by fields kept; mean of each pattern: {by_pattern}"
+    title = f"patterns of {values['test_rows']:,} test rows by fields kept; mean of each pattern: {by_pattern}"
     return [plain_table(title, ("fields", "share of patterns"), [(at, f"{share:.1%}") for at, share in enumerate(sizes)])]
 
 

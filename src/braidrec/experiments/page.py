@@ -46,6 +46,7 @@ Written by `braidrec reproduce --page docs/results.md` from the files under `res
   named family there, whose number stands beside it. The result files also hold the raw p of each (`p_value`, beside `p_holm`
   and `holm_over`). A named family is also tested with seeds as a sample: users and seeds as crossed random effects, by
   Student's t with Satterthwaite's degrees of freedom (`over_seeds`).
+- A note, and what made a row, stand once, at the first table of a paper that has them.
 - *stale*: today's settings or data are others than those that the number was made with; a note says which. *not run*: there
   is no cell.
 """
@@ -69,14 +70,14 @@ def write_page(file: Path, results: Path = Path("results")) -> None:
 
 def page(results: Path, folder: Path) -> str:
     """All tables of ``results`` as Markdown that lies in ``folder``."""
-    parts = [_INTRODUCTION]
+    parts, told = [_INTRODUCTION], set[str | Path]()
     for paper, about in ABOUT.items():
         found = [(each, data) for each in EXPERIMENTS.values() for data in each.rows if each.paper == paper]
         made = [(each, data) for each, data in found if _is_made(each, data, results)]
         if made:
             missing = ", ".join(f"`{each.id}` on {data}" for each, data in found if (each, data) not in made)
             parts += [f"## {about}\n", *([f"Not run: {missing}.\n"] if missing else [])]
-            parts += [_section(each, data, results, folder) for each, data in made]
+            parts += [_section(each, data, results, folder, told) for each, data in made]
     return "\n".join(parts)
 
 
@@ -142,7 +143,8 @@ def _marked(entry: Mapping[str, Any]) -> str:
     return " (stale)" if "stale" in entry else ""
 
 
-def _section(experiment: Experiment, data: str, results: Path, folder: Path) -> str:
+def _section(experiment: Experiment, data: str, results: Path, folder: Path, told: set[str | Path]) -> str:
+    """told: notes, and cells whose making is said, of earlier sections; this one's are added"""
     rows, table, file = experiment.table(data), from_cells(experiment, data, results), table_file(experiment, data, results)
     parts = [f"### {experiment.id} on {data}"]
     lines: list[str] = []
@@ -160,29 +162,39 @@ def _section(experiment: Experiment, data: str, results: Path, folder: Path) -> 
         if table["not_run"] or table["stale"]:
             lines.append("the figures are of an earlier state of the cells")
     if table["not_run"]:
-        lines.append(f"not run: {', '.join(table['not_run'])}")
+        seeds: dict[str, list[str]] = {}
+        for cell in table["not_run"]:
+            row, _, seed = cell.rpartition(" ")
+            seeds.setdefault(row, []).append(seed)
+        lines.append(f"not run: {', '.join(' '.join((row, *own)) for row, own in seeds.items())}")
+    notes = {line for line in lines if line.startswith("note: ")}
+    if again := notes & told:
+        lines = [*(line for line in lines if line not in again), "the notes of this paper's tables above hold here, too"]
+    told |= notes
     if lines:
         parts.append("".join(f"- {line}\n" for line in lines).rstrip())
-    if made := _made(experiment, data, rows, results):
+    if made := _made(experiment, data, rows, results, told):
         parts.append(f"<details><summary>what made it</summary>\n\n{made}\n</details>")
     return "\n\n".join(parts) + "\n"
 
 
-def _made(experiment: Experiment, data: str, rows: Sequence[Row], results: Path) -> str:
-    """The command, the data and the digest of each row's first cell."""
+def _made(experiment: Experiment, data: str, rows: Sequence[Row], results: Path, told: set[str | Path]) -> str:
+    """The command, the data and the digest of each row's first cell, where no table above says them."""
     shop, lines = cells_alone(experiment, data, results), []
     for row in rows:
         file = next((path for seed in row.cells if (path := shop.cell_path(row, seed)).exists()), None)
-        if file is not None:
+        if file is not None and file not in told:
+            told.add(file)
             cell = read_json(file, RunError)
-            command = f"`{cell['command']}`" if cell["command"] else "counts"
+            command = f"`{cell['command'].removeprefix('braidrec fit ')}`" if cell["command"] else "counts"
             held = cell.get("data") or {}
             split = held.get("split", {})
-            said = [held.get("name", ""), split.get("kind", ""), f"vocabulary {held['vocabulary']}" if held else ""]
+            wide = held.get("vocabulary", "train") != "train"
+            said = [held.get("name", ""), split.get("kind", ""), f"vocabulary {held['vocabulary']}" if wide else ""]
             said += [f"{split['cold_items']:.0%} of items hidden"] if split.get("cold_items") else []
             said += [f"`{held['fingerprint']}`"] if held.get("fingerprint") else []
             lines.append((row.name, command, ", ".join(filter(None, said)), f"`{cell.get('digest')}`"))
-    return markdown_rows(("row", "made by", "data", "settings"), lines) if lines else ""
+    return markdown_rows(("row", "`braidrec fit`", "data, vocabulary of train unless said", "settings"), lines) if lines else ""
 
 
 # -- Markdown -------------------------------------------------------------------------------------------------------------

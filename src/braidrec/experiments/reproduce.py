@@ -94,6 +94,8 @@ def reproduce(
         shown += [*experiment.extra.show(values), *(f"drawn: {results / 'figures' / name}" for name in values.get("files", ()))]
     elif experiment.extra is not None:
         shown.append(f"not drawn yet: {left} of its cells are missing" + (" or stale" if table["stale"] else ""))
+    if taken := values.keys() & {**heading(experiment, data), **table}.keys():
+        raise RunError(f"{id}: what is drawn says '{min(taken)}', which the table says already; rename it where it is made")
     write_json(file, {**heading(experiment, data), **table, **values})
     return [*shown, f"{file}"]
 

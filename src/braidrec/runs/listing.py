@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from braidrec.data.intake.sources import DATA_SETS
 from braidrec.errors import ConfigError, suggest
@@ -110,8 +111,23 @@ def _keys(config: type[Strict], prefix: str = "") -> Iterator[tuple[str, str, st
         if isinstance(default, Strict):
             yield from _keys(type(default), f"{prefix}{name}.")
         else:
-            kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            yield f"{prefix}{name}", kind, _shown(default)
+            yield f"{prefix}{name}", _kind(field.annotation), _shown(default)
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words, without the bounds of its numbers, which an error says."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_kind, parts))
+    if origin is not None and origin is not Literal:
+        return f"{_kind(origin)}[{', '.join(map(_kind, parts))}]"
+    if annotation is Ellipsis:
+        return "..."
+    if annotation is type(None):
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def _shown(value: Any) -> str:
