@@ -343,7 +343,6 @@ def _family(
     lines = []
     for name, test in tests:
         metric = known[test["metric"]]
-        by_seed = (f"{at}:{metric.scale * gap:+.4f}" for at, gap in zip(test["seeds"], test["per_seed"], strict=True))
         lines.append(
             (
                 experiment.label(name),
@@ -351,7 +350,7 @@ def _family(
                 metric.title,
                 f"{metric.scale * test['difference']:+.4f}",
                 _interval(test, metric),
-                " ".join(by_seed),
+                _by_seed(test, metric),
                 f"{test['p_holm']:.4f}",
                 *(_over_seeds(test["over_seeds"], metric) if family else ()),
             )
@@ -377,6 +376,16 @@ def _interval(test: Mapping[str, Any], metric: Metric) -> str:
 def _over_seeds(test: Mapping[str, Any] | None, metric: Metric) -> tuple[str, str]:
     """Of users and seeds, both drawn; a single seed says nothing of others."""
     return ("one seed", "-") if test is None else (_interval(test, metric), f"{test['p_holm']:.4f}")
+
+
+_FEW = 5  # seeds that are named one by one
+
+
+def _by_seed(test: Mapping[str, Any], metric: Metric) -> str:
+    gaps = [metric.scale * gap for gap in test["per_seed"]]
+    if len(gaps) > _FEW:
+        return f"{len(gaps)} seeds, {min(gaps):+.4f} .. {max(gaps):+.4f}"
+    return " ".join(f"{at}:{gap:+.4f}" for at, gap in zip(test["seeds"], gaps, strict=True))
 
 
 def _to_stderr(line: str) -> None:
