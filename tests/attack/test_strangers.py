@@ -86,14 +86,14 @@ Change = Callable[[dict[str, torch.Tensor], str], dict[str, torch.Tensor]]
 CHANGES: dict[str, Change] = {
     "infinity": lambda tensors, name: tensors | {name: torch.full(tensors[name].shape, torch.inf)},
     "complex": lambda tensors, name: tensors | {name: tensors[name].to(torch.complex64)},
-    "one row less": lambda tensors, name: tensors | {name: tensors[name][:-1].clone()},
+    "one row less": lambda tensors, name: tensors | {name: torch.atleast_1d(tensors[name])[:-1].clone()},
     "a number": lambda tensors, name: tensors | {name: torch.tensor(1.0)},
     "rows that are not there": lambda tensors, name: tensors | {name: torch.full_like(tensors[name], 2**30)},
     "rows below zero": lambda tensors, name: tensors | {name: torch.full_like(tensors[name], -1)},
     "truth": lambda tensors, name: tensors | {name: torch.zeros_like(tensors[name], dtype=torch.bool)},
     "missing": lambda tensors, name: {each: tensor for each, tensor in tensors.items() if each != name},
     "another shape": lambda tensors, name: tensors | {name: torch.zeros(3, 5, 7)},
-    "no rows": lambda tensors, name: tensors | {name: tensors[name][:0]},
+    "no rows": lambda tensors, name: tensors | {name: torch.atleast_1d(tensors[name])[:0]},
     "NaN": lambda tensors, name: tensors | {name: torch.full_like(tensors[name], torch.nan)},
 }
 
