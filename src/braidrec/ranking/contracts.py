@@ -61,6 +61,7 @@ class Needs:
 class Sizes:
     """What a backbone is built for: F fields and E extras of width D, F_I of the fields of the item, from ``item_at`` on.
 
+    num_deep: vectors of width D besides, which its MLP reads and nothing else does
     own_history: whether it may pool the history itself; not where patterns take that place
     rows: of the tables with a row per value
     seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)
@@ -70,10 +71,16 @@ class Sizes:
     num_extras: int
     num_item_fields: int
     dim: int
+    num_deep: int = 0
     own_history: bool = True
     item_at: int = 1
     rows: int = 0
     seed: int = 0
+
+    @property
+    def mlp_width(self) -> int:
+        """Of `RankingInput.flat`."""
+        return (self.num_fields + self.num_extras + self.num_deep) * self.dim
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ class RankingInput:
     When the needs ask for them: linear (B, F), history, field_aware (B, F, F + E - 1, d_f), where the vector of field f for
     field or extra g stands at g, or at g - 1 behind f.  Extras have no table: for them a backbone makes its own.
     users: the first fields, side by side, where they are apart; ``fields`` then begins behind them
+    deep (B, M, D): what the MLP alone reads
     """
 
     fields: Tensor
@@ -121,6 +129,18 @@ class RankingInput:
     history: BehaviourInput | None = None
     field_aware: Tensor | None = None
     users: Repeated | None = None
+    deep: Tensor | None = None
+
+    @property
+    def beside(self) -> list[Tensor]:
+        """What an MLP reads behind the fields, flat: extras (B, E * D), and what is for it alone (B, M * D)."""
+        return [self.extras.flatten(1), *([] if self.deep is None else [self.deep.flatten(1)])]
+
+    @property
+    def flat(self) -> Tensor:
+        """(B, (F + E + M) * D), all that an MLP reads."""
+        fields = self.all_fields.flatten(1)
+        return fields if self.deep is None else torch.cat([fields, self.deep.flatten(1)], dim=1)
 
     @property
     def all_fields(self) -> Tensor:
@@ -214,6 +234,7 @@ class Earlier:
 class PatternSource(Protocol):
     """Adds ``num_extras`` fields of width D to every sample.  name: as registered
 
+    deep: whether its patterns are no fields, but vectors that the backbone's MLP alone reads
     weights: loss name -> weight, of exactly the losses that its patterns have; those of weight 0 are left out
     groups: its own optimiser groups, each named ``estimators.<name>`` (DisCo's ``estimators``) and stepped first; parameters
     in none are the main optimiser's, except where they require no gradient    earlier: its stages, names as inside the source
@@ -227,6 +248,10 @@ class PatternSource(Protocol):
     num_extras: int
 
     def __call__(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns: ...
+
+    @property
+    def deep(self) -> bool:
+        return False
 
     @property
     def weights(self) -> Mapping[str, float]:

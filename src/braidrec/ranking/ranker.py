@@ -166,14 +166,18 @@ class Ranker(nn.Module, RankingModel):
                     items.past,
                     embed,
                 )
+        apart: dict[bool, list[Tensor]] = {True: [], False: []}
+        for (_, _, source), part in zip(self._parts(), patterns, strict=True):
+            apart[source.deep].append(part.extras)
         scored = self.backbone(
             RankingInput(
                 fields,
-                torch.cat([part.extras for part in patterns], dim=1) if patterns else fields[:, :0],
+                torch.cat(apart[False], dim=1) if apart[False] else fields[:, :0],
                 embed.first_order(ids, bags, batch.numbers) if needs.linear else None,
                 behaviours,
                 embed.field_aware(ids, bags, batch.numbers) if needs.field_aware else None,
                 users,
+                torch.cat(apart[True], dim=1) if apart[True] else None,
             )
         )
         return scored if isinstance(scored, Scored) else Scored(scored), patterns

@@ -60,6 +60,14 @@ class DIENConfig(BackboneConfig):
     def pools_history(self) -> bool:
         return True
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
     def idle(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if not beside.own_history:
@@ -169,9 +177,7 @@ class DIEN(nn.Module):
         width = sizes.dim * (1 if self.id_only else sizes.num_item_fields)
         self.interest = Interest(width, config.gru, config.attention) if sizes.own_history else None
         own = sizes.dim + width if sizes.own_history else 0
-        self.mlp = MLP(
-            (sizes.num_fields + sizes.num_extras) * sizes.dim + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout
-        )
+        self.mlp = MLP(sizes.mlp_width + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
         self.auxiliary: NextBehaviour | None = None
         if sizes.own_history and config.auxiliary_weight:
             self.auxiliary = NextBehaviour(width, config.auxiliary, spawn(sizes.seed, AUXILIARY))
@@ -181,14 +187,14 @@ class DIEN(nn.Module):
         return {} if self.auxiliary is None else {AUXILIARY: self.auxiliary_weight}
 
     def forward(self, inputs: RankingInput) -> Tensor | Scored:
-        fields, extras = inputs.fields.flatten(1), inputs.extras.flatten(1)
+        plain = [inputs.fields.flatten(1), *inputs.beside]
         if self.interest is None:
-            return self._logits([fields, extras], inputs)
+            return self._logits(plain, inputs)
         history = inputs.history
         assert history is not None
         items, target = self._rows(history)
         evolved, attended, states, steps = self.interest(target, items, history.past)
-        logits = self._logits([fields, extras, evolved, history.labels(attended)[:, 0]], inputs)
+        logits = self._logits([*plain, evolved, history.labels(attended)[:, 0]], inputs)
         auxiliary = self.auxiliary
         if auxiliary is None:
             return logits

@@ -39,6 +39,14 @@ class DINConfig(BackboneConfig):
     def pools_history(self) -> bool:
         return self.variant != "none"
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
     def idle(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if not beside.own_history:
@@ -65,11 +73,10 @@ class DIN(nn.Module):
             self.attention = ActivationUnit(width, softmax=config.softmax)
         self.whole_target = variant == "bilinear"
         own = 0 if self.attention is None else sizes.dim + width
-        fields = (sizes.num_fields + sizes.num_extras) * sizes.dim
-        self.mlp = MLP(fields + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.mlp_width + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
-        parts = [inputs.fields.flatten(1), inputs.extras.flatten(1)]
+        parts = [inputs.fields.flatten(1), *inputs.beside]
         if self.attention is not None:
             assert inputs.history is not None
             parts += self._interest(inputs.history)

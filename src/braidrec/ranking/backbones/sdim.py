@@ -42,6 +42,14 @@ class SDIMConfig(BackboneConfig):
     def pools_history(self) -> bool:
         return True
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
     def idle(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         return found if beside.own_history else found | dict.fromkeys(("groups", "bits", "history_fields"), PATTERNS_INSTEAD)
@@ -55,7 +63,7 @@ class SDIM(nn.Module):
         self.needs = Needs(history=sizes.own_history, users_apart=True)
         self.id_only = config.history_fields == "id"
         width = sizes.dim * (1 if self.id_only else sizes.num_item_fields)
-        fields = (sizes.num_fields + sizes.num_extras) * sizes.dim
+        fields = sizes.mlp_width
         if sizes.own_history:
             generator = torch.Generator().manual_seed(spawn(sizes.seed, "planes"))
             self.register_buffer("planes", torch.randn(config.groups, config.bits, width, generator=generator))
@@ -63,7 +71,7 @@ class SDIM(nn.Module):
         self.mlp = MLP(fields, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
-        parts = [inputs.fields.flatten(1), inputs.extras.flatten(1)]
+        parts = [inputs.fields.flatten(1), *inputs.beside]
         if inputs.history is not None:
             parts += self._interest(inputs.history)
         out: Tensor = self.mlp(torch.cat(parts, dim=1), inputs.users).squeeze(1)
