@@ -262,7 +262,7 @@ def prediction(nodes: Tensor, batch: PairBatch, config: PairwiseConfig, graph: G
 def _among_batch(own: Tensor, place: Tensor, nodes: Tensor, batch: PairBatch, graph: Graph) -> Tensor:
     """own (u, D) the batch's users, ``place`` (b,) which of them each pair is of -> mean cross-entropy among its items."""
     items, right = batch.item.unique(return_inverse=True)
-    pairs = torch.from_numpy(graph.item_counts[items.cpu().numpy() - graph.num_users + 1]).to(own)
+    pairs = graph.users_of_items(own.device)[items - graph.num_users].to(own)
     logits = (own @ nodes[items].T - pairs.log())[place]  # (b, n)
     theirs = torch.zeros(len(own), len(items), dtype=torch.bool, device=own.device)
     theirs[place, right] = True

@@ -26,6 +26,7 @@ from braidrec.experiments.reproduce import (
     readers,
     seeds_said,
     table_file,
+    trained_on,
 )
 from braidrec.experiments.rows import Row
 from braidrec.files import read_json
@@ -184,6 +185,7 @@ class Section:
         lines = [f"{names}: {note}" for names, note in notes_of_rows(self.experiment, shown)]
         lines += [note for note in notes if note not in told.notes]
         told.notes.update(notes)
+        lines += trained_on(self.experiment, {row.name: entries[row.name] for row in shown if row.name in entries})
         lines += [f"**stale**: {each['cell']}: {'; '.join(each['differs'])}" for each in self.table["stale"]]
         if self.extra and (self.table["not_run"] or self.table["stale"]):
             lines.append("the figures are of an earlier state of the cells")

@@ -64,7 +64,7 @@ class SGL(nn.Module, Backbone):
         if config.drop == "edge":
             return sum_of_powers(matrix.dropped(config.keep, rng), nodes, config.depth)
         if config.drop == "node":
-            kept = torch.rand(len(nodes), 1, generator=rng).to(nodes.device) < config.keep
+            kept = (torch.rand(len(nodes), 1, generator=rng) < config.keep).to(nodes.device)
             return sum_of_powers(matrix, nodes * kept, config.depth)
         found = layer = nodes
         for _ in range(config.depth):

@@ -112,7 +112,7 @@ class TextEASE(TextWeights):
         assert self.dense is not None
         assert self.diagonal is not None
         rows = -self.dense[items] * self.diagonal
-        rows[torch.arange(len(items)), items] = self.diagonal[items]
+        rows[torch.arange(len(items), device=items.device), items] = self.diagonal[items]
         return rows
 
     def _precision_times(self, columns: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class MacridVAE(nn.Module, MatrixModel):
         if self.training and self.config.dropout:
             weight = weight * kept_of(tuple(weight.shape), self.config.dropout, self._draws, weight.device)
         turns = torch.arange(facets, device=weight.device)[:, None] * len(baskets.item)
-        start = torch.cat([(baskets.start[:-1] + turns).flatten(), turns.new_tensor([facets * len(baskets.item)])])
+        start = torch.cat([(baskets.start[:-1] + turns).flatten(), turns.new_full((1,), facets * len(baskets.item))])
         rows = Baskets(start, baskets.item.repeat(facets)).times(self.entry, weight.T.reshape(-1))
         hidden = (rows.view(facets, people, -1).transpose(0, 1) + self.bias).tanh()
         mean, spread = self.inner(hidden).chunk(2, dim=2)

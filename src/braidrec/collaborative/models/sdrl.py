@@ -293,7 +293,7 @@ class SDRL(nn.Module, MatrixModel):
             rows = rows.unit()
         if not (config.dropout and self.training):
             return rows
-        kept = torch.rand(len(rows.value), generator=self._draws["drop"]).to(rows.value.device) >= config.dropout
+        kept = (torch.rand(len(rows.value), generator=self._draws["drop"]) >= config.dropout).to(rows.value.device)
         return rows.with_values(rows.value * kept / (1 - config.dropout))
 
     def _rows_loss(self, side: Side, codes: Mapping[str, Tensor], rows: Rows) -> Tensor:
@@ -315,7 +315,7 @@ class SDRL(nn.Module, MatrixModel):
         """() BCE of the block's codes (b, size) and the categories of those rows (b,), a mean over all that is known."""
         heads, total, entries = cast(nn.ModuleList, self.heads[name]), torch.zeros((), device=sides[0][0].device), 0
         for at, (side, (code, rows)) in enumerate(zip(("users", "items"), sides, strict=True)):
-            known = self.get_buffer(f"known_{name}_{side}")[rows]
+            known = self.get_buffer(f"known_{name}_{side}")[rows].nonzero().squeeze(1)
             labels = self.get_buffer(f"labels_{name}_{side}")[rows][known]
             logits = heads[min(at, len(heads) - 1)](code)[known]
             total = total + F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")

@@ -112,7 +112,7 @@ def log_likelihood(logits: Tensor, baskets: Baskets) -> Tensor:
     """(b,) sum of log(pi + 1e-10) of what each has, pi the softmax of logits (b, I)."""
     owner = baskets.owner
     found = logits[owner, baskets.item - 1] - torch.logsumexp(logits, dim=1)[owner]
-    found = torch.logaddexp(found, found.new_tensor(math.log(_LEAST)))
+    found = torch.logaddexp(found, found.new_full((), math.log(_LEAST)))
     return found.new_zeros(len(baskets)).index_add(0, owner, found)
 
 
