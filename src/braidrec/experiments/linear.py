@@ -44,7 +44,7 @@ ABOUT = About(
     "recall@20",
     (
         ("linear/amazon-book", AMAZON, _TITLES),
-        ("linear/prime-pantry", PANTRY, {f"{name}-split0": title for name, title in _TEXT_TITLES.items()}),
+        ("linear/prime-pantry", PANTRY, {f"{name}-split0": f"{title}, split 0" for name, title in _TEXT_TITLES.items()}),
         ("linear/ml-1m", ML_1M, _TEXT_TITLES),
         ("linear/ml-latest-small", SMALL, _TEXT_TITLES),
     ),

@@ -40,7 +40,8 @@ What was measured here, paper by paper: one table each, the best row first, **in
 whatever is trained has to beat. Every row, test, shortfall and command is on the paper's own page.
 
 Numbers are means over seeds ± their standard deviation on the test part, scored once by the weights that validation chose;
-differences are over the same users, with their 95 % interval and p. [How to read the pages](#how-to-read-the-pages) is below.
+differences to another row are over the same users, with their 95 % interval and a p that allows for all tests of the row's
+table. "printed" is what the paper prints. More: [how to read the pages](#how-to-read-the-pages).
 """
 _READING = """\
 ## How to read the pages

@@ -177,14 +177,12 @@ class Section:
 
     def _remarks(self, shown: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], told: Told) -> list[str]:
         """shown: rows whose numbers stand here; what is said of other than rows stands once"""
-        notes = [
-            *readers(self.experiment, entries),
-            *self.experiment.notes,
-            *(f"**shortfall**: {each}" for each in self.experiment.shortfalls),
-        ]
-        lines = [f"{names}: {note}" for names, note in notes_of_rows(self.experiment, shown)]
+        short = [f"**shortfall**: {each}" for each in self.experiment.shortfalls]
+        notes = [*readers(self.experiment, entries), *self.experiment.notes]
+        lines = [line for line in short if line not in told.notes]
+        lines += [f"{names}: {note}" for names, note in notes_of_rows(self.experiment, shown)]
         lines += [note for note in notes if note not in told.notes]
-        told.notes.update(notes)
+        told.notes.update(short, notes)
         lines += trained_on(self.experiment, {row.name: entries[row.name] for row in shown if row.name in entries})
         lines += [f"**stale**: {each['cell']}: {'; '.join(each['differs'])}" for each in self.table["stale"]]
         if self.extra and (self.table["not_run"] or self.table["stale"]):
