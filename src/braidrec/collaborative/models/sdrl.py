@@ -491,10 +491,10 @@ class BlockVectors(nn.Module, MatrixModel):
         They add up to what the target scores above the mean of all items, since nothing else ranks it; what of that is there
         without any item, and the rounding of the sum, is laid on all of them alike.
         """
-        value = self._length(torch.tensor([len(items)], device=items.device))
+        value = self._length(items.new_tensor([len(items)]))
         wanted, offset = self._above(target), 0
         found = torch.zeros(len(items), device=items.device)
-        whole = (self.folded(Baskets(torch.tensor([0, len(items)], device=items.device), items)) @ wanted)[0]
+        whole = (self.folded(Baskets(items.new_tensor([0, len(items)]), items)) @ wanted)[0]
         for name, block in self.config.own.items():
             first, last = self.get_buffer(f"first_{name}")[items] * value, self.get_buffer(f"last_{name}")
             along = (torch.arange(_PIECES, device=items.device) + 0.5) / _PIECES
