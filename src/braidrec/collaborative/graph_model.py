@@ -194,7 +194,8 @@ class GraphModel(nn.Module, MatrixModel):
 
     def _squares(self, batch: PairBatch) -> Tensor:
         if self.config.l2_on == "all":
-            return torch.stack([each.square().sum() for each in self.parameters() if each.requires_grad]).sum()
+            found: Tensor = _Squares.apply(*(each for each in self.parameters() if each.requires_grad))
+            return found
         rows = torch.cat([batch.user, batch.item, batch.negative.flatten()])
         return self.nodes[rows].square().sum() / (2 * len(batch))
 
@@ -241,6 +242,20 @@ class GraphModel(nn.Module, MatrixModel):
             if not found.reads_text:
                 found.enhancer = None
         return found
+
+
+class _Squares(torch.autograd.Function):
+    """() the sum of squares of all that is given; what is kept for the gradient are the parameters themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return torch.stack([each.square().sum() for each in parameters]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        twice = 2 * grad
+        return tuple(each * twice for each in ctx.saved_tensors)
 
 
 def prediction(nodes: Tensor, batch: PairBatch, config: PairwiseConfig, graph: Graph) -> Tensor:

@@ -91,17 +91,20 @@ class DaRec(nn.Module, Enhancer):
             return {}
         config, text = self.config, self.text.known
         rows = torch.randperm(len(text), generator=rng)[: config.sample].to(text.device)
-        own, read = propagated.nodes[rows], text[rows]
-        sides = [(self.maps["specific"](own), self.maps["shared"](own))]
-        sides.append((self.maps["text_specific"](read), self.maps["text_shared"](read)))
-        shared = [side[1] for side in sides]
+        given = {"": propagated.nodes.index_select(0, rows), "text_": text.index_select(0, rows)}
+
+        def made(part: str) -> list[Tensor]:
+            return [self.maps[f"{side}{part}"](own) for side, own in given.items()]
+
+        specific = made("specific") if {"orthogonality", "uniformity"} & {*config.terms} else []
+        shared = made("shared") if {*config.terms} - {"uniformity"} else []
         found: dict[str, Tensor] = {}
         if "orthogonality" in config.terms:
-            found["orthogonality"] = orthogonality(*sides[0]) + orthogonality(*sides[1])
+            own, read = map(orthogonality, specific, shared)
+            found["orthogonality"] = own + read
         if "uniformity" in config.terms:
-            found["uniformity"] = uniformity(sides[0][0][: config.uniformity_rows]) + uniformity(
-                sides[1][0][: config.uniformity_rows]
-            )
+            own, read = (uniformity(part[: config.uniformity_rows]) for part in specific)
+            found["uniformity"] = own + read
         if "global" in config.terms:
             found["global"] = global_structure(*shared, normalised=not config.literal, mean=not config.literal)
         if "local" in config.terms:
