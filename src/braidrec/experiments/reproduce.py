@@ -245,9 +245,23 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
     lines += [f"stale: {each['cell']}: {'; '.join(each['differs'])}" for each in table["stale"]]
     if count := table["digest_from_command"]:
         lines.append(f"{count} cells were made before digests: theirs is what their command gives today")
+    lines += _trained_on(experiment, entries)
     lines += [f"note: {note}" for note in experiment.notes]
     lines += [f"shortfall: {each}" for each in experiment.shortfalls]
     return [*shown, "\n".join(lines)] if lines else shown
+
+
+def _trained_on(experiment: Experiment, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which rows have cells that no CPU trained: another device adds up in another order, and takes other seconds."""
+    devices: dict[str, list[str]] = {}
+    for entry in entries.values():
+        for device in entry.get("devices", ()):
+            devices.setdefault(device, []).append(experiment.label(entry["row"]))
+    every = len(entries)
+    return [
+        f"trained on {device}, other rows on a CPU: {', '.join(own)}" if len(own) < every else f"trained on {device}"
+        for device, own in devices.items()
+    ]
 
 
 def _numbers(
