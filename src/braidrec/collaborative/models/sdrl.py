@@ -34,7 +34,7 @@ from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.labels import NOT_SAID, Categories, Normalisation, held_items, scaled_ratings
 from braidrec.registry import Spec
-from braidrec.strict import WIDEST, Count, Strict, Width
+from braidrec.strict import WIDEST, Count, Strict, Width, because
 from braidrec.task import Share
 from braidrec.training.config import TrainingConfig
 from braidrec.training.devices import place_of
@@ -124,6 +124,15 @@ class SDRLConfig(Strict):
         if self.code == "sigmoid" and not self.bias:
             raise ValueError("code = 'sigmoid' without bias fits no zero: every product is above 0; set bias = true")
         return self
+
+    def idle(self) -> Mapping[str, str]:
+        taught = {block.taught for block in self.own.values()}
+        return because(
+            ("categories" not in taught, "no block is taught categories", "heads preference"),
+            ("categories" not in taught and self.inputs == "ones", "inputs = 'ones' and no block reads ratings", "scale"),
+            (self.match == "softmax", "match = 'softmax'", "bias"),
+            (not self.reconstruction, "reconstruction = 0", "zeros"),
+        )
 
     @property
     def own(self) -> dict[str, Block]:
