@@ -259,6 +259,9 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
         training, _sized(found, request.preset, size, training, {key: getattr(given, key) for key in request.training})
     )
     model = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
+    own = _own(found, request.model, f"{where}: model")
+    settings = parse(found.config, merge(model, own), f"{where}: model")
+    _refuse_idle(found, settings, own, f"{where}: model")
     return RunConfig(
         data=request.data,
         knowledge=request.knowledge,
@@ -268,7 +271,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
         preset=request.preset,
         seed=request.seed,
         negatives=request.negatives,
-        model=parse(found.config, merge(model, _own(found, request.model, f"{where}: model")), f"{where}: model"),
+        model=settings,
         training=parse(TrainingConfig, merge(training, request.training), f"{where}: training"),
     )
 
@@ -372,6 +375,16 @@ def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
     moved = {key: value for key, value in values.items() if key in keys}
     below = own.get("backbone", {})
     return own | {"backbone": merge(moved, below)} if moved and isinstance(below, Mapping) else dict(values)
+
+
+def _refuse_idle(found: Chosen, model: ModelConfig, own: Values, where: str) -> None:
+    """Raise ConfigError for what the request itself sets, not as it is by default, and is read by nothing."""
+    tables = ("backbone", *(spec.name for spec in found.enhancers))
+    for table, (_, config) in zip(tables, found.parts(model), strict=True):
+        usual = type(config)()
+        for key, why in config.idle().items():
+            if key in own.get(table, {}) and (value := getattr(config, key)) != getattr(usual, key):
+                raise ConfigError(f"{where}: '{table}.{key}' = {value!r} sets nothing, since {why}; change that, or drop {key}")
 
 
 def _check_preset(task: TaskSpec, request: RunRequest, where: str) -> None:

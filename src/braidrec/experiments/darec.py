@@ -144,7 +144,10 @@ _ALONE = {"autocf": {"negatives": 0}}  # its losses have no place for an item th
 def _row(data: str, backbone: str, method: str | None = None, name: str = "", **more: Any) -> Row:
     """name: what stands behind the method, of an ablation    more: of the method, but for seeds and note"""
     seeds, note = more.pop("seeds", _SEEDS if data == SMALL else (1,)), more.pop("note", "")
-    values = {**(_OWN.get(data, {}) if method == "darec" else {}), **_OF_METHOD.get(method or "", {}).get(backbone, {}), **more}
+    own = _OWN.get(data, {}) if method == "darec" else {}
+    if "uniformity" not in more.get("terms", TERMS):  # then no row is one of its own
+        own = {key: value for key, value in own.items() if key != "uniformity_rows"}
+    values = {**own, **_OF_METHOD.get(method or "", {}).get(backbone, {}), **more}
     model = {"backbone": _ALONE.get(backbone, {}), "enhance": values}
     base = f"{backbone}-{method}" if method else backbone
     return Row(

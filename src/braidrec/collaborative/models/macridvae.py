@@ -26,7 +26,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
 from braidrec.errors import ConfigError
 from braidrec.registry import Spec
-from braidrec.strict import Depth, Strict, Width
+from braidrec.strict import Depth, Strict, Width, because
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import AnyStage, Stage, main_group
@@ -46,6 +46,9 @@ class MacridVAEConfig(Strict):
     dropout: float = Setting(default=0.5, ge=0, lt=1)
     beta: NonNegativeFloat = 0.2
     anneal_epochs: NonNegativeFloat = 5.0
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.beta, "beta = 0", "anneal_epochs"))
 
 
 class MacridVAE(nn.Module, MatrixModel):

@@ -26,7 +26,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
 from braidrec.errors import RunError
 from braidrec.registry import Spec
-from braidrec.strict import Strict, Width
+from braidrec.strict import Strict, Width, because
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import AnyStage, Stage, main_group
@@ -46,6 +46,9 @@ class VAECFConfig(Strict):
     normalised: bool = True
     beta: NonNegativeFloat = 0.2
     anneal_epochs: NonNegativeFloat = 50.0
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.beta, "beta = 0", "anneal_epochs"))
 
 
 class VAECF(nn.Module, MatrixModel):
