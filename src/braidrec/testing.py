@@ -102,6 +102,12 @@ def _check(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[st
             _check_growth(run, dataset, text, what)
 
 
+def _sized(task: TaskSpec, request: RunRequest) -> bool:
+    """Whether ``dim`` is a setting of its task that changes the model."""
+    config = resolve(request, "check")
+    return "dim" in task.config_type().model_fields and "dim" not in (*config.chosen.backbone.unread, *config.all_idle)
+
+
 @cache
 def _folder() -> Path:
     """Of the small world, made once in a process and left to the system's temporary folder."""
@@ -129,8 +135,8 @@ def _knowledge() -> str:
 def _config(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[str, Any] | None, folder: Path) -> RunConfig:
     spec = TASKS[task]
     if model is None:
-        sized = "dim" in spec.config_type().model_fields and "dim" not in spec.spec(backbone).unread
-        model = {"dim": _DIM} if sized else {}
+        names = {"data": "-", "task": task, "backbone": backbone, "enhance": enhance}
+        model = {"dim": _DIM} if _sized(spec, RunRequest.model_validate(names)) else {}
     fitted = spec.spec(backbone).fitted
     request = RunRequest(
         data=str(_dataset(_splits(task, backbone, enhance)).path),

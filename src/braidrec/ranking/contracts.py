@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
 from braidrec.layers.mlp import Repeated
 from braidrec.layers.text import TextTable
-from braidrec.strict import Strict
+from braidrec.ranking.parts import BackboneConfig as BackboneConfig
+from braidrec.ranking.parts import Replaced
 from braidrec.training.stages import AnyStage, Group, main_group
 from braidrec.training.step import Losses, Step
 
@@ -32,38 +33,12 @@ if TYPE_CHECKING:
     from braidrec.ranking.config import RankingConfig
     from braidrec.task import Added
 
-Replaced = Literal["nothing", "mean", "history"]
-
 
 def no_losses() -> Mapping[str, Tensor]:
     return {}
 
 
 # -- backbones ------------------------------------------------------------------------------------------------------------
-
-
-class BackboneConfig(Strict):
-    """Settings of a backbone, and what they say of it before it is built."""
-
-    @classmethod
-    def of(cls, settings: object) -> BackboneConfig:
-        """The settings of a backbone or a whole model; of a whole model whose settings say nothing, what holds by default."""
-        return settings if isinstance(settings, BackboneConfig) else cls()
-
-    @property
-    def takes_mean(self) -> bool:
-        """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""
-        return True
-
-    @property
-    def reads_history(self) -> bool:
-        """Whether a user's history can reach it, by itself or as extras."""
-        return True
-
-    @property
-    def reads_rates(self) -> bool:
-        """Whether it reads time-causal rates whatever ``model.rates`` says."""
-        return False
 
 
 @dataclass(frozen=True)
