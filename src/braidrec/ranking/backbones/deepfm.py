@@ -32,10 +32,9 @@ class DeepFMConfig(BackboneConfig):
 
 
 class DeepFM(nn.Module):
-    needs = Needs(linear=True)
-
     def __init__(self, config: DeepFMConfig, sizes: Sizes):
         super().__init__()
+        self.needs = Needs(linear=True, mixed=not config.extras_in_fm)
         self.extras_in_fm = config.extras_in_fm
         self.bias = nn.Parameter(torch.zeros(()))
         width = (sizes.num_fields + sizes.num_extras) * sizes.dim
@@ -43,9 +42,9 @@ class DeepFM(nn.Module):
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        fields = inputs.all_fields
-        deep: Tensor = self.mlp(fields.flatten(1)).squeeze(1)
-        pairwise = fm_second_order(fields if self.extras_in_fm else inputs.fields)
+        columns = (inputs.all_fields.flatten(1),) if self.extras_in_fm else inputs.columns
+        deep: Tensor = self.mlp(columns, inputs.kept).squeeze(1)
+        pairwise = fm_second_order(inputs.all_fields if self.extras_in_fm else inputs.fields)
         return self.bias + inputs.linear.sum(dim=1) + pairwise + deep
 
 

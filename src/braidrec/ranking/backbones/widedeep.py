@@ -28,7 +28,7 @@ class WideDeepConfig(BackboneConfig):
 
 
 class WideDeep(nn.Module):
-    needs = Needs(linear=True)
+    needs = Needs(linear=True, mixed=True)
 
     def __init__(self, config: WideDeepConfig, sizes: Sizes):
         super().__init__()
@@ -37,7 +37,7 @@ class WideDeep(nn.Module):
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        deep: Tensor = self.mlp(inputs.all_fields.flatten(1)).squeeze(1)
+        deep: Tensor = self.mlp(inputs.columns, inputs.kept).squeeze(1)
         return inputs.linear.sum(dim=1) + deep
 
 
