@@ -74,7 +74,7 @@ def followed(values: Mapping[str, Any], **request: Any) -> dict[str, Any]:
         found = {key: kept(value, f"{above}{key}.") if isinstance(value, dict) else value for key, value in inside.items()}
         return {key: value for key, value in found.items() if f"{above}{key}" not in silent and value != {}}
 
-    silent = {*plain.chosen.backbone.unread, *plain.idle}
+    silent = {*plain.chosen.backbone.unread, *plain.all_idle}
     return kept(values)
 
 

@@ -41,12 +41,13 @@ class ModelConfig(Strict):
         """The settings of an enhancer of this run."""
         return getattr(self, enhancer)
 
-    def idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
+    def all_idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
         """Keys of this table, dotted, that can change nothing beside the others as they are set -> which of them, and why.
 
         enhancers: the settings of each by name
         """
-        return {}
+        parts = {"backbone": self.backbone, **enhancers}
+        return {f"{name}.{key}": why for name, part in parts.items() for key, why in part.idle().items()}
 
     def givers(self) -> Mapping[str, str]:
         """Stage -> run directory that it is taken over from, in tasks that have such a setting."""
@@ -125,7 +126,7 @@ class RunConfig(Strict):
         return chosen(self.task, self.backbone, self.enhance)
 
     @property
-    def idle(self) -> Mapping[str, str]:
+    def all_idle(self) -> Mapping[str, str]:
         """As of its model."""
         return self.chosen.idle(self.model)
 
@@ -171,7 +172,7 @@ class Chosen:
 
     def idle(self, model: ModelConfig) -> Mapping[str, str]:
         """As of `ModelConfig`, of these."""
-        return model.idle({spec.name: model.of(spec.name) for spec in self.enhancers})
+        return model.all_idle({spec.name: model.of(spec.name) for spec in self.enhancers})
 
     def title(self, model: ModelConfig) -> str:
         return " + ".join(spec.title_of(settings) for spec, settings in self.parts(model))

@@ -47,7 +47,7 @@ def config(backbone: str, enhance: tuple[str, ...], *changes: Mapping[str, Any])
 
 def unread(backbone: str, enhance: tuple[str, ...], values: Mapping[str, Any]) -> Mapping[str, str]:
     model = {key: value for key, value in values.items() if key != "dim"}
-    return resolve(RunRequest(data="-", task="ranking", backbone=backbone, enhance=enhance, model=model), "test").idle
+    return resolve(RunRequest(data="-", task="ranking", backbone=backbone, enhance=enhance, model=model), "test").all_idle
 
 
 def numbers(model: RankingModel) -> dict[str, Any]:

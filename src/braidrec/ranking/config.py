@@ -55,7 +55,7 @@ class RankingConfig(ModelConfig):
         """What is trained on, as a split names it."""
         return "train" if self.train_on == "train" else "+".join((*KNOWLEDGE, "train"))
 
-    def idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
+    def all_idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
         backbone = BackboneConfig.of(self.backbone)
         sources = {name: SourceConfig.of(own) for name, own in enhancers.items()}
         places = {source.takes_place_of for source in sources.values()} - {"nothing"}
@@ -67,8 +67,8 @@ class RankingConfig(ModelConfig):
         found = dict(backbone.unread(beside))
         if not reads and not any(source.reads_history for source in sources.values()):
             found |= dict.fromkeys(("history.kind", "history.length"), "nothing of this model reads the history")
-        found |= {f"backbone.{key}": why for key, why in backbone.idle(beside).items()}
-        return found | {f"{name}.{key}": why for name, own in sources.items() for key, why in own.idle(beside).items()}
+        found |= {f"backbone.{key}": why for key, why in backbone.idle_beside(beside).items()}
+        return found | {f"{name}.{key}": why for name, own in sources.items() for key, why in own.idle_beside(beside).items()}
 
     def givers(self) -> Mapping[str, str]:
         return self.start_from

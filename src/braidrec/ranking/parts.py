@@ -81,7 +81,7 @@ class BackboneConfig(Strict):
         """Whether it reads time-causal rates whatever ``model.rates`` says."""
         return False
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         """Which of these settings can change nothing as the others are, and why."""
         return {}
 
@@ -112,6 +112,6 @@ class SourceConfig(Strict):
     def reads_history(self) -> bool:
         return True
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         """Which of these settings can change nothing as the others are, and why."""
         return {}

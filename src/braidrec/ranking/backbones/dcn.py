@@ -36,7 +36,7 @@ class DCNConfig(BackboneConfig):
     def has_mlp(self) -> bool:
         return True
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if self.variant != "mix":
             found |= dict.fromkeys(("experts", "rank"), f"variant = '{self.variant}' has no experts")
@@ -57,12 +57,12 @@ class DCN(nn.Module):
             self.cross = CrossMatrix(width, layers)
         else:
             self.cross = CrossMix(width, layers, config.experts, config.rank)
-        self.mlp = MLP(sizes.mlp_width, config.mlp, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, norm=config.norm, dropout=config.dropout)
         self.head = initialise(nn.Linear(width + self.mlp.width, 1))
 
     def forward(self, inputs: RankingInput) -> Tensor:
         flat = inputs.all_fields.flatten(1)
-        out: Tensor = self.head(torch.cat([self.cross(flat), self.mlp(inputs.flat)], dim=1)).squeeze(1)
+        out: Tensor = self.head(torch.cat([self.cross(flat), self.mlp(inputs.before_deep(flat))], dim=1)).squeeze(1)
         return out
 
 

@@ -34,25 +34,24 @@ class DeepFMConfig(BackboneConfig):
     def mixes_extras(self) -> bool:
         return self.extras_in_fm
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         return found if beside.extras else {**found, "extras_in_fm": NO_EXTRAS}
 
 
 class DeepFM(nn.Module):
-    needs = Needs(linear=True)
-
     def __init__(self, config: DeepFMConfig, sizes: Sizes):
         super().__init__()
+        self.needs = Needs(linear=True, mixed=not config.extras_in_fm)
         self.extras_in_fm = config.extras_in_fm
         self.bias = nn.Parameter(torch.zeros(()))
-        self.mlp = MLP(sizes.mlp_width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        fields = inputs.all_fields
-        deep: Tensor = self.mlp(inputs.flat).squeeze(1)
-        pairwise = fm_second_order(fields if self.extras_in_fm else inputs.fields)
+        columns = (inputs.before_deep(inputs.all_fields.flatten(1)),) if self.extras_in_fm else inputs.columns
+        deep: Tensor = self.mlp(columns, inputs.kept).squeeze(1)
+        pairwise = fm_second_order(inputs.all_fields if self.extras_in_fm else inputs.fields)
         return self.bias + inputs.linear.sum(dim=1) + pairwise + deep
 
 

@@ -29,7 +29,7 @@ class FFMConfig(BackboneConfig):
     extras_meet: Pairs = "all"
     memory_gib: PositiveFloat = 8.0  # what the table may take in training
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         return {} if beside.extras else {"extras_meet": NO_EXTRAS}
 
     def unread(self, beside: Beside) -> Idle:

@@ -38,7 +38,7 @@ class FinalMLPConfig(BackboneConfig):
     def has_mlp(self) -> bool:
         return True
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         if self.gates == "user_item":
             return {}
         return {"gate_hidden": f"gates = '{self.gates}' reads no context, so no MLP makes a gate of it"}
@@ -81,17 +81,17 @@ class FinalMLP(nn.Module):
             if config.gates != "none"
         )
         self.streams = nn.ModuleList(
-            MLP(sizes.mlp_width, stream, norm=config.norm, dropout=config.dropout) for stream in streams
+            MLP(sizes.side_by_side(), stream, norm=config.norm, dropout=config.dropout) for stream in streams
         )
         self.fusion = BilinearFusion(streams[0][-1], streams[1][-1], config.heads)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         flat = inputs.all_fields.flatten(1)
-        seen, behind = [flat, flat], inputs.flat[:, flat.shape[1] :]
+        seen = [flat, flat]
         if len(self.gates):
             contexts = [inputs.fields[:, context].flatten(1) for context in self.contexts]
             seen = [flat * gate(context) for gate, context in zip(self.gates, contexts, strict=True)]
-        first, second = (stream(torch.cat([each, behind], dim=1)) for stream, each in zip(self.streams, seen, strict=True))
+        first, second = (stream(inputs.before_deep(each)) for stream, each in zip(self.streams, seen, strict=True))
         out: Tensor = self.fusion(first, second)
         return out
 

@@ -23,7 +23,7 @@ class FMConfig(BackboneConfig):
     extras_meet: Pairs = "all"
     extra_linear: bool = False
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         return {} if beside.extras else dict.fromkeys(("extras_meet", "extra_linear"), NO_EXTRAS)
 
 

@@ -25,7 +25,7 @@ class FwFMConfig(BackboneConfig):
     linear: Literal["fields", "weights"] = "fields"
     extras_meet: Pairs = "all"
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         return {} if beside.extras else {"extras_meet": NO_EXTRAS}
 
 

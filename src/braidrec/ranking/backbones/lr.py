@@ -25,7 +25,7 @@ class LRConfig(BackboneConfig):
     def takes_mean(self) -> bool:
         return self.extra_linear
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         return {} if beside.extras else {"extra_linear": NO_EXTRAS}
 
     def unread(self, beside: Beside) -> Idle:

@@ -31,20 +31,20 @@ class WideDeepConfig(BackboneConfig):
     def mixes_extras(self) -> bool:
         return False
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         return idle_layers(self.mlp, self.norm, self.dropout)
 
 
 class WideDeep(nn.Module):
-    needs = Needs(linear=True)
+    needs = Needs(linear=True, mixed=True)
 
     def __init__(self, config: WideDeepConfig, sizes: Sizes):
         super().__init__()
-        self.mlp = MLP(sizes.mlp_width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        deep: Tensor = self.mlp(inputs.flat).squeeze(1)
+        deep: Tensor = self.mlp(inputs.columns, inputs.kept).squeeze(1)
         return inputs.linear.sum(dim=1) + deep
 
 

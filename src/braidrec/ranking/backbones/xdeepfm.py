@@ -9,7 +9,6 @@ request ``extras_in_cin = False`` keeps extras out of the CIN, whose products of
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field as Setting
@@ -41,7 +40,7 @@ class XDeepFMConfig(BackboneConfig):
     def mixes_extras(self) -> bool:
         return self.extras_in_cin
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         return found if beside.extras else {**found, "extras_in_cin": NO_EXTRAS}
 
@@ -54,14 +53,14 @@ class XDeepFM(nn.Module):
         count = sizes.num_fields + sizes.num_extras
         self.cin = CIN(count if self.extras_in_cin else sizes.num_fields, config.cin, bias=config.cin_bias)
         self.head = initialise(nn.Linear(self.cin.width, 1))
-        width = (1 + sizes.num_deep) * sizes.dim if self.summed else sizes.mlp_width
+        width = (1 + sizes.num_deep) * sizes.dim if self.summed else sizes.side_by_side()
         self.mlp = MLP(width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         fields = inputs.all_fields
         crossed: Tensor = self.head(self.cin(fields if self.extras_in_cin else inputs.fields)).squeeze(1)
-        read = replace(inputs, fields=fields.sum(dim=1, keepdim=True), extras=fields[:, :0]) if self.summed else inputs
-        deep: Tensor = self.mlp(read.flat).squeeze(1)
+        read = inputs.before_deep(fields.sum(dim=1) if self.summed else fields.flatten(1))
+        deep: Tensor = self.mlp(read).squeeze(1)
         return crossed + deep if inputs.linear is None else crossed + deep + inputs.linear.sum(dim=1)
 
 

@@ -111,7 +111,7 @@ class EDKConfig(SourceConfig):
     def deep(self) -> bool:
         return self.inject == "mlp"
 
-    def idle(self, beside: Beside) -> Idle:
+    def idle_beside(self, beside: Beside) -> Idle:
         found: dict[str, str] = {}
         if self.inject == "mlp" and not beside.mixed:
             found["inject"] = "fields that stand beside this backbone's own reach its MLP alone as it is"
