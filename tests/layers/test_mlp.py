@@ -88,5 +88,5 @@ def test_columns_that_few_rows_differ_in_are_read_once(norm: Norm, dropout: floa
     torch.manual_seed(0)
     mlp = MLP(7, (6, 4), out=1, norm=norm, dropout=dropout).eval()
     leading, index, rest = torch.randn(3, 5), torch.tensor([2, 0, 0, 1, 2, 2]), torch.randn(6, 2)
-    found = mlp(rest, Repeated(leading, index))
+    found = mlp([Repeated(leading, index), rest])
     torch.testing.assert_close(found, mlp(torch.cat([leading[index], rest], dim=1)))

@@ -41,7 +41,9 @@ def behaviours() -> BehaviourInput:
     index = torch.randint(1, 7, (5, 6), generator=torch.Generator().manual_seed(3)) * mask
     signals = torch.randint(1, 6, (5, 6), generator=torch.Generator().manual_seed(4)) * mask
     items = noise(7, 2, DIM, seed=5).index_fill(0, torch.tensor([0]), 0.0)
-    return BehaviourInput(items[[3, 1, 6, 2, 2]], items, PerSample(index, mask, signals, 5), ranker("dcn v1", "plain").embed)
+    return BehaviourInput(
+        torch.tensor([3, 1, 6, 2, 2]), items, PerSample(index, mask, signals, 5), ranker("dcn v1", "plain").embed
+    )
 
 
 def aware_of(model: Ranker, scale: float = 1.0) -> Tensor:

@@ -222,7 +222,7 @@ def test_packing_changes_no_prediction(backbone: str, enhance: str | None, data:
         window = model.window(past, torch.from_numpy(rows))
         batch = model.candidates.batch(past.user, torch.from_numpy(rows), window)
         assert isinstance(batch.history, History)
-        assert model.together
+        assert isinstance(window.shared(len(rows)), SharedHistory)
         with torch.inference_mode():
             expected_chances = torch.sigmoid(model.module(batch))
         np.testing.assert_allclose(model.scores([past], rows)[0], expected_chances.numpy(), atol=1e-6)

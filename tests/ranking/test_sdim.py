@@ -51,7 +51,7 @@ def test_it_is_its_formula(history_fields: str) -> None:
 
 def test_a_history_of_the_candidate_alone_is_its_direction() -> None:
     model, met = built(), behaviours()
-    same = replace(met, target=met.items[met.past.index[:, 0]])
+    same = replace(met, candidate=met.past.index[:, 0])
     only = replace(met.past, index=met.past.index[:, :1], mask=met.past.mask[:, :1], signals=met.past.signals[:, :1])  # type: ignore[type-var]
     u, labels = model._interest(replace(same, past=only))
     some = only.mask[:, 0]
@@ -102,7 +102,8 @@ def test_the_order_of_behaviours_is_irrelevant_and_who_they_are_is_not() -> None
 def test_no_gradient_goes_through_the_hash() -> None:
     model, met = built(), behaviours()
     target: Tensor = met.target.clone().requires_grad_()
-    u, _ = model._interest(replace(met, target=target))
+    vars(met)["target"] = target
+    u, _ = model._interest(met)
     assert not u.requires_grad
 
 

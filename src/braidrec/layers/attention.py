@@ -91,11 +91,18 @@ class Attended:
     """What H heads made of B histories: behaviours pooled (B, H, w), and how much weight each signal got (B, H, R + 1).
 
     weights: (B, H, K) of the single behaviours, zero where padded, made when asked for
+    side_by_side: (B, H, w + R + 1) both, where they were made so
     """
 
     pooled: Tensor
     by_signal: Tensor
     weights: Callable[[], Tensor]
+    side_by_side: Tensor | None = None
+
+    @property
+    def both(self) -> Tensor:
+        """(B, H, w + R + 1)"""
+        return torch.cat([self.pooled, self.by_signal], dim=2) if self.side_by_side is None else self.side_by_side
 
 
 @dataclass(frozen=True)
@@ -264,11 +271,15 @@ class PerRun:
         ]
 
     @cached_property
-    def _barred(self) -> list[Tensor]:
-        """Per run (G, T, V): -inf at what a target does not read, 0 everywhere for one that reads nothing."""
-        found = []
+    def _barred(self) -> list[Tensor | None]:
+        """Per run (G, T, V): -inf at what a target does not read, 0 everywhere for one that reads nothing; None for zeros."""
+        found: list[Tensor | None] = []
         for run in self.history.runs:
-            inside = run.band | (run.last == run.first)[:, :, None]
+            none = run.last == run.first
+            if bool((none | (run.last - run.first == run.items.shape[1])).all()):
+                found.append(None)
+                continue
+            inside = run.band | none[:, :, None]
             found.append(torch.zeros(inside.shape, device=inside.device).masked_fill_(~inside, -torch.inf))
         return found
 
@@ -282,7 +293,7 @@ class PerRun:
                 found.append(both)
                 kept.append(weights)
             both = self._rows(found) * self.some[:, None, None]
-            return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
+            return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept), both)
 
     def mean(self, rows: Tensor) -> Attended:
         found, kept = [], []
@@ -293,7 +304,7 @@ class PerRun:
             )
             kept.append(weights[:, None])
         both, width = self._rows(found), rows.shape[1]
-        return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept))
+        return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept), both)
 
     def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
         sides = torch.zeros(len(codes), codes.shape[1], buckets, dtype=rows.dtype, device=rows.device)
@@ -324,7 +335,7 @@ class PerRun:
 class _Banded(torch.autograd.Function):
     """Softmax attention of the targets of G runs over their windows, and over what signals the events carry.
 
-    rows (n, W), asked (G, H, T, w), at (G, V) into the rows, barred (G, T, V), hot (G, V, R + 1)
+    rows (n, W), asked (G, H, T, w), at (G, V) into the rows, barred (G, T, V) or None, hot (G, V, R + 1)
     -> A [X, hot] (G, H, T, w + R + 1), A (G, H, T, V)
 
     With X = rows[at] (of each head its part), Z = [X, hot], A = softmax(Q X^T + barred) and P = A Z:
@@ -333,7 +344,7 @@ class _Banded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, asked: Tensor, at: Tensor, barred: Tensor, hot: Tensor, parts: tuple[int, ...]
+        ctx: Any, rows: Tensor, asked: Tensor, at: Tensor, barred: Tensor | None, hot: Tensor, parts: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
         shape, width = asked.shape, asked.shape[3]
         windows = rows.index_select(0, at.flatten()).view(*at.shape, -1, width)  # (G, V, W / w, w)
@@ -344,7 +355,8 @@ class _Banded(torch.autograd.Function):
         values[..., width:] = hot[:, None]
         asked, values = asked.reshape(len(at) * heads, -1, width), values.flatten(0, 1)
         scores = asked @ values[..., :width].transpose(1, 2)
-        scores.view(*shape[:3], -1).add_(barred[:, None])
+        if barred is not None:
+            scores.view(*shape[:3], -1).add_(barred[:, None])
         weights = scores.softmax(dim=2)
         pooled = weights @ values
         ctx.save_for_backward(asked, values, weights, pooled, at)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from braidrec.data.history import History, SharedHistory
 from braidrec.layers.attention import Behaviours, behaviours, weights_by_signal
+from braidrec.layers.kept import ANEW, Anew
 from braidrec.layers.mlp import Repeated, initialise
 
 Initial = Literal["xavier", "normal"]
@@ -52,12 +53,14 @@ class ItemTable:
 
     rows (n,) int64 catalogue rows, rows[0] = 0 is padding     fields (n, F_I, D) their id fields, embedded
     candidate (B,) int64: where in the table they are    past: the behaviours, likewise
+    kept: by which what depends on an item alone is made once, of all of them
     """
 
     rows: Tensor
     fields: Tensor
     candidate: Tensor
     past: Behaviours
+    kept: Anew = ANEW
 
 
 class FieldEmbedding(nn.Module):
@@ -162,6 +165,8 @@ class FieldEmbedding(nn.Module):
         """
         assert self.table is not None
         first, _ = self.layout.item_slice
+        if ids is replaced:
+            return Repeated(self.rows_of(ids.index_select(0, leaders)[:, :first]).flatten(1), run_of)
         ids, replaced = ids[:, :first], replaced[:, :first]
         own = (ids != replaced).any(dim=1)
         index = torch.where(own, len(leaders) + own.cumsum(0) - 1, run_of)
@@ -201,13 +206,17 @@ class FieldEmbedding(nn.Module):
         pooled: Tensor = table(bag).sum(dim=1) / count
         return pooled
 
-    def items(self, candidate: Tensor, history: History | SharedHistory) -> ItemTable:
+    def items(self, candidate: Tensor, history: History | SharedHistory, kept: Anew = ANEW) -> ItemTable:
         """Embed each distinct item of candidate (B,) and history once.
 
         A catalogue no larger than the batch's item slots is taken whole, which needs no search for the distinct ones; shared
-        windows repeat less, so there it must be much smaller.
+        windows repeat less, so there it must be much smaller.  ``kept`` may hold it whole at any size.
         """
         size, slots = len(self.item_fields), history.slots
+        if kept.whole:
+            rows = kept.of(self, "rows", lambda: torch.arange(size, device=candidate.device))
+            fields = kept.of(self, "fields", lambda: self.rows_of(self.item_fields))
+            return ItemTable(rows, fields, candidate.long(), behaviours(history, slots.long(), self.layout.signals), kept)
         if size * (_FEWER if history.runs else 1) <= candidate.numel() + slots.numel():
             rows, at_candidate, at_history = torch.arange(size, device=candidate.device), candidate.long(), slots.long()
         elif size >= _SPARSE * (candidate.numel() + slots.numel()):
@@ -224,7 +233,7 @@ class FieldEmbedding(nn.Module):
         first, last = self.layout.item_slice
         ids = self.replace_unknown(self.item_fields[rows], self._unknown[first:last])
         past = behaviours(history, at_history, self.layout.signals)
-        return ItemTable(rows, self.rows_of(ids), at_candidate, past)
+        return ItemTable(rows, self.rows_of(ids), at_candidate, past, kept)
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """Vectors (..., D) of rows of the id table (...) int."""
@@ -240,9 +249,13 @@ class FieldEmbedding(nn.Module):
 
     def labels(self, by_signal: Tensor) -> Tensor:
         """Label vectors (..., D), mixed by how much weight each signal got (..., R + 1)."""
+        return by_signal @ self.label_vectors
+
+    @property
+    def label_vectors(self) -> Tensor:
+        """(R + 1, D)."""
         assert self.signals is not None
-        mixed: Tensor = by_signal @ self.signals.weight
-        return mixed
+        return self.signals.weight
 
     def read_rows(self, item: Tensor, history: Tensor, ids: Tensor, bags: Sequence[Tensor]) -> Tensor:
         """(n,) int64 rows of the tables that a batch reads, the unknown ones among them, each once."""

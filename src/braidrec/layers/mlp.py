@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from braidrec.layers.kept import ANEW, Anew
 
 Norm = Literal["none", "bn", "ln_post", "ln_pre"]
 Part = TypeVar("Part", bound=nn.Module)
@@ -26,10 +30,37 @@ def initialise(module: Part) -> Part:
 
 @dataclass(frozen=True)
 class Repeated:
-    """(B, W) columns as the R rows that differ and which of them each row of the batch is.  rows (R, W), index (B,) int64"""
+    """(B, W) columns as the R rows that differ and which of them each row of the batch is.  rows (R, W), index (B,) int64
+
+    same: whether the rows are the same ones in every batch, such as those of a catalogue
+    """
 
     rows: Tensor
     index: Tensor
+    same: bool = False
+
+    def dense(self) -> Tensor:
+        return self.rows.index_select(0, self.index)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """(B, W) columns as few numbers of each row times what follows from weights alone.  rows (B, w), basis (w, W)
+
+    dense: the columns themselves, by the way that makes them fastest
+    """
+
+    rows: Tensor
+    basis: Tensor
+    dense: Callable[[], Tensor]
+
+
+Columns = Tensor | Repeated | Mixed
+
+
+def dense(columns: Columns) -> Tensor:
+    """(B, W)"""
+    return columns if isinstance(columns, Tensor) else columns.dense()
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -73,15 +104,66 @@ class MLP(nn.Module):
         self.width = width if out is None else out
         self.layers = initialise(nn.Sequential(*layers))
 
-    def forward(self, x: Tensor, leading: Repeated | None = None) -> Tensor:
-        """leading: columns that stand before those of ``x``, of which few rows differ; the first layer reads each once."""
-        if leading is None:
+    def forward(self, x: Tensor | Sequence[Columns], kept: Anew = ANEW) -> Tensor:
+        """x: (B, n), or columns that stand side by side, which the first layer reads in the form that they come in.
+
+        Of rows that repeat it reads each once, and of `Mixed` ones it takes their few numbers, its weights joined with theirs.
+        kept: by which `Mixed` columns and those that are ``same`` in every batch are met with weights made once
+        """
+        if isinstance(x, Tensor):
             out: Tensor = self.layers(x)
             return out
-        first = self.layers[0]
-        if not isinstance(first, nn.Linear):  # dropout of the input, drawn for every row
-            return self(torch.cat([leading.rows.index_select(0, leading.index), x], dim=1))
-        width = leading.rows.shape[1]
-        own = F.linear(leading.rows, first.weight[:, :width]).index_select(0, leading.index)
-        rest: Tensor = self.layers[1:](F.linear(x, first.weight[:, width:], first.bias) + own)
-        return rest
+        rest = list(self.layers)
+        while isinstance(rest[0], nn.Dropout) and not self.training:
+            rest.pop(0)
+        if not isinstance(rest[0], nn.Linear) or all(isinstance(part, Tensor) for part in x):
+            # dropout of the input is drawn for every row
+            return self.forward(torch.cat([dense(part) for part in x], dim=1))
+        hidden = self._first(rest[0], x, kept)
+        for layer in rest[1:]:
+            hidden = layer(hidden)
+        return hidden
+
+    def _first(self, layer: nn.Linear, x: Sequence[Columns], kept: Anew) -> Tensor:
+        """What the first layer makes of columns in their own forms."""
+        rows: list[Tensor] = []  # (B, w) each, and where the layer meets them
+        places: list[tuple[int, int, Tensor | None]] = []
+        added: list[Repeated] = []  # what it makes of columns by itself
+        at = 0
+        for part in x:
+            width = (
+                part.basis.shape[1] if isinstance(part, Mixed) else (part if isinstance(part, Tensor) else part.rows).shape[1]
+            )
+            first, at = at, at + width
+            if isinstance(part, Repeated):
+                made = partial(F.linear, part.rows, layer.weight[:, first:at])
+                own = kept.of(layer, f"columns from {first}", made) if part.same else made()
+                added.append(Repeated(own, part.index))
+            else:
+                rows.append(part if isinstance(part, Tensor) else part.rows)
+                places.append((first, at, None if isinstance(part, Tensor) else part.basis))
+        form = [(first, last, basis is None) for first, last, basis in places]
+        weight = kept.of(layer, f"weight of {form}", lambda: _met(layer.weight, places))
+        joined = torch.cat(rows, dim=1)
+        if not kept.still:
+            hidden = F.linear(joined, weight, layer.bias)
+            for part in added:
+                hidden = hidden + part.dense()
+            return hidden
+        shift: Tensor = sum((part.rows[0] for part in added if len(part.rows) == 1), layer.bias)  # of all rows alike
+        several = [part.dense() for part in added if len(part.rows) > 1]
+        if not several:
+            return F.linear(joined, weight, shift)
+        hidden = several[0].addmm_(joined, weight.T)
+        for other in (*several[1:], shift):
+            hidden += other
+        return hidden
+
+
+def _met(weight: Tensor, places: Sequence[tuple[int, int, Tensor | None]]) -> Tensor:
+    """The weights (h, n) of a layer as columns in other forms meet them, (h, w); a view where the columns are as they were."""
+    if all(basis is None for _, _, basis in places) and all(one[1] == other[0] for one, other in pairwise(places)):
+        return weight[:, places[0][0] : places[-1][1]]
+    return torch.cat(
+        [weight[:, first:last] if basis is None else weight[:, first:last] @ basis.T for first, last, basis in places], dim=1
+    )

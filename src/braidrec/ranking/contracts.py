@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 
 from braidrec.data.batches import RankingBatch
 from braidrec.errors import RunError
-from braidrec.layers.attention import Attended, Behaviours, gather
+from braidrec.layers.attention import Attended, Behaviours
 from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
-from braidrec.layers.mlp import Repeated
+from braidrec.layers.kept import ANEW, Anew
+from braidrec.layers.mlp import Columns, Mixed
 from braidrec.layers.text import TextTable
-from braidrec.strict import Strict
+from braidrec.ranking.parts import BackboneConfig as BackboneConfig
+from braidrec.ranking.parts import Replaced
 from braidrec.training.stages import AnyStage, Group, main_group
 from braidrec.training.step import Losses, Step
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from braidrec.ranking.config import RankingConfig
     from braidrec.task import Added
 
-Replaced = Literal["nothing", "mean", "history"]
+ItemRead = Literal["id", "all"]  # what a backbone reads of an item: its id's vector, or those of all its fields
 
 
 def no_losses() -> Mapping[str, Tensor]:
@@ -42,43 +45,21 @@ def no_losses() -> Mapping[str, Tensor]:
 # -- backbones ------------------------------------------------------------------------------------------------------------
 
 
-class BackboneConfig(Strict):
-    """Settings of a backbone, and what they say of it before it is built."""
-
-    @classmethod
-    def of(cls, settings: object) -> BackboneConfig:
-        """The settings of a backbone or a whole model; of a whole model whose settings say nothing, what holds by default."""
-        return settings if isinstance(settings, BackboneConfig) else cls()
-
-    @property
-    def takes_mean(self) -> bool:
-        """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""
-        return True
-
-    @property
-    def reads_history(self) -> bool:
-        """Whether a user's history can reach it, by itself or as extras."""
-        return True
-
-    @property
-    def reads_rates(self) -> bool:
-        """Whether it reads time-causal rates whatever ``model.rates`` says."""
-        return False
-
-
 @dataclass(frozen=True)
 class Needs:
     """What a backbone asks the embedding layer for.
 
     fields: vectors of the fields    linear: one weight per value    history: the user's behaviours
     field_aware: of each field a vector of this width for each other field, extras among them
-    users_apart: where rows of a user stand together, the user's id fields come in ``RankingInput.users``, not among the fields
+    mixed: extras are read side by side alone, through `RankingInput.columns`, and so may come in another form
+    users_apart: fields are read so, too, and the user's may stand apart where rows of a user stand together
     """
 
     fields: bool = True
     linear: bool = False
     history: bool = False
     field_aware: int = 0
+    mixed: bool = False
     users_apart: bool = False
 
 
@@ -100,19 +81,45 @@ class Sizes:
     rows: int = 0
     seed: int = 0
 
+    def of_items(self, read: ItemRead) -> int:
+        """Width of an item's vector, as `BehaviourInput.rows` has it."""
+        return self.dim * (1 if read == "id" else self.num_item_fields)
+
+    def side_by_side(self, pooled: int | None = None) -> int:
+        """Width of all fields and extras, and of behaviours pooled to a width with their label vectors, where there are any."""
+        return (self.num_fields + self.num_extras + (pooled is not None)) * self.dim + (pooled or 0)
+
 
 @dataclass(frozen=True)
 class BehaviourInput:
     """A candidate and its user's behaviours, each distinct item embedded once.
 
-    target (B, F_I, D) the candidate's id fields      items (n, F_I, D) the distinct items' fields
+    candidate (B,) int64: which of the items it is      items (n, F_I, D) the distinct items' fields
     past: the behaviours among them, a user's read once where targets share them
+    kept: by which what depends on an item alone is made once
     """
 
-    target: Tensor
+    candidate: Tensor
     items: Tensor
     past: Behaviours
     embed: FieldEmbedding
+    kept: Anew = ANEW
+
+    @cached_property
+    def target(self) -> Tensor:
+        """(B, F_I, D) the candidate's id fields."""
+        return self.items.index_select(0, self.candidate)
+
+    def rows(self, read: ItemRead) -> Tensor:
+        """(n, W) of the items: their id's vectors, or all their fields' side by side."""
+        return self.items[:, 0] if read == "id" else self.items.flatten(1)
+
+    def asked(self, read: ItemRead, layer: nn.Module | None = None) -> Tensor:
+        """(B, W) of the candidates, as `rows` has them; or what ``layer`` makes of that, which depends on the item alone."""
+        if layer is None or not self.kept.still:
+            own = self.target[:, 0] if read == "id" else self.target.flatten(1)
+            return own if layer is None else cast(Tensor, layer(own))
+        return self.kept.of(layer, "asked", lambda: cast(Tensor, layer(self.rows(read)))).index_select(0, self.candidate)
 
     def pool(self, queries: Tensor) -> Attended:
         """Softmax attention, H queries a sample: (B, H, W) -> pooled (B, H, W) and the weights.
@@ -122,13 +129,15 @@ class BehaviourInput:
         whole = queries.shape[2] == self.items.shape[1] * self.items.shape[2]
         return self.past.attend(self.items.flatten(1) if whole else self.items[:, 0], queries)
 
-    def gathered(self) -> Tensor:
-        """(B, K, F_I * D) all fields of all behaviours, zero where padded, for what must go through them in order."""
-        return gather(self.items.flatten(1), self.past.index) * self.past.mask[:, :, None]
-
     def labels(self, attended: Attended) -> Tensor:
         """Label vectors (B, H, D), pooled by the same weights."""
         return self.embed.labels(attended.by_signal)
+
+    def said(self, by_signal: Tensor) -> Columns:
+        """Label vectors, mixed by how much weight each signal got (B, R + 1): (B, D)."""
+        if not self.kept.still:
+            return self.embed.labels(by_signal)
+        return Mixed(by_signal, self.embed.label_vectors, partial(self.embed.labels, by_signal))
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,9 @@ class RankingInput:
 
     When the needs ask for them: linear (B, F), history, field_aware (B, F, F + E - 1, d_f), where the vector of field f for
     field or extra g stands at g, or at g - 1 behind f.  Extras have no table: for them a backbone makes its own.
-    users: the first fields, side by side, where they are apart; ``fields`` then begins behind them
+    leading: with ``users_apart`` the first fields, side by side, in forms that a first layer reads faster; ``fields`` then
+    begins behind them    mixed: with the need of that name the extras, likewise; ``extras`` then holds none
+    kept: by which what follows from weights alone is made once
     """
 
     fields: Tensor
@@ -145,7 +156,14 @@ class RankingInput:
     linear: Tensor | None = None
     history: BehaviourInput | None = None
     field_aware: Tensor | None = None
-    users: Repeated | None = None
+    leading: tuple[Columns, ...] = ()
+    mixed: tuple[Columns, ...] = ()
+    kept: Anew = ANEW
+
+    @property
+    def columns(self) -> tuple[Columns, ...]:
+        """All fields and extras, side by side."""
+        return (*self.leading, self.fields.flatten(1), *(self.mixed or (self.extras.flatten(1),)))
 
     @property
     def all_fields(self) -> Tensor:
@@ -211,14 +229,14 @@ class SourceContext:
 
 @dataclass(frozen=True)
 class Patterns:
-    """extras (B, E, D) stand beside the fields.
+    """extras (B, E, D) stand beside the fields; where weights stand still (`ItemTable.kept`) they may be columns, side by side.
 
     losses: the source's own unweighted losses, called after its estimators have stepped
     first: optimiser group -> the learning loss of its estimators, on detached inputs
     monitors: detached scalars for the run's log
     """
 
-    extras: Tensor
+    extras: Tensor | Mixed
     losses: Losses = no_losses
     first: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     monitors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -344,6 +362,10 @@ class RankingModel(Protocol):
 
     def facts(self) -> Mapping[str, Any]:
         return {}
+
+    def answering(self) -> Callable[[RankingBatch], Tensor]:
+        """The same logits but for rounding, without gradients, for many calls; what becomes of weights meanwhile is seen."""
+        return self
 
     def export(self) -> None:
         return

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.config import RunConfig
+from braidrec.data.batches import RankingBatch
 from braidrec.data.candidates import Candidates, UserSide
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import History
@@ -91,7 +92,6 @@ class ClickModel:
 
     network: exported, in evaluation mode    length: of histories    directions: where histories go by meaning, else None
     known: None for a model that was loaded without its data    scale: of the statistics, where it has any
-    together: whether candidates of a user share one window, as targets did in training (``history.run``)
     """
 
     network: RankingModel
@@ -101,7 +101,6 @@ class ClickModel:
     directions: Directions | None = None
     known: KnownUsers | None = None
     scale: StatisticsScale | None = None
-    together: bool = False
 
     @property
     def probabilities(self) -> bool:
@@ -118,6 +117,10 @@ class ClickModel:
     @property
     def device(self) -> torch.device:
         return place_of(self.module)
+
+    @cached_property
+    def _logits(self) -> Callable[[RankingBatch], Tensor]:
+        return self.network.answering()
 
     def saved(self) -> Saved:
         tensors = dict(self.module.state_dict())
@@ -164,16 +167,16 @@ class ClickModel:
         return found
 
     def scores(self, pasts: Sequence[Past], rows: Rows) -> Floats:
-        """Probabilities of a positive."""
+        """Probabilities of a positive.  Candidates of one past share its window, unless histories go by meaning."""
         chunks = torch.from_numpy(np.asarray(rows, np.int32)).split(CHUNK)
         with torch.inference_mode():
             return np.stack([torch.cat([self._chances(past, chunk) for chunk in chunks]).numpy() for past in pasts])
 
     def _chances(self, past: Past, rows: Tensor) -> Tensor:
         window = self.window(past, rows)
-        history = window.shared(len(rows)) if self.together else window
+        history = window if self.directions is not None else window.shared(len(rows))
         batch = self.candidates.batch(past.user, rows, history).to(self.device)
-        return torch.sigmoid(self.network(batch).float()).cpu()
+        return torch.sigmoid(self._logits(batch).float()).cpu()
 
     def window(self, past: Past, candidates: Tensor) -> History:
         """What the model reads of a past: the latest behaviours (1, K), or those most similar to each candidate (B, K)."""
@@ -216,7 +219,7 @@ def kept(
     statistics = known.data.statistics
     scale = None if statistics is None else statistics.scale
     candidates = Candidates.of_dataset(known.data)
-    return ClickModel(network, layout, wanted.length, candidates, directions, known, scale, wanted.run > 1)
+    return ClickModel(network, layout, wanted.length, candidates, directions, known, scale)
 
 
 def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> ClickModel:
@@ -262,7 +265,7 @@ def load(config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[
     else:
         module.load_state_dict(state)
     module.eval()
-    return ClickModel(network, layout, wanted.length, candidates, directions, known, scale, wanted.run > 1)
+    return ClickModel(network, layout, wanted.length, candidates, directions, known, scale)
 
 
 def _items_now(data: Dataset, count: int) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from braidrec.data.batches import RankingBatch
 from braidrec.data.history import History, SharedHistory
 from braidrec.errors import ConfigError
-from braidrec.layers.embedding import FieldEmbedding
+from braidrec.layers.embedding import FieldEmbedding, ItemTable
+from braidrec.layers.kept import ANEW, Anew, Kept, stamp
+from braidrec.layers.mlp import Columns, Mixed, Repeated
+from braidrec.memory import held_whole
 from braidrec.ranking.contracts import (
     Backbone,
     BehaviourInput,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from braidrec.task import Added
 
 PREDICTION = "prediction"
+_PER_FIELD = 16  # vectors of an item that are kept, about: its fields, what sources and backbone make of them, a first layer's
 
 
 class Ranker(nn.Module, RankingModel):
@@ -40,6 +44,8 @@ class Ranker(nn.Module, RankingModel):
     Where several sources have losses, theirs are named ``<source>.<loss>``, and monitors likewise.  Raises ConfigError for two
     losses of one name.
     """
+
+    _trainings = 0  # how often it was put into training
 
     def __init__(self, embed: FieldEmbedding, sources: Sequence[PatternSource], backbone: Backbone):
         super().__init__()
@@ -56,6 +62,10 @@ class Ranker(nn.Module, RankingModel):
 
     def forward(self, batch: RankingBatch) -> Tensor:
         return self._score(batch)[0].logits
+
+    def train(self, mode: bool = True) -> Self:
+        self._trainings += mode
+        return super().train(mode)
 
     def step(self, batch: RankingBatch) -> Step:
         """One training pass: ``prediction`` and the parts' losses by the papers' names, estimators first."""
@@ -112,6 +122,9 @@ class Ranker(nn.Module, RankingModel):
         for _, _, source in self._parts():
             source.export()
 
+    def answering(self) -> Callable[[RankingBatch], Tensor]:
+        return Answering(self)
+
     def add(self, added: Added) -> None:
         """Every id field of an added item takes the row it comes with, its unknown row at the least."""
         self.embed.add(added.fields)
@@ -145,35 +158,77 @@ class Ranker(nn.Module, RankingModel):
         if isinstance(self.backbone, Weighted):
             yield self.backbone.weights
 
-    def _score(self, batch: RankingBatch) -> tuple[Scored, list[Patterns]]:
+    def _score(self, batch: RankingBatch, kept: Anew = ANEW) -> tuple[Scored, list[Patterns]]:
         needs, embed = self.backbone.needs, self.embed
         ids = embed.replace_unknown(batch.fields, embed._unknown)
         bags = [embed.replace_unknown(bag, row) for bag, (_, row) in zip(batch.bags, embed.layout.bags, strict=True)]
-        users, own = None, ids
+        items = embed.items(batch.item, batch.history, kept) if kept.still and self._reads_items else None
+        first, last = embed.layout.item_slice
+        leading: list[Columns] = []
         if needs.users_apart and isinstance(batch.history, SharedHistory):
-            users = embed.of_users(batch.fields, ids, batch.history.leaders, batch.history.run_of)
-            own = ids[:, embed.layout.item_slice[0] :]
-        fields = embed(own, bags, batch.numbers)
-        patterns: list[Patterns] = []
-        behaviours = None
-        if len(self.sources) or needs.history:
+            leading.append(embed.of_users(batch.fields, ids, batch.history.leaders, batch.history.run_of))
+            if items is not None:
+                leading.append(Repeated(items.fields.flatten(1), items.candidate, same=kept.whole))
+        fields = embed(ids[:, (0, first, last)[len(leading)] :], bags, batch.numbers)
+        if items is None and self._reads_items:
             items = embed.items(batch.item, batch.history)
-            patterns = [source(batch, items, embed) for source in self.sources]
-            if needs.history:
-                behaviours = BehaviourInput(
-                    items.fields.index_select(0, items.candidate),
-                    items.fields,
-                    items.past,
-                    embed,
-                )
+        patterns = [] if items is None else [source(batch, items, embed) for source in self.sources]
+        parts = [part.extras for part in patterns]
+        mixed: list[Columns] = []
+        if needs.mixed and any(isinstance(part, Mixed) for part in parts):
+            mixed, parts = [part if isinstance(part, Mixed) else part.flatten(1) for part in parts], []
+        extras = [part.dense().unflatten(1, (-1, embed.dim)) if isinstance(part, Mixed) else part for part in parts]
         scored = self.backbone(
             RankingInput(
                 fields,
-                torch.cat([part.extras for part in patterns], dim=1) if patterns else fields[:, :0],
+                torch.cat(extras, dim=1) if extras else fields[:, :0],
                 embed.first_order(ids, bags, batch.numbers) if needs.linear else None,
-                behaviours,
+                _behaviours(items, embed) if needs.history and items is not None else None,
                 embed.field_aware(ids, bags, batch.numbers) if needs.field_aware else None,
-                users,
+                tuple(leading),
+                tuple(mixed),
+                kept,
             )
         )
         return scored if isinstance(scored, Scored) else Scored(scored), patterns
+
+    @property
+    def _reads_items(self) -> bool:
+        return bool(self.sources) or self.backbone.needs.history
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is made of each item may be held for the whole catalogue."""
+        return held_whole(len(self.embed.item_fields), _PER_FIELD * self.embed.dim)
+
+
+def _behaviours(items: ItemTable, embed: FieldEmbedding) -> BehaviourInput:
+    return BehaviourInput(items.candidate, items.fields, items.past, embed, items.kept)
+
+
+class Answering:
+    """Logits (B,) of a `Ranker` whose weights stand still, in evaluation mode, without gradients.
+
+    What depends on an item alone is made once for the catalogue, or where that is large once for the distinct items of a batch;
+    products of weights likewise.  It is made anew after the model was in training, and after a weight or buffer was written
+    into, moved or replaced.
+    """
+
+    def __init__(self, ranker: Ranker):
+        self._ranker = ranker
+        self._kept: tuple[object, Kept] = None, Kept(whole=True)
+
+    def __call__(self, batch: RankingBatch) -> Tensor:
+        ranker = self._ranker
+        if ranker.training:
+            return ranker(batch).detach()
+        with torch.inference_mode():
+            return ranker._score(batch, self._now() if ranker.fits else Kept(whole=False))[0].logits
+
+    def _now(self) -> Kept:
+        """Of the weights as they are."""
+        seen, kept = self._kept
+        if (now := (self._ranker._trainings, stamp(self._ranker))) != seen:
+            kept = Kept(whole=True)
+            self._kept = now, kept
+        return kept

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import fm_second_order
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -25,12 +26,15 @@ class DeepFMConfig(BackboneConfig):
     extras_in_fm: bool = True
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        return found if beside.extras else {**found, "extras_in_fm": NO_EXTRAS}
+
 
 class DeepFM(nn.Module):
-    needs = Needs(linear=True)
-
     def __init__(self, config: DeepFMConfig, sizes: Sizes):
         super().__init__()
+        self.needs = Needs(linear=True, mixed=not config.extras_in_fm)
         self.extras_in_fm = config.extras_in_fm
         self.bias = nn.Parameter(torch.zeros(()))
         width = (sizes.num_fields + sizes.num_extras) * sizes.dim
@@ -38,9 +42,9 @@ class DeepFM(nn.Module):
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        fields = inputs.all_fields
-        deep: Tensor = self.mlp(fields.flatten(1)).squeeze(1)
-        pairwise = fm_second_order(fields if self.extras_in_fm else inputs.fields)
+        columns = (inputs.all_fields.flatten(1),) if self.extras_in_fm else inputs.columns
+        deep: Tensor = self.mlp(columns, inputs.kept).squeeze(1)
+        pairwise = fm_second_order(inputs.all_fields if self.extras_in_fm else inputs.fields)
         return self.bias + inputs.linear.sum(dim=1) + pairwise + deep
 
 

@@ -29,9 +29,10 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.layers.attention import ActivationUnit, Attended, Behaviours, BilinearAttention, PerSample, Sequences
-from braidrec.layers.mlp import MLP, Norm, initialise
+from braidrec.layers.mlp import MLP, Columns, Norm, initialise
 from braidrec.layers.recurrent import Gate, Recurrence, Steps
-from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Scored, Sizes
+from braidrec.ranking.contracts import ItemRead, Needs, RankingInput, Scored, Sizes
+from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 from braidrec.training.seeding import spawn
@@ -44,7 +45,7 @@ class DIENConfig(BackboneConfig):
 
     gru: Gate = "augru"
     attention: Literal["bilinear", "dot", "mlp"] = "bilinear"
-    history_fields: Literal["id", "all"] = "id"
+    history_fields: ItemRead = "id"
     auxiliary: Literal["dot", "mlp"] = "dot"
     auxiliary_weight: float = Setting(default=0.0, ge=0)
     mlp: tuple[Width, ...] = (128, 64)
@@ -54,6 +55,17 @@ class DIENConfig(BackboneConfig):
     @property
     def takes_mean(self) -> bool:
         return False
+
+    @property
+    def pools_history(self) -> bool:
+        return True
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        if not beside.own_history:
+            own = ("gru", "attention", "history_fields", "auxiliary", "auxiliary_weight")
+            return found | dict.fromkeys(own, PATTERNS_INSTEAD)
+        return found if self.auxiliary_weight else {**found, "auxiliary": "auxiliary_weight = 0 leaves that loss out"}
 
 
 class DotAttention(nn.Module):
@@ -152,14 +164,12 @@ def unmet(index: Tensor, length: Tensor, generator: torch.Generator) -> tuple[Te
 class DIEN(nn.Module):
     def __init__(self, config: DIENConfig, sizes: Sizes):
         super().__init__()
-        self.needs = Needs(history=sizes.own_history, users_apart=True)
-        self.id_only, self.auxiliary_weight = config.history_fields == "id", config.auxiliary_weight
-        width = sizes.dim * (1 if self.id_only else sizes.num_item_fields)
+        self.needs = Needs(history=sizes.own_history, mixed=True, users_apart=True)
+        self.read, self.auxiliary_weight = config.history_fields, config.auxiliary_weight
+        width = sizes.of_items(self.read)
         self.interest = Interest(width, config.gru, config.attention) if sizes.own_history else None
-        own = sizes.dim + width if sizes.own_history else 0
-        self.mlp = MLP(
-            (sizes.num_fields + sizes.num_extras) * sizes.dim + own, config.mlp, out=1, norm=config.norm, dropout=config.dropout
-        )
+        whole = sizes.side_by_side(width if sizes.own_history else None)
+        self.mlp = MLP(whole, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
         self.auxiliary: NextBehaviour | None = None
         if sizes.own_history and config.auxiliary_weight:
             self.auxiliary = NextBehaviour(width, config.auxiliary, spawn(sizes.seed, AUXILIARY))
@@ -169,27 +179,19 @@ class DIEN(nn.Module):
         return {} if self.auxiliary is None else {AUXILIARY: self.auxiliary_weight}
 
     def forward(self, inputs: RankingInput) -> Tensor | Scored:
-        fields, extras = inputs.fields.flatten(1), inputs.extras.flatten(1)
-        if self.interest is None:
-            return self._logits([fields, extras], inputs)
         history = inputs.history
-        assert history is not None
-        items, target = self._rows(history)
+        if self.interest is None or history is None:
+            return self._logits(inputs, ())
+        target, items = history.asked(self.read), history.rows(self.read)
         evolved, attended, states, steps = self.interest(target, items, history.past)
-        logits = self._logits([fields, extras, evolved, history.labels(attended)[:, 0]], inputs)
+        logits = self._logits(inputs, (evolved, history.said(attended.by_signal[:, 0])))
         auxiliary = self.auxiliary
         if auxiliary is None:
             return logits
         return Scored(logits, lambda: {AUXILIARY: auxiliary(states, steps, items, history.past.sequences)})
 
-    def _rows(self, history: BehaviourInput) -> tuple[Tensor, Tensor]:
-        """What is read of the distinct items (n, W) and of the candidates (B, W)."""
-        if self.id_only:
-            return history.items[:, 0], history.target[:, 0]
-        return history.items.flatten(1), history.target.flatten(1)
-
-    def _logits(self, parts: list[Tensor], inputs: RankingInput) -> Tensor:
-        out: Tensor = self.mlp(torch.cat(parts, dim=1), inputs.users).squeeze(1)
+    def _logits(self, inputs: RankingInput, own: tuple[Columns, ...]) -> Tensor:
+        out: Tensor = self.mlp((*inputs.columns, *own), inputs.kept).squeeze(1)
         return out
 
 

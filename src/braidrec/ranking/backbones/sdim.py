@@ -11,15 +11,14 @@ Departures: the label vectors join as one more field, as in DIN; no attention ov
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.layers.hashing import codes_of
-from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, Needs, RankingInput, Sizes
+from braidrec.layers.mlp import MLP, Columns, Norm
+from braidrec.ranking.contracts import BehaviourInput, ItemRead, Needs, RankingInput, Sizes
+from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Depth, Width
 from braidrec.training.seeding import spawn
@@ -28,7 +27,7 @@ from braidrec.training.seeding import spawn
 class SDIMConfig(BackboneConfig):
     groups: Depth = 16
     bits: int = Setting(default=3, ge=1, le=8)  # planes of a group
-    history_fields: Literal["id", "all"] = "id"
+    history_fields: ItemRead = "id"
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
@@ -37,35 +36,45 @@ class SDIMConfig(BackboneConfig):
     def takes_mean(self) -> bool:
         return False
 
+    @property
+    def pools_history(self) -> bool:
+        return True
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        return found if beside.own_history else found | dict.fromkeys(("groups", "bits", "history_fields"), PATTERNS_INSTEAD)
+
 
 class SDIM(nn.Module):
     planes: Tensor  # (groups, bits, W)
 
     def __init__(self, config: SDIMConfig, sizes: Sizes):
         super().__init__()
-        self.needs = Needs(history=sizes.own_history, users_apart=True)
-        self.id_only = config.history_fields == "id"
-        width = sizes.dim * (1 if self.id_only else sizes.num_item_fields)
-        fields = (sizes.num_fields + sizes.num_extras) * sizes.dim
+        self.needs = Needs(history=sizes.own_history, mixed=True, users_apart=True)
+        self.read = config.history_fields
+        width = sizes.of_items(self.read)
         if sizes.own_history:
             generator = torch.Generator().manual_seed(spawn(sizes.seed, "planes"))
             self.register_buffer("planes", torch.randn(config.groups, config.bits, width, generator=generator))
-            fields += width + sizes.dim
-        self.mlp = MLP(fields, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        whole = sizes.side_by_side(width if sizes.own_history else None)
+        self.mlp = MLP(whole, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
-        parts = [inputs.fields.flatten(1), inputs.extras.flatten(1)]
-        if inputs.history is not None:
-            parts += self._interest(inputs.history)
-        out: Tensor = self.mlp(torch.cat(parts, dim=1), inputs.users).squeeze(1)
+        own = () if inputs.history is None else self._interest(inputs.history)
+        out: Tensor = self.mlp((*inputs.columns, *own), inputs.kept).squeeze(1)
         return out
 
-    def _interest(self, history: BehaviourInput) -> list[Tensor]:
+    def _interest(self, history: BehaviourInput) -> tuple[Columns, ...]:
         """u (B, W) and the label vectors of what it is made of (B, D)."""
-        items, target = ((part[:, 0] if self.id_only else part.flatten(1)).float() for part in (history.items, history.target))
-        codes, asked = codes_of(items, self.planes), codes_of(target, self.planes)
+        items = history.rows(self.read).float()
+        codes = history.kept.of(self, "codes", lambda: codes_of(items, self.planes))
+        asked = (
+            codes.index_select(0, history.candidate)
+            if history.kept.still
+            else codes_of(history.asked(self.read).float(), self.planes)
+        )
         pooled, shares = history.past.bucketed(items, codes, asked, 1 << self.planes.shape[1])
-        return [pooled, history.embed.labels(shares)]
+        return pooled, history.said(shares)
 
 
 SPEC = Spec(

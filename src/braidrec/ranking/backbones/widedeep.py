@@ -12,7 +12,8 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -22,9 +23,12 @@ class WideDeepConfig(BackboneConfig):
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    def idle_beside(self, beside: Beside) -> Idle:
+        return idle_layers(self.mlp, self.norm, self.dropout)
+
 
 class WideDeep(nn.Module):
-    needs = Needs(linear=True)
+    needs = Needs(linear=True, mixed=True)
 
     def __init__(self, config: WideDeepConfig, sizes: Sizes):
         super().__init__()
@@ -33,7 +37,7 @@ class WideDeep(nn.Module):
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        deep: Tensor = self.mlp(inputs.all_fields.flatten(1)).squeeze(1)
+        deep: Tensor = self.mlp(inputs.columns, inputs.kept).squeeze(1)
         return inputs.linear.sum(dim=1) + deep
 
 

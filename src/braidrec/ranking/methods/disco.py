@@ -42,13 +42,14 @@ from braidrec.data.batches import RankingBatch
 from braidrec.errors import ConfigError
 from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable
-from braidrec.layers.mlp import initialise
+from braidrec.layers.mlp import Mixed, initialise
 from braidrec.layers.text import TextReader, TextTable
 from braidrec.objectives.club import Estimator, VClub
 from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
-from braidrec.ranking.contracts import Patterns, PatternSource, Replaced, SourceContext
+from braidrec.ranking.contracts import Patterns, PatternSource, SourceContext
+from braidrec.ranking.parts import Beside, Idle, Replaced, SourceConfig
 from braidrec.registry import Spec
-from braidrec.strict import DEEPEST, WIDEST, Strict
+from braidrec.strict import DEEPEST, WIDEST
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import Group
 
@@ -63,7 +64,7 @@ _KEYS: dict[str, str] = {"TT": "TI", "ST": "TC", "SS": "SI", "TS": "SC"}
 _QUERIES: dict[str, str] = {"TT": "TI", "ST": "SC", "SS": "SI", "TS": "TC"}
 
 
-class DisCoConfig(Strict):
+class DisCoConfig(SourceConfig):
     """Hyper-parameters (spec section 4-5); widths of the data come from the data set."""
 
     inter: bool = True  # False: intra patterns only (Table 4's two-tower)
@@ -84,6 +85,24 @@ class DisCoConfig(Strict):
     club_per_dimension: bool = True
     club_floor: bool = True
     replaces: Replaced = "nothing"  # what else of the history the patterns make superfluous
+
+    @property
+    def takes_place_of(self) -> Replaced:
+        return self.replaces
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found: dict[str, str] = {}
+        if not self.sufficiency_weight:
+            why = "sufficiency_weight = 0 leaves that term out"
+            found |= dict.fromkeys(("sufficiency_scope", "sufficiency_anchor"), why)
+        elif not self.inter:
+            found["sufficiency_scope"] = "inter = False leaves intra patterns alone"
+        if not self.disentangle_weight:
+            own = ("disentangle_scope", *(key for key in type(self).model_fields if key.startswith(("estimator", "club_"))))
+            found |= dict.fromkeys(own, "disentangle_weight = 0 leaves that term out")
+        if not (beside.mean or (beside.pooled and self.replaces == "history")):
+            found["replaces"] = f"this backbone has nothing of the history for which {self.replaces!r} could stand"
+        return found
 
 
 class SemanticItems(TextReader):
@@ -129,20 +148,27 @@ class PatternAttention(nn.Module):
         self.query_bias = nn.Parameter(torch.zeros(count, dim)) if bias else None
         self.value_bias = nn.Parameter(torch.zeros(count, dim)) if bias else None
         self._from = [_QUARTERS[_QUERIES[block]] for block in blocks]
-        self._over = [_QUARTERS[_KEYS[block]] for block in blocks]
+        self.over = [_QUARTERS[_KEYS[block]] for block in blocks]
 
     def forward(self, items: Tensor, candidate: Tensor, past: Behaviours) -> tuple[Tensor, Attended]:
-        quarters = items.index_select(0, candidate).unflatten(1, (4, self._half)).unbind(1)
-        own = torch.stack([quarters[at] for at in self._from])  # (blocks, B, D/2)
+        found = past.attend(items, self.asked(items.index_select(0, candidate)), self.over)
+        return self.values(found.pooled, past.some), found
+
+    def asked(self, rows: Tensor) -> Tensor:
+        """Queries (n, blocks, D/2) of rows (n, 2D), in the keys' own space."""
+        quarters = rows.unflatten(1, (4, self._half)).unbind(1)
+        own = torch.stack([quarters[at] for at in self._from])  # (blocks, n, D/2)
         queries = own @ self.query
         if self.query_bias is not None:
             queries = queries + self.query_bias[:, None]
-        queries = (queries @ self.key.transpose(1, 2)) * self.scale  # (blocks, B, D/2), now in the keys' own space
-        found = past.attend(items, queries.transpose(0, 1), self._over)
-        values = found.pooled.transpose(0, 1).contiguous() @ self.value  # (blocks, B, D)
+        return ((queries @ self.key.transpose(1, 2)) * self.scale).transpose(0, 1)
+
+    def values(self, pooled: Tensor, some: Tensor) -> Tensor:
+        """(B, blocks, D) of what was pooled (B, blocks, D/2), where there is any behaviour (B,)."""
+        found = pooled.transpose(0, 1).contiguous() @ self.value
         if self.value_bias is not None:
-            values = values + self.value_bias[:, None] * past.some[None, :, None]
-        return values.transpose(0, 1), found
+            found = found + self.value_bias[:, None] * some[None, :, None]
+        return found.transpose(0, 1)
 
 
 class DisCo(nn.Module, PatternSource):
@@ -207,8 +233,15 @@ class DisCo(nn.Module, PatternSource):
         return {"pairs": self._pairs_generator}
 
     def forward(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns:
-        rows = torch.cat([self._tabular(items), self.semantic(items.rows)], dim=1)  # (n, 2D): [T_I, T_C, S_I, S_C]
-        patterns, attended = self.attention(rows, items.candidate, items.past)
+        attention, past = self.attention, items.past
+        # (n, 2D): [T_I, T_C, S_I, S_C]
+        rows = items.kept.of(self, "rows", lambda: torch.cat([self._tabular(items), self.semantic(items.rows)], dim=1))
+        if items.kept.still:
+            queries = items.kept.of(attention, "asked", lambda: attention.asked(rows).contiguous())
+            return Patterns(
+                self._mixed(past.attend(rows, queries.index_select(0, items.candidate), attention.over), items, embed)
+            )
+        patterns, attended = attention(rows, items.candidate, past)
         labels = embed.labels(attended.by_signal)
         extras = torch.stack([patterns, labels], dim=2).flatten(1, 2)  # H_TT, L_TT, H_SS, L_SS, ...
         by_block: dict[str, Tensor] = dict(zip(self.blocks, patterns.unbind(1), strict=True))
@@ -235,6 +268,27 @@ class DisCo(nn.Module, PatternSource):
             {f"norm {block}": value.detach().norm(dim=1).mean() for block, value in by_block.items()} if self.training else {}
         )
         return Patterns(extras, losses, {GROUP: learn} if len(self.estimators) else {}, monitors)
+
+    def _mixed(self, attended: Attended, items: ItemTable, embed: FieldEmbedding) -> Mixed:
+        """The extras side by side, as what was pooled and how much weight each signal got, of each block."""
+        attention, some = self.attention, items.past.some
+
+        def basis() -> Tensor:
+            """(blocks * (D/2 + R + 1), blocks * 2D), and one row more where values have a bias."""
+            own = [torch.block_diag(value, embed.label_vectors) for value in attention.value]
+            if attention.value_bias is None:
+                return torch.block_diag(*own)
+            bias = torch.cat([attention.value_bias, torch.zeros_like(attention.value_bias)], dim=1)
+            return torch.cat([torch.block_diag(*own), bias.flatten()[None]])
+
+        def dense() -> Tensor:
+            values = attention.values(attended.pooled, some)
+            return torch.stack([values, embed.labels(attended.by_signal)], dim=2).flatten(1)
+
+        rows = attended.both.flatten(1)
+        if attention.value_bias is not None:
+            rows = torch.cat([rows, some[:, None]], dim=1)
+        return Mixed(rows, items.kept.of(attention, "basis", basis), dense)
 
     def export(self) -> None:
         """Drop what inference does not need: the knowledge base (for its reduced table), discriminators, estimators."""

@@ -91,10 +91,10 @@ def test_what_a_request_sets_for_nothing_is_refused(
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(RunRequest(data="-", backbone=backbone, enhance=enhance, model=settings), "run.toml")
-    assert str(caught.value).startswith(f"run.toml: model: '{key}' = ")
-    assert "sets nothing, since" in str(caught.value)
+    assert str(caught.value).startswith(f"run.toml: model.{key} = ")
+    assert "would change nothing: " in str(caught.value)
     assert why in str(caught.value)
-    assert str(caught.value).endswith(f"; change that, or drop {key.partition('.')[2]}")
+    assert str(caught.value).endswith("; drop it, or change what stands in its way")
 
 
 def test_what_a_preset_sets_is_nobody_s_mistake() -> None:
