@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,12 +15,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from braidrec.config import RunRequest, resolve
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig, planted_world
 from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
-from braidrec.registry import Registry, task_of
+from braidrec.registry import Registry
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import build
 from braidrec.runs.run import Run, load
@@ -63,11 +65,23 @@ def break_plug_in(monkeypatch: pytest.MonkeyPatch, names: Registry[Any]) -> None
     monkeypatch.setitem(vars(names), "_plugins", {**names._plugins, "lost": [point]})
 
 
+def followed(values: Mapping[str, Any], **request: Any) -> dict[str, Any]:
+    """Those of ``values`` for [model] that a run of this request would follow."""
+    read = {key: value for key, value in request.items() if key in ("task", "backbone", "enhance", "preset", "model")}
+    plain = resolve(RunRequest.model_validate({**read, "data": "-"}), "small")
+
+    def kept(inside: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+        found = {key: kept(value, f"{above}{key}.") if isinstance(value, dict) else value for key, value in inside.items()}
+        return {key: value for key, value in found.items() if f"{above}{key}" not in silent and value != {}}
+
+    silent = {*plain.chosen.backbone.unread, *plain.all_idle}
+    return kept(values)
+
+
 def train(path: Path, data: Dataset | None = None, **changes: object) -> Run:
     """One short epoch; ``changes`` as `fit` takes them, model and training settings on top of small ones that it reads."""
-    name = changes.get("backbone")
-    unread = task_of(str(name), None).spec(str(name)).unread if name else ()
-    model = {**{key: value for key, value in MODEL.items() if key not in unread}, **changes.pop("model", {})}  # type: ignore[dict-item]
+    own: Any = changes.pop("model", {})
+    model = {**followed(MODEL, **{**changes, "model": own}), **own}
     training = {**TRAINING, **changes.pop("training", {})}  # type: ignore[dict-item]
     return fit(data or dataset(), path=path, model=model, training=training, show_progress=False, **changes)  # type: ignore[arg-type]
 

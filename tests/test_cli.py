@@ -260,7 +260,7 @@ def test_a_task_settles_a_name_that_two_have(braidrec: Screen, tmp_path: Path) -
 
 
 def test_a_folder_that_the_model_does_not_read_is_named(braidrec: Screen, tmp_path: Path) -> None:
-    small = ("--set", "training.max_epochs=1", "--set", "model.dim=4", "--data", small_runs.dataset().path)
+    small = ("--set", "training.max_epochs=1", "--data", small_runs.dataset().path)
     text = braidrec("fit", *small, "--backbone", "lr", "--knowledge", "nowhere", "--out", tmp_path / "read")
     assert "note: nowhere: not read, for LR (ours) reads no text" in words(text)
     assert "not read" not in braidrec("fit", *small, "--backbone", "lr", "--out", tmp_path / "plain")

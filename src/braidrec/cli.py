@@ -653,7 +653,10 @@ def reproduce(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(help="Train nothing; write every table to this Markdown file, or the first screen's between its marks."),
+        typer.Option(
+            help="Train nothing; write an overview to this Markdown file and every table to a folder of its name, or the first "
+            "screen's between its marks."
+        ),
     ] = None,
 ) -> None:
     """Print a paper's table or figure with measured numbers; only the cells that are missing or stale are trained."""
@@ -662,8 +665,8 @@ def reproduce(
     if page is not None:
         from braidrec.experiments.page import write_page
 
-        write_page(page, results)
-        _print(f"{page}")
+        for written in write_page(page, results):
+            _print(f"{written}")
         return
     if experiment is None:
         _print(tables.listing(results))

@@ -41,6 +41,14 @@ class ModelConfig(Strict):
         """The settings of an enhancer of this run."""
         return getattr(self, enhancer)
 
+    def all_idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
+        """Keys of this table, dotted, that can change nothing beside the others as they are set -> which of them, and why.
+
+        enhancers: the settings of each by name
+        """
+        parts = {"backbone": self.backbone, **enhancers}
+        return {f"{name}.{key}": why for name, part in parts.items() for key, why in part.idle().items()}
+
     def givers(self) -> Mapping[str, str]:
         """Stage -> run directory that it is taken over from, in tasks that have such a setting."""
         return {}
@@ -118,6 +126,11 @@ class RunConfig(Strict):
         return chosen(self.task, self.backbone, self.enhance)
 
     @property
+    def all_idle(self) -> Mapping[str, str]:
+        """As of its model."""
+        return self.chosen.idle(self.model)
+
+    @property
     def title(self) -> str:
         """Backbone and enhancers, as tables name them."""
         return self.chosen.title(self.model)
@@ -156,6 +169,10 @@ class Chosen:
     def parts(self, model: ModelConfig) -> list[tuple[Spec, Any]]:
         """Each spec with its settings."""
         return [(self.backbone, model.backbone), *((spec, model.of(spec.name)) for spec in self.enhancers)]
+
+    def idle(self, model: ModelConfig) -> Mapping[str, str]:
+        """As of `ModelConfig`, of these."""
+        return model.all_idle({spec.name: model.of(spec.name) for spec in self.enhancers})
 
     def title(self, model: ModelConfig) -> str:
         return " + ".join(spec.title_of(settings) for spec, settings in self.parts(model))
@@ -258,7 +275,10 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     training = merge(
         training, _sized(found, request.preset, size, training, {key: getattr(given, key) for key in request.training})
     )
-    model = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
+    usual = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
+    own = _own(found, request.model, f"{where}: model")
+    model = parse(found.config, merge(usual, own), f"{where}: model")
+    _refuse_idle(found, model, usual, own, where)
     return RunConfig(
         data=request.data,
         knowledge=request.knowledge,
@@ -268,9 +288,41 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
         preset=request.preset,
         seed=request.seed,
         negatives=request.negatives,
-        model=parse(found.config, merge(model, _own(found, request.model, f"{where}: model")), f"{where}: model"),
+        model=model,
         training=parse(TrainingConfig, merge(training, request.training), f"{where}: training"),
     )
+
+
+def _refuse_idle(found: Chosen, model: ModelConfig, usual: Values, own: Values, where: str) -> None:
+    """Raises ConfigError for what a request sets otherwise than its preset and than by default, and nothing would follow.
+
+    Asked of requests alone: what was saved before anybody asked still opens.
+    """
+    if not own or not (idle := found.idle(model)):
+        return
+    presets = (parse(found.config, usual, f"{where}: model"), found.config())
+    said = [
+        f"model.{key} = {_at(model, key)!r} would change nothing: {why}"
+        for key, why in idle.items()
+        if _names(own, key) and _at(model, key) not in (_at(each, key) for each in presets)
+    ]
+    if said:
+        raise ConfigError(f"{where}: {'; '.join(said)}; drop it, or change what stands in its way")
+
+
+def _names(values: Any, key: str) -> bool:
+    """Whether nested ``values`` have a value of their own at a dotted key."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _at(settings: Any, key: str) -> Any:
+    for part in key.split("."):
+        settings = getattr(settings, part)
+    return settings
 
 
 def _training(found: Chosen, preset: str) -> Values:

@@ -29,6 +29,18 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    def idle(self) -> Mapping[str, str]:
+        """Keys of its own that set nothing beside what the others are -> why, such as "l2 = 0".
+
+        Who writes down another value than the default for one of them is told so (`braidrec.config.resolve`).
+        """
+        return {}
+
+
+def because(*found: tuple[bool, str, str]) -> dict[str, str]:
+    """Of (whether it holds, why, keys with spaces between): each key of what holds, with the first reason that it has."""
+    return {key: why for holds, why, keys in reversed(found) if holds for key in keys.split()}
+
 
 Config = TypeVar("Config", bound=Strict)
 

@@ -7,6 +7,8 @@
         check_backbone(SPEC, task="ranking")
 
 Each check trains on a small planted world in a temporary folder, in seconds, and raises AssertionError with what is wrong.
+That is on a CPU, where the same seed gives the same bytes; where there is a CUDA device, too, the model trains there once more,
+and answers there as on the CPU but for rounding.
 What it checks needs no installation: the spec is registered for as long as the check lasts.
 """
 
@@ -94,8 +96,16 @@ def _check(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[st
         first, second = (sha256(each.path / "model.safetensors") for each in (run, again))
         assert first == second, f"{what}: the same seed gave other tensors the second time"
         _check_loaded(run, what)
+        if torch.cuda.is_available():
+            _check_cuda(run, what)
         if run.model.reads_text:
             _check_growth(run, dataset, text, what)
+
+
+def _sized(task: TaskSpec, request: RunRequest) -> bool:
+    """Whether ``dim`` is a setting of its task that changes the model."""
+    config = resolve(request, "check")
+    return "dim" in task.config_type().model_fields and "dim" not in (*config.chosen.backbone.unread, *config.all_idle)
 
 
 @cache
@@ -125,8 +135,8 @@ def _knowledge() -> str:
 def _config(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[str, Any] | None, folder: Path) -> RunConfig:
     spec = TASKS[task]
     if model is None:
-        sized = "dim" in spec.config_type().model_fields and "dim" not in spec.spec(backbone).unread
-        model = {"dim": _DIM} if sized else {}
+        names = {"data": "-", "task": task, "backbone": backbone, "enhance": enhance}
+        model = {"dim": _DIM} if _sized(spec, RunRequest.model_validate(names)) else {}
     fitted = spec.spec(backbone).fitted
     request = RunRequest(
         data=str(_dataset(_splits(task, backbone, enhance)).path),
@@ -136,7 +146,7 @@ def _config(task: str, backbone: str, enhance: tuple[str, ...], model: Mapping[s
         enhance=enhance,
         seed=3,
         model=dict(model),
-        training={} if fitted else _TRAINING,
+        training={"accelerator": "cpu"} | ({} if fitted else _TRAINING),
     )
     config = resolve(request, "check")
     phases: dict[str, Any] = {
@@ -256,6 +266,23 @@ def _check_loaded(run: Run, what: str) -> None:
         items = np.array(liked, np.int32)
         found, wanted = (each.scores([each.past(None, items)], rows) for each in (model, again.model))
         assert np.array_equal(found, wanted), f"{what}: without its data it scores somebody new otherwise"
+
+
+def _check_cuda(run: Run, what: str) -> None:
+    """It scores there as on the CPU but for rounding, and trains there: sums in no fixed order, so to other bits."""
+    rows, there = (
+        np.arange(1, run.dataset.num_items + 1, dtype=np.int32),
+        load(run.path, accelerator="cuda", dataset=run.dataset),
+    )
+    pasts = [run.model.past(1), run.model.past(None, rows[1:3])]
+    found, wanted = (model.scores(pasts, rows) for model in (there.model, run.model))
+    assert np.allclose(found, wanted, rtol=1e-2, atol=1e-3), f"{what}: on the CUDA device it scores otherwise than on the CPU"
+    training = run.config.training.model_copy(update={"accelerator": "cuda"})
+    config = run.config.model_copy(update={"training": training})
+    trained = fit_config(config, run.path.parent / "cuda", dataset=run.dataset, show_progress=False)
+    for metric, value in trained.record["best"]["metrics"].items():
+        assert math.isfinite(value), f"{what}: validation {metric} after training on the CUDA device is {value}"
+    _check_report(trained, what)
 
 
 def _check_growth(run: Run, dataset: Dataset, text: Vectors | None, what: str) -> None:

@@ -72,6 +72,26 @@ def test_cells_are_made_once_and_summed_up_with_what_is_missing(shop: Workshop, 
     assert found["environment"]["versions"]["torch"]
 
 
+def test_a_cell_that_was_trained_elsewhere_than_on_a_cpu_says_so(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    mean = Row("item-mean", "planted", "item-mean", task="ranking")
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "environment", lambda: {"device": "Some GPU"})
+        assert make_cell(DISCO, 1, shop)
+        assert make_cell(mean, 0, shop)
+    assert make_cell(PLAIN, 1, shop)
+    devices = [read_json(shop.cell_path(*each), RunError).get("device") for each in ((DISCO, 1), (PLAIN, 1), (mean, 0))]
+    assert devices == ["Some GPU", None, None]
+    for rows, said in (
+        ((PLAIN, DISCO), "trained on Some GPU, other rows on a CPU: din-disco"),
+        ((DISCO,), "trained on Some GPU"),
+        ((PLAIN,), None),
+    ):
+        experiment = Experiment("toy/table", "toy", {"planted": {row.name: row for row in rows}})
+        parts = reproduce.render(experiment, "planted", rows, summary(rows, shop))
+        lines = [line for part in parts if isinstance(part, str) for line in part.splitlines()]
+        assert [line for line in lines if line.startswith("trained on")] == ([said] if said else [])
+
+
 def test_without_the_runs_there_are_numbers_but_no_test(shop: Workshop) -> None:
     for row in (PLAIN, DISCO):
         make_cell(row, 1, shop)

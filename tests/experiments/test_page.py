@@ -1,57 +1,189 @@
-"""docs/results.md: what `reproduce --page` writes of the committed results is what is committed."""
+"""docs/results.md and docs/results/: what `reproduce --page` writes of the committed results is what is committed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from braidrec.cli import app
 from braidrec.errors import ConfigError
-from braidrec.experiments.page import BEGIN, END, headline, markdown, page, write_page
-from braidrec.experiments.reproduce import EXPERIMENTS
-from braidrec.runs.tables import plain_table
+from braidrec.experiments.page import ABOUT, BEGIN, END, headline, pages, write_page
+from braidrec.experiments.reproduce import EXPERIMENTS, from_cells
+from braidrec.experiments.sections import not_run
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
 
 
-def test_the_committed_page_is_what_is_written_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    text = page(Path("results"), Path("docs"))
-    assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), "braidrec reproduce --page docs/results.md"
+@pytest.fixture(scope="module")
+def written() -> Mapping[Path, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return pages(Path("docs/results.md"), Path("results"))
+
+
+def test_the_committed_pages_are_what_is_written_from_the_results(written: Mapping[Path, str]) -> None:
+    for file, text in written.items():
+        assert text == (ROOT / file).read_text(encoding="utf-8"), "braidrec reproduce --page docs/results.md"
+        assert len(text.encode()) < 100_000  # a page that somebody still reads
+    assert {file.name for file in (ROOT / "docs" / "results").iterdir()} == {f"{paper}.md" for paper in ABOUT}
     for experiment in EXPERIMENTS.values():
-        if f"### {experiment.id} on " not in text:  # then it is said that there is nothing
+        text = written[Path("docs/results") / f"{experiment.paper}.md"]
+        if f"## {experiment.id} on " not in text:  # then it is said that there is nothing
             assert all(f"`{experiment.id}` on {data}" in text for data in experiment.rows)
             continue
         for said in (*experiment.notes, *experiment.shortfalls):
             assert said in text
-    for file in (ROOT / "results" / "figures").iterdir():
-        assert f"](../results/figures/{file.name})" in text
-    assert "no working constraint (sufficiency off, disentanglement at zero)" in text
-    assert "3 of the paper's 50 epochs" in text
-    assert "count the earlier labels of all users" in text
-    assert "the paper names no learning rate, depth or width" in text
-    assert "Holm over this table's 22 tests" in text
+    for experiment, data in ((each, data) for each in EXPERIMENTS.values() for data in each.rows):
+        text = written[Path("docs/results") / f"{experiment.paper}.md"]
+        for entry in from_cells(experiment, data, RESULTS)["rows"]:
+            names = {each.label(entry["row"]) for each in EXPERIMENTS.values() if each.paper == experiment.paper}
+            assert any(f"| {name} | " in text for name in names), (experiment.id, entry["row"])
+    assert {text.count("\n## linear/") for text in written.values()} == {0, 4}  # rows of one name on other data are others
+    whole = "".join(written.values())
+    for file in (RESULTS / "figures").iterdir():
+        assert f"](../../results/figures/{file.name})" in whole
+    assert "no working constraint (sufficiency off, disentanglement at zero)" in whole
+    assert "3 of the paper's 50 epochs" in whole
+    assert "count the earlier labels of all users" in whole
+    assert "the paper names no learning rate, depth or width" in whole
+    assert "Holm over this table's 22 tests" in whole
 
 
-def test_the_page_is_written_by_the_command_and_no_other_page_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_says_every_row_and_every_test_once(written: Mapping[Path, str]) -> None:
+    pad = written[Path("docs/results/pad.md")]
+    assert "| sasrec-pad | sasrec-smem | +0.29 [+0.10, +0.48] | 0.0140 | +0.18 [+0.07, +0.30] | 0.0140 | 1,2,3 |" in pad
+    assert pad.count("| sasrec-pad | sasrec | +1.94 ") == 1  # tables 3 and fig2 have the test, too
+    assert (
+        "And 2 of variants with one seed, or of rows tested above, are in [pad-table3-prime-pantry.json](../../results/" in pad
+    )
+    assert (
+        "[pad-rq5-prime-pantry.json](../../results/pad-rq5-prime-pantry.json): 13 with p below 0.05, the smallest 0.0028."
+        in pad
+    )
+    assert "Of rows that stand above: sasrec, sasrec-pad." in pad
+    disco = written[Path("docs/results/disco.md")]
+    assert "| deepfm-runs | gbdt | -0.0068 [-0.0084, -0.0052] | 0.0012 | <0.0001 | 1,2,3 |" in disco  # seeds drawn, too
+    edk = written[Path("docs/results/edk.md")]
+    assert "printed" not in edk.split("## edk/table2")[1].split("\n| ---")[0]  # a column that holds nothing is left out
+    assert "| xdeepfm-edk |" not in edk  # nor a row
+    assert "; seeds 1, 2, 3 of dcn-random, pnn-random, xdeepfm-all," in edk
+    darec = written[Path("docs/results/darec.md")]
+    assert "`darec/fig5` on ml-latest-small" in darec  # its one row is in table 3
+
+
+def test_the_overview_is_short_and_the_best_rows_come_first(written: Mapping[Path, str]) -> None:
+    text = written[Path("docs/results.md")]
+    assert len(text) < 15_000
+    for paper, about in ABOUT.items():
+        assert f"## {about.title}\n" in text
+        assert f"(results/{paper}.md)" in text
+    [disco] = [part for part in text.split("\n## ") if part.startswith("DisCo")]
+    names = [line.split("|")[1].strip() for line in disco.splitlines() if line.startswith("| ")][2:]
+    assert names.index("DIN with rates") < names.index("**gradient boosting on rates**") < names.index("DIN + DisCo")
+    assert names.index("DIN + DisCo") < names.index("DIN") < names.index("**item mean + user's residual**")
+    assert "| DIN + DisCo | 0.7995 ± 0.0005 | 3 | to DIN: +0.0029 [+0.0019, +0.0039], p 0.0012 | 0.8016 |" in disco
+
+
+def means(id: str, metric: str, data: str | None = None) -> dict[str, float]:
+    experiment = EXPERIMENTS[id]
+    table = from_cells(experiment, experiment.dataset(data), RESULTS)
+    return {entry["row"]: entry[f"test_{metric}"]["mean"] for entry in table["rows"] if entry.get(f"test_{metric}")}
+
+
+def p_of(id: str, row: str, against: str, metric: str) -> float:
+    experiment = EXPERIMENTS[id]
+    entries = {entry["row"]: entry for entry in from_cells(experiment, experiment.dataset(None), RESULTS)["rows"]}
+    tests: list[dict[str, Any]] = entries[row]["against"]
+    return float(next(test["p_holm"] for test in tests if (test["row"], test["metric"]) == (against, metric)))
+
+
+def test_where_gains_come_from_is_what_the_numbers_say() -> None:
+    """Each claim of `About.gain`; where one no longer holds, its sentence is to be written anew."""
+    runs, parts, rates = means("disco/table3", "auc"), means("disco/ablations", "auc"), means("disco/statistics", "auc")
+    plain = means("disco/table2", "auc")
+    for name in ("din", "deepfm", "dcn"):
+        assert plain[name] < parts[f"{name}-disco-constrained"] < plain[f"{name}-disco"]
+    assert runs["gbdt"] > max(value for row, value in (runs | plain | parts).items() if "-disco" in row)
+    assert rates["din-disco-runs-rates"] < rates["din-runs-rates"]
+
+    edk = means("edk/table2", "auc")
+    for name in (row.removesuffix("-edk") for row in edk if row.endswith("-edk")):
+        assert edk[name] < edk[f"{name}-all"]
+        assert edk[f"{name}-edk"] < edk[name] or p_of("edk/table2", f"{name}-edk", name, "auc") > 0.05
+
+    pad, frozen = means("pad/table2", "ndcg@10"), means("pad/rq2", "ndcg@10")["sasrec-pad-anchored-frozen"]
+    assert pad["sasrec-hybrid"] - pad["sasrec"] > 0.5 * (pad["sasrec-pad"] - pad["sasrec"])
+    assert pad["sasrec-smem"] < pad["sasrec-pad"] < frozen
+    assert pad["sasrec-pad-paper"] < pad["sasrec"] < pad["markov"]
+
+    darec = means("darec/table3", "recall@20")
+    trained = {
+        row: value for row, value in darec.items() if row not in ("popularity", "item-knn", "gf-cf", "ease", "ease-text")
+    }
+    assert darec["ease-text"] > max(trained.values())
+    for row in (row for row in trained if row.endswith("-con")):
+        backbone = row.removesuffix("-con")
+        assert darec[row] > darec[f"{backbone}-darec"]
+        lifted = darec[f"{backbone}-darec"] > darec[backbone]
+        sure = p_of("darec/table3", f"{backbone}-darec", backbone, "recall@20") < 0.05
+        assert (lifted and sure) == (backbone == "sgl")
+    published = EXPERIMENTS["darec/table3-amazon-book"].published["rlmrec-amazon-book"].values()
+    assert means("darec/table3-amazon-book", "recall@20")["ease"] > max(row["recall@20"] for row in published)
+
+    sdrl, genres = means("sdrl/table2", "ndcg_all@10"), means("sdrl/table5", "classes_f1")
+    assert all(sdrl["sdrl"] < sdrl[name] for name in ("ease", "prone", "vaecf", "macridvae"))
+    assert p_of("sdrl/table2", "sdrl-ours", "ease", "ndcg_all@10") > 0.05
+    assert genres["sdrl-strict"] < genres["netmf"] < genres["sdrl"]
+    assert genres["sdrl-ours-strict"] < genres["prone"] < genres["sdrl-ours"]
+
+    for id, end in (("amazon-book", ""), ("prime-pantry", "-split0"), ("ml-1m", ""), ("ml-latest-small", "")):
+        found = means(f"linear/{id}", "recall@20")
+        ids = {row: value for row, value in found.items() if row.endswith(end) and "tfidf" not in row and "minilm" not in row}
+        assert max(ids, key=ids.__getitem__) == f"ease{end}"
+        if text := found.get(f"ease-stack-minilm{end}"):
+            sparse = id == "prime-pantry"
+            assert (text > 1.4 * found[f"ease{end}"]) if sparse else (text < 1.01 * found[f"ease{end}"])
+            assert (found[f"text-knn-minilm{end}"] > max(ids.values())) == sparse
+
+
+def test_pages_are_written_by_the_command_and_no_other_page_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     whole, readme, other = (tmp_path / name for name in ("results.md", "README.md", "other.md"))
-    for _ in range(2):  # over itself, too
-        assert CliRunner().invoke(app, ["reproduce", "--page", str(whole)]).exit_code == 0
+    for _ in range(2):  # over themselves, too
+        done = CliRunner().invoke(app, ["reproduce", "--page", str(whole)])
+        assert done.exit_code == 0
     assert whole.read_text().startswith("# Results\n")
+    assert sorted(file.name for file in (tmp_path / "results").iterdir()) == sorted(f"{paper}.md" for paper in ABOUT)
+    assert (tmp_path / "results" / "pad.md").read_text().startswith(f"# Results: {ABOUT['pad'].title}\n")
     readme.write_text(f"# mine\n\n{BEGIN}\nold\n{END}\nbelow\n")
-    write_page(readme, Path("results"))
+    assert write_page(readme, Path("results")) == [readme]
     assert readme.read_text() == f"# mine\n\n{BEGIN}\n{headline(Path('results'))}{END}\nbelow\n"
     other.write_text("# something else\n")
-    with pytest.raises(ConfigError, match="is no page of results and has no place for the table"):
+    with pytest.raises(ConfigError, match=r"other\.md: is no page of results and has no place for the table"):
         write_page(other, Path("results"))
     assert other.read_text() == "# something else\n"
+    (tmp_path / "results" / "edk.md").write_text("mine\n")
+    before = whole.read_text()
+    whole.write_text("# Results\n")
+    with pytest.raises(ConfigError, match=r"results/edk\.md: is no page of results"):
+        write_page(whole, Path("results"))
+    assert whole.read_text() == "# Results\n" != before  # nothing is written where one page would be lost
+
+
+def test_without_results_there_is_an_overview_of_nothing(tmp_path: Path) -> None:
+    [(file, text)] = pages(tmp_path / "results.md", tmp_path / "none").items()
+    assert file == tmp_path / "results.md"
+    assert "±" not in text.split("\n## How to read the pages")[0].replace("means over seeds ± their", "")
+    assert not any(about.title in text for about in ABOUT.values())
 
 
 def test_the_first_screen_s_table_says_what_its_numbers_are(tmp_path: Path) -> None:
-    lines = headline(ROOT / "results").splitlines()
+    lines = headline(RESULTS).splitlines()
     dcn = next(line for line in lines if "DCN" in line)
     assert "0.7926 ± 0.0002" in dcn
     assert "+0.0046 [+0.0034, +0.0058]" in dcn
@@ -67,6 +199,6 @@ def test_the_first_screen_s_table_says_what_its_numbers_are(tmp_path: Path) -> N
     assert not any("±" in line for line in headline(tmp_path).splitlines())  # nothing is made up where there are no cells
 
 
-def test_a_table_becomes_markdown() -> None:
-    table = plain_table("a [b]", ("x", "n"), [("one | two", 1234), ("[red]", 5)])
-    assert markdown(table) == "**a [b]**\n\n| x | n |\n| --- | ---: |\n| one \\| two | 1,234 |\n| [red] | 5 |"
+def test_rows_that_lack_the_same_seeds_are_named_together() -> None:
+    cells = ["din s2", "din s3", "a-s1 s1", "dcn s2", "dcn s3"]
+    assert not_run(cells, EXPERIMENTS["disco/table2"]) == "seeds 2, 3 of din, dcn; seed 1 of a-s1"

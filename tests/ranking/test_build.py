@@ -24,14 +24,15 @@ from braidrec.ranking.ranker import Ranker
 from braidrec.registry import Spec
 from braidrec.strict import Strict
 from braidrec.training.step import Step
+from small_runs import followed
 
 BACKBONES = tuple(TASK.backbones)
 OWN_HISTORY = ("dien", "din", "sdim")  # those that read it themselves
 
 
 def configured(backbone: str, enhance: str | None = None, preset: str = "ours", /, **changes: Any) -> RunConfig:
-    values = {"data": "-", "backbone": backbone, "enhance": enhance, "preset": preset, "model": {"dim": 8, **changes}}
-    return resolve(RunRequest.model_validate(values), "x")
+    values = {"data": "-", "backbone": backbone, "enhance": enhance, "preset": preset, "model": changes}
+    return resolve(RunRequest.model_validate({**values, "model": {**followed({"dim": 8}, **values), **changes}}), "x")
 
 
 def material(seed: int = 0) -> Material:

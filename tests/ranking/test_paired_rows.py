@@ -110,10 +110,7 @@ def test_a_positive_s_weight_weighs_its_negatives() -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     folder = tmp_path_factory.mktemp("pair")
-    made = [
-        small_runs.train(folder / name, positives(), backbone=name, negatives=3, seed=1, model={"dim": 8})
-        for name in ("lr", "dcn")
-    ]
+    made = [small_runs.train(folder / name, positives(), backbone=name, negatives=3, seed=1) for name in ("lr", "dcn")]
     return made[0], made[1]
 
 

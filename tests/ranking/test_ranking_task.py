@@ -46,7 +46,8 @@ TRAINING = {"max_epochs": 1, "checks_per_epoch": 1, "batch_size": 512}
 
 
 def configured(backbone: str = "din", enhance: Any = None, **more: Any) -> RunConfig:
-    model, training = {**MODEL, **more.pop("model", {})}, {**TRAINING, **more.pop("training", {})}
+    own, training = more.pop("model", {}), {**TRAINING, **more.pop("training", {})}
+    model = {**small_runs.followed(MODEL, **{"backbone": backbone, "enhance": enhance, "model": own, **more}), **own}
     values = {"data": "-", "backbone": backbone, "enhance": enhance, "seed": 5, "model": model, "training": training, **more}
     return resolve(RunRequest.model_validate(values), "test")
 

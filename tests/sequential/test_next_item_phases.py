@@ -23,7 +23,7 @@ from braidrec.sequential.mixture import Mixture
 from braidrec.sequential.next_item import Expert, SequenceModel
 from braidrec.sequential.scoring import HistoryScorer, part_rows, score_histories, validation
 from braidrec.training.checkpoint import read_archive
-from braidrec.training.contracts import CheckpointEvery, Phase, Start
+from braidrec.training.contracts import CheckpointEvery, Hardware, Phase, Start
 from braidrec.training.loop import train
 from braidrec.training.stages import Stage
 
@@ -86,6 +86,7 @@ def run(
         small.phases_of(config, plan),
         folder,
         seed=config.seed,
+        hardware=Hardware(accelerator="cpu"),
         checkpoint_every=CheckpointEvery(batches=3),
         show_progress=False,
     )

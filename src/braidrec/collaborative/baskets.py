@@ -53,7 +53,7 @@ class Baskets:
     @property
     def owner(self) -> Tensor:
         """(n,) whose each item is."""
-        return torch.repeat_interleave(self.counts)
+        return torch.repeat_interleave(self.counts, output_size=len(self.item))  # a length that is known waits for no device
 
     def to(self, device: torch.device | str) -> Baskets:
         return Baskets(self.start.to(device), self.item.to(device), None if self.user is None else self.user.to(device))

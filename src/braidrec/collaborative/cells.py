@@ -42,7 +42,7 @@ class Rows:
     @property
     def owner(self) -> Tensor:
         """(n,) the row of each value."""
-        return torch.repeat_interleave(self.start.diff())
+        return torch.repeat_interleave(self.start.diff(), output_size=len(self.value))
 
     def to(self, device: torch.device | str) -> Rows:
         return Rows(self.start.to(device), self.column.to(device), self.value.to(device), self.width)

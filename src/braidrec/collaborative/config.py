@@ -9,7 +9,7 @@ from pydantic import Field as Setting
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
 from braidrec.config import ModelConfig
-from braidrec.strict import LONGEST, Strict, Width
+from braidrec.strict import LONGEST, Strict, Width, because
 
 # What `ours` sets in every backbone with a choice of loss.  Validation Recall@20 of LightGCN, one seed: on RLMRec's Amazon-book
 # .1433 by BPR (width 32, `authors`), .1653 by the softmax at width 64, .1764 at 256; on MovieLens-latest-small .2234, .2755 and
@@ -28,19 +28,28 @@ class NodesConfig(Strict):
     """What every backbone of nodes has.
 
     dim: d of the node table    negatives: drawn for each pair; contrasts of some backbones and methods read them, too
-    l2, l2_on: weight of the sum of squares of all that trains ("all"), or of half that of the batch's own rows of the table, by
-        their number ("batch", as the authors of LightGCN have it)
+    l2, l2_on: weight of the sum of squares of all that trains, a method's networks among it ("all", as in RLMRec's code), of
+        all but those ("backbone"), or of half that of the batch's own rows of the table, by their number ("batch", as the
+        authors of LightGCN have it)
     """
 
     dim: Width = 64
     negatives: int = Setting(default=1, ge=0, le=LONGEST)
     l2: NonNegativeFloat = 1e-6
-    l2_on: Literal["all", "batch"] = "all"
+    l2_on: Literal["all", "backbone", "batch"] = "all"
 
     @property
     def gathered(self) -> bool:
         """Whether the pairs of a user come beside one another."""
         return False
+
+    @property
+    def reads_negatives(self) -> bool:
+        """Whether the losses that go with every backbone read the negatives of a batch."""
+        return self.l2_on == "batch" and self.l2 > 0
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.l2, "l2 = 0", "l2_on"))
 
 
 class PairwiseConfig(NodesConfig):
@@ -60,6 +69,10 @@ class PairwiseConfig(NodesConfig):
     @property
     def gathered(self) -> bool:
         return self.by_user
+
+    @property
+    def reads_negatives(self) -> bool:
+        return self.loss == "bpr" or super().reads_negatives
 
     @model_validator(mode="after")
     def _has_negatives(self) -> Self:

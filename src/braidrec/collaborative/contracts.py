@@ -211,10 +211,11 @@ class Backbone(Protocol):
     """Node vectors in, node vectors out, an nn.Module.
 
     predicts: whether what users have is among its own losses, so that `GraphModel` adds none of its own
-    weights: loss name -> weight, of its own losses alone
+    weights: loss name -> weight, of its own losses alone    reads_negatives: whether these read the negatives of a batch
     """
 
     predicts: bool = False
+    reads_negatives: bool = False
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -240,10 +241,12 @@ class Enhancer(Protocol):
     weights: loss name -> weight; of exactly what ``losses`` returns
     at_inference: whether ``inputs`` is applied in evaluation, too
     knows_by_text: whether ``item_vectors_of`` says how an item is known by its text alone    stand_in: that, in words
+    reads_negatives: whether ``losses`` reads the negatives of a batch
     """
 
     at_inference: bool = False
     knows_by_text: bool = False
+    reads_negatives: bool = False
     stand_in: str = ""
 
     @property

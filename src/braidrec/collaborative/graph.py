@@ -83,6 +83,13 @@ class Graph:
             self._operators[key] = Sparse.of(self.adjacency(normalisation), device)
         return self._operators[key]
 
+    def users_of_items(self, device: torch.device) -> Tensor:
+        """(I,) float32, `item_counts` of nodes on ``device``, made once for each."""
+        key = f"users {device}"
+        if key not in self._kept:
+            self._kept[key] = torch.from_numpy(self.item_counts[1:]).float().to(device)
+        return self._kept[key]
+
     def masked(self, keep: NDArray[np.bool_]) -> Graph:
         """A view without the pairs that ``keep`` (E,) leaves out, with normalisations of its own."""
         return replace(self, user=self.user[keep], item=self.item[keep], _kept={}, _operators={})

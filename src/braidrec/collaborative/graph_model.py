@@ -10,7 +10,7 @@ NodeVectors   what a run keeps: final vectors of users and items, which need no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -140,6 +140,7 @@ class GraphModel(nn.Module, MatrixModel):
         self.backbone: nn.Module = backbone.build(config, parts)
         self.enhancer = _enhancer(config, self._backbone, parts, enhancer)  # last: it shifts no weights of the others
         self._check_names()
+        self._check_negatives()
         self._draws = {name: torch.Generator().manual_seed(spawn(parts.seed, "nodes", name)) for name in ("backbone", "method")}
         self._answer: tuple[NodeVectors, ...] = ()
 
@@ -168,6 +169,15 @@ class GraphModel(nn.Module, MatrixModel):
                 f"one would take the other's place; the names of a method's losses must differ from {', '.join(sorted(own))}"
             )
 
+    def _check_negatives(self) -> None:
+        own, method = self.config, self._method
+        read = own.reads_negatives or self._backbone.reads_negatives or (method is not None and method.reads_negatives)
+        if own.negatives > type(own)().negatives and not read:
+            raise ConfigError(
+                f"model.negatives = {own.negatives}: no loss of this model reads an item that a user has not, so none is worth "
+                "drawing; take loss = 'bpr', a method that does such as rlmrec-con, or drop negatives"
+            )
+
     def generators(self) -> Mapping[str, torch.Generator]:
         return self._draws
 
@@ -194,7 +204,9 @@ class GraphModel(nn.Module, MatrixModel):
 
     def _squares(self, batch: PairBatch) -> Tensor:
         if self.config.l2_on == "all":
-            return torch.stack([each.square().sum() for each in self.parameters() if each.requires_grad]).sum()
+            return squares(self.parameters())
+        if self.config.l2_on == "backbone":
+            return squares([self.nodes, *self.backbone.parameters()])
         rows = torch.cat([batch.user, batch.item, batch.negative.flatten()])
         return self.nodes[rows].square().sum() / (2 * len(batch))
 
@@ -243,6 +255,26 @@ class GraphModel(nn.Module, MatrixModel):
         return found
 
 
+def squares(parameters: Iterable[Tensor]) -> Tensor:
+    """() the sum of squares of those that train."""
+    found: Tensor = _Squares.apply(*(each for each in parameters if each.requires_grad))
+    return found
+
+
+class _Squares(torch.autograd.Function):
+    """What is kept for the gradient are the parameters themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return torch.stack([each.square().sum() for each in parameters]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        twice = 2 * grad
+        return tuple(each * twice for each in ctx.saved_tensors)
+
+
 def prediction(nodes: Tensor, batch: PairBatch, config: PairwiseConfig, graph: Graph) -> Tensor:
     """How far scores of the batch's pairs are from being above others', as the config says; scalar, a mean over pairs."""
     if config.loss == "bpr":
@@ -262,7 +294,7 @@ def prediction(nodes: Tensor, batch: PairBatch, config: PairwiseConfig, graph: G
 def _among_batch(own: Tensor, place: Tensor, nodes: Tensor, batch: PairBatch, graph: Graph) -> Tensor:
     """own (u, D) the batch's users, ``place`` (b,) which of them each pair is of -> mean cross-entropy among its items."""
     items, right = batch.item.unique(return_inverse=True)
-    pairs = torch.from_numpy(graph.item_counts[items.cpu().numpy() - graph.num_users + 1]).to(own)
+    pairs = graph.users_of_items(own.device)[items - graph.num_users].to(own)
     logits = (own @ nodes[items].T - pairs.log())[place]  # (b, n)
     theirs = torch.zeros(len(own), len(items), dtype=torch.bool, device=own.device)
     theirs[place, right] = True

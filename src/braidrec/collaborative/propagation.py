@@ -58,7 +58,7 @@ class Sparse:
         """(n,) int64 of each entry, made once."""
         if "row" not in self._kept:
             counts = self.start.diff().long()
-            self._kept["row"] = torch.repeat_interleave(torch.arange(len(self), device=self.start.device), counts)
+            self._kept["row"] = torch.repeat_interleave(counts, output_size=len(self.column))
         return self._kept["row"]
 
     @property
@@ -76,7 +76,7 @@ class Sparse:
         """Each entry kept with probability ``keep``, the two directions of an edge apart, without rescaling."""
         if keep >= 1:
             return self
-        kept = torch.rand(len(self.value), generator=rng).to(self.value.device) < keep
+        kept = (torch.rand(len(self.value), generator=rng) < keep).to(self.value.device)
         return self.valued(self.value * kept)
 
     def valued_alike(self, value: Tensor) -> Sparse:

@@ -60,6 +60,7 @@ def make_cell(row: Row, seed: int, shop: Workshop) -> bool:
         "command": None if row.simple else command(row, seed),
         "commit": _commit(),
         "seconds": round(time.monotonic() - begun, 1),
+        **({} if (device := environment()["device"]) == "cpu" or isinstance(source, Simple) else {"device": device}),
     }
     write_json(file, head | made.record(row) | found)
     return True
@@ -202,6 +203,7 @@ def _entry(row: Row, cells: Sequence[Cell]) -> dict[str, Any]:
         "note": row.note,
         "published": row.printed,
         "seeds": [cell["seed"] for cell in cells],
+        **({"devices": found} if (found := sorted({cell["device"] for cell in cells if "device" in cell})) else {}),
         **entry_of(cells, row.metrics),
         "command": cells[0]["command"],
     }

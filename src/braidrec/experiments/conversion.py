@@ -43,7 +43,7 @@ def convert(
         if (row := (moved or {}).get(cell["row"])) is not None:
             target = file.with_name(f"{row.name}-s{cell['seed']}.json")
             cell |= {"row": row.name, "command": None if row.simple else command(row, cell["seed"])}
-        head = {key: cell.pop(key) for key in ("row", "seed", "command", "commit", "seconds") if key in cell}
+        head = {key: cell.pop(key) for key in ("row", "seed", "command", "commit", "seconds", "device") if key in cell}
         write_json(target, head | _record(file.parent, cell["vocabulary"], head, rows) | cell)
         if target != file:
             file.unlink()

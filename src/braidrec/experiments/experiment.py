@@ -135,6 +135,23 @@ def cells_needed(rows: Sequence[Row], pool: Mapping[str, Row]) -> list[tuple[Row
 
 
 @dataclass(frozen=True)
+class About:
+    """What is said of a paper's experiments before their tables.
+
+    title: the heading    gain: where a gain comes from, in one plain sentence, without numbers
+    metric: key of the one that the overview compares rows by
+    tables: (experiment, data set, row -> what it is in plain words) of the overview's table
+    rivals: those of these rows that are counted or solved at once, which whatever is trained has to beat
+    """
+
+    title: str
+    gain: str
+    metric: str
+    tables: Sequence[tuple[str, str, Mapping[str, str]]]
+    rivals: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Extra:
     """What an experiment has beside its table.
 

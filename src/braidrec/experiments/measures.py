@@ -131,6 +131,7 @@ _HEAD = (
     "command",
     "commit",
     "seconds",
+    "device",
     "phases",
     "best",
     "training",

@@ -1,4 +1,4 @@
-"""docs/results.md: every table under results/ as Markdown, from its cells, with notes, families of tests, shortfalls, figures.
+"""docs/results.md and docs/results/: a short overview, and a page for each paper with every table under results/.
 
 What a page says follows from the result files and from the experiments as data, nothing else, so a test can write it again.
 """
@@ -6,21 +6,21 @@ What a page says follows from the result files and from the experiments as data,
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from braidrec.errors import ConfigError, RunError
-from braidrec.experiments import darec, disco, edk, linear, pad, sdrl
+from braidrec.errors import ConfigError
+from braidrec.experiments import darec, disco, edk, linear, markdown, pad, sdrl
 from braidrec.experiments.cells import paired_tests
-from braidrec.experiments.experiment import Experiment
-from braidrec.experiments.reproduce import EXPERIMENTS, cells_alone, from_cells, heading, render, table_file
+from braidrec.experiments.experiment import About, Experiment
+from braidrec.experiments.reproduce import EXPERIMENTS, from_cells, measured, table_file
 from braidrec.experiments.rows import Row
-from braidrec.files import read_json, write_text
+from braidrec.experiments.sections import PERCENT, Section, Told, difference, p_said
+from braidrec.files import write_text
 from braidrec.registry import Metric
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 # Around the table of a page that is otherwise somebody's own.
 BEGIN, END = "<!-- results: written by braidrec reproduce --page -->", "<!-- end of results -->"
@@ -31,58 +31,151 @@ HEADLINE: Sequence[tuple[str, str, Sequence[str]]] = (
     ("pad/table3", "prime-pantry", ()),
     ("pad/table2", "prime-pantry", ("sasrec-pad-paper",)),
 )
-ABOUT = {room.EXPERIMENTS[0].paper: room.ABOUT for room in (disco, edk, pad, darec, sdrl, linear)}
-_INTRODUCTION = """\
-# Results
+ABOUT: Mapping[str, About] = {room.EXPERIMENTS[0].paper: room.ABOUT for room in (disco, edk, pad, darec, sdrl, linear)}
+_TITLE = "# Results"
+_INTRODUCTION = f"""\
+{_TITLE}
+
+What was measured here, paper by paper: one table each, the best row first, **in bold** what is counted or solved at once, which
+whatever is trained has to beat. Every row, test, shortfall and command is on the paper's own page.
+
+Numbers are means over seeds ± their standard deviation on the test part, scored once by the weights that validation chose;
+differences to another row are over the same users, with their 95 % interval and a p that allows for all tests of the row's
+table. "printed" is what the paper prints. More: [how to read the pages](#how-to-read-the-pages).
+"""
+_READING = """\
+## How to read the pages
 
 Written by `braidrec reproduce --page docs/results.md` from the files under `results/`: one small file per row and seed (a
 *cell*), with its settings as resolved, their digest, the data and the test numbers. `braidrec reproduce` lists the tables;
 `braidrec reproduce pad/table2` makes the cells that are missing or stale and prints the same.
 
-- Numbers are means over seeds ± their standard deviation, on the test part, scored once by the weights that validation chose.
 - "printed" is what the paper prints, "here" what was measured here, "gain" what a row is better by than its reference: a share
-  of hits and nDCG, a difference of AUC and log loss.
+  of hits and nDCG, a difference of AUC and log loss. Rows stand in the experiment's order, so that pairs are together.
 - Paired tests resample users; p is adjusted by Holm's method over all tests of the one table that it stands in, or of the
-  named family there, whose number stands beside it. The result files also hold the raw p of each (`p_value`, beside `p_holm`
-  and `holm_over`). A named family is also tested with seeds as a sample: users and seeds as crossed random effects, by
-  Student's t with Satterthwaite's degrees of freedom (`over_seeds`).
-- A note, and what made a row, stand once, at the first table of a paper that has them.
+  named family there, whose number stands beside it. A named family is also tested with seeds as a sample ("seeds drawn too"):
+  users and seeds as crossed random effects, by Student's t with Satterthwaite's degrees of freedom.
+- Tests of variants with one seed, and those that a table above has, are counted, not listed. The result files have them all,
+  seed by seed, with raw p (`p_value`, beside `p_holm`, `holm_over` and `over_seeds`), and four digits where pages have two.
+- A note, a test and what made a row stand once, at the first table of a page that has them, and hold for those below it.
 - *stale*: today's settings or data are others than those that the number was made with; a note says which. *not run*: there
   is no cell.
 """
 
 
-def write_page(file: Path, results: Path = Path("results")) -> None:
-    """Write the whole page, or, into a file that has the two marks, the one table between them.
+def write_page(file: Path, results: Path = Path("results")) -> list[Path]:
+    """Write the overview and, into a folder of its name, the pages of papers; into a file with the two marks their one table.
 
-    Raises ConfigError for a file that is there and is neither, so that no other page is lost.
+    Returns the files written.  Raises ConfigError for a file that is there and is neither, so that no other page is lost.
     """
     held = file.read_text(encoding="utf-8") if file.exists() else ""
     begin, found, after = held.partition(f"{BEGIN}\n")
     _, ended, rest = after.partition(END)
     if found and ended:
         write_text(file, f"{begin}{BEGIN}\n{headline(results)}{END}{rest}")
-    elif held and not held.startswith(_INTRODUCTION.partition("\n")[0] + "\n"):
-        raise ConfigError(f"{file}: is no page of results and has no place for the table (a line '{BEGIN}', and '{END}' below)")
-    else:
-        write_text(file, page(results, file.parent))
+        return [file]
+    written = pages(file, results)
+    for each in written:
+        if each.exists() and not each.read_text(encoding="utf-8").startswith(_TITLE):
+            raise ConfigError(
+                f"{each}: is no page of results and has no place for the table (a line '{BEGIN}', and '{END}' below)"
+            )
+    for each, text in written.items():
+        each.parent.mkdir(parents=True, exist_ok=True)
+        write_text(each, text)
+    return list(written)
 
 
-def page(results: Path, folder: Path) -> str:
-    """All tables of ``results`` as Markdown that lies in ``folder``."""
-    parts, told = [_INTRODUCTION], set[str | Path]()
+def pages(file: Path, results: Path) -> dict[Path, str]:
+    """The overview as ``file`` has it, and a page for each paper with a table, in the folder beside it."""
+    folder = file.with_suffix("")
+    found = {paper: _page(paper, results, folder, file) for paper in ABOUT}
+    parts = [_INTRODUCTION]
     for paper, about in ABOUT.items():
-        found = [(each, data) for each in EXPERIMENTS.values() for data in each.rows if each.paper == paper]
-        made = [(each, data) for each, data in found if _is_made(each, data, results)]
-        if made:
-            missing = ", ".join(f"`{each.id}` on {data}" for each, data in found if (each, data) not in made)
-            parts += [f"## {about}\n", *([f"Not run: {missing}.\n"] if missing else [])]
-            parts += [_section(each, data, results, folder, told) for each, data in made]
-    return "\n".join(parts)
+        if found[paper] is not None:
+            parts += [_summary(paper, about, results, f"{folder.name}/{paper}.md")]
+    named = {file: "\n".join([*parts, _READING])}
+    return named | {folder / f"{paper}.md": text for paper, text in found.items() if text is not None}
 
 
-def _is_made(experiment: Experiment, data: str, results: Path) -> bool:
-    return table_file(experiment, data, results).exists() or bool(from_cells(experiment, data, results)["rows"])
+def _page(paper: str, results: Path, folder: Path, overview: Path) -> str | None:
+    """All tables of a paper, those left out named at the top; None where nothing was run."""
+    told, sections, missing = Told(), dict[str, str](), list[str]()
+    for each in (each for each in EXPERIMENTS.values() if each.paper == paper):
+        for data in each.rows:
+            section = Section.read(each, data, results, folder)
+            made = table_file(each, data, results).exists() or section.table["rows"]
+            if made and (text := section.written(told)):
+                sections[section.title] = text
+            else:
+                missing.append(f"`{each.id}` on {data}")
+    if not sections:
+        return None
+    about = ABOUT[paper]
+    up = Path(os.path.relpath(overview, folder)).as_posix()
+    parts = [
+        f"{_TITLE}: {about.title}\n",
+        f"{_said(about)}\n\nWhat the words mean: [{overview.name}]({up}#how-to-read-the-pages).\n",
+        "".join(f"- [{title}](#{markdown.anchor(title)})\n" for title in sections),
+    ]
+    if missing:
+        parts.append(f"Not run, or with no row that no table here has: {', '.join(missing)}.\n")
+    return "\n".join([*parts, *sections.values()])
+
+
+def _summary(paper: str, about: About, results: Path, link: str) -> str:
+    """What the overview says of a paper: where its gain comes from, and its rows of note, the best first."""
+    found = [line for id, data, names in about.tables for line in _rows_of(EXPERIMENTS[id], data, names, results, about)]
+    several = len({line.data for line in found}) > 1
+    metric = next((line.metric for line in found), None)
+    parts = [f"## {about.title}\n", f"{_said(about)}\n"]
+    if metric is not None:
+        order = list(dict.fromkeys(line.data for line in found))
+        found.sort(key=lambda line: (order.index(line.data), -line.mean))
+        value = _unit(metric) + ("" if several else f" on {order[0]}")
+        head = ("data", "model", value, "seeds", "difference, 95 % interval, p", "printed")
+        parts.append(markdown.rows(head, [((line.data if several else ""), *line.cells) for line in found]))
+    return "\n".join([*parts, f"Every table: [{link}]({link})\n"])
+
+
+def _said(about: About) -> str:
+    return textwrap.fill(f"**Where a gain comes from.** {about.gain}", 128, break_long_words=False, break_on_hyphens=False)
+
+
+def _unit(metric: Metric) -> str:
+    return metric.title + (" in %" if metric.scale == 100 else "")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of the overview."""
+
+    data: str
+    metric: Metric
+    mean: float
+    cells: tuple[str, ...]
+
+
+def _rows_of(experiment: Experiment, data: str, names: Mapping[str, str], results: Path, about: About) -> list[_Line]:
+    rows = {row.name: row for row in experiment.table(data)}
+    lines = []
+    for entry in from_cells(experiment, data, results)["rows"]:
+        row = rows[entry["row"]]
+        metric = next((each for each in row.metrics if each.key == about.metric), None)
+        if row.name not in names or metric is None or not entry.get(f"test_{metric.key}"):
+            continue
+        value, digits, title = entry[f"test_{metric.key}"], PERCENT if metric.scale > 1 else 4, names[row.name]
+        printed = (row.printed or {}).get(metric.key)
+        tests = [test for test in paired_tests(entry) if test["metric"] == metric.key and test["row"] in names]
+        cells = (
+            f"**{title}**" if row.name in about.rivals else title,
+            measured(value, metric, len(entry["seeds"]), digits) + _marked(entry),
+            "-" if row.once else str(len(entry["seeds"])),
+            "<br>".join(f"to {names[test['row']]}: {difference(test, metric)}, p {p_said(test['p_holm'])}" for test in tests),
+            "" if printed is None else f"{printed:.{digits}f}",
+        )
+        lines.append(_Line(data, metric, value["mean"], cells))
+    return lines
 
 
 def headline(results: Path) -> str:
@@ -100,7 +193,7 @@ def headline(results: Path) -> str:
                 if rows[name].note:
                     notes[f"{_method(rows[name])}{_by(rows[name])}: {rows[name].note}"] = None
         notes |= dict.fromkeys(experiment.headline)
-    return f"{markdown_rows(head, lines)}\n" + "".join(f"- {note}\n" for note in notes)
+    return f"{markdown.rows(head, lines)}\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def _pair(plain: Row, enhanced: Row, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -115,7 +208,7 @@ def _pair(plain: Row, enhanced: Row, first: Mapping[str, Any], second: Mapping[s
         ]
         lines.append(
             (
-                f"{plain.data}, {metric.title}" + (" in %" if metric.scale == 100 else ""),
+                f"{plain.data}, {_unit(metric)}",
                 f"{title} + {_method(enhanced)}{_by(enhanced)}",
                 *(_spread(entry[f"test_{metric.key}"], metric, digits) + _marked(entry) for entry in (first, second)),
                 f"{difference} [{low}, {high}]",
@@ -141,83 +234,3 @@ def _spread(found: Mapping[str, float], metric: Metric, digits: int) -> str:
 
 def _marked(entry: Mapping[str, Any]) -> str:
     return " (stale)" if "stale" in entry else ""
-
-
-def _section(experiment: Experiment, data: str, results: Path, folder: Path, told: set[str | Path]) -> str:
-    """told: notes, and cells whose making is said, of earlier sections; this one's are added"""
-    rows, table, file = experiment.table(data), from_cells(experiment, data, results), table_file(experiment, data, results)
-    parts = [f"### {experiment.id} on {data}"]
-    lines: list[str] = []
-    for part in render(experiment, data, rows, table):
-        if isinstance(part, str):
-            lines += part.splitlines()
-        else:
-            parts.append(markdown(part))
-    kept: Mapping[str, Any] = read_json(file, RunError) if file.exists() else {}
-    extra = {key: value for key, value in kept.items() if key not in {*heading(experiment, data), *table}}
-    if experiment.extra is not None and extra:
-        parts += map(markdown, experiment.extra.show(extra))
-        images = [os.path.relpath(results / "figures" / name, folder) for name in extra.get("files", ())]
-        parts += [" ".join(f"![{Path(image).stem}]({Path(image).as_posix()})" for image in images)] if images else []
-        if table["not_run"] or table["stale"]:
-            lines.append("the figures are of an earlier state of the cells")
-    if table["not_run"]:
-        seeds: dict[str, list[str]] = {}
-        for cell in table["not_run"]:
-            row, _, seed = cell.rpartition(" ")
-            seeds.setdefault(row, []).append(seed)
-        lines.append(f"not run: {', '.join(' '.join((row, *own)) for row, own in seeds.items())}")
-    notes = {line for line in lines if line.startswith("note: ")}
-    if again := notes & told:
-        lines = [*(line for line in lines if line not in again), "the notes of this paper's tables above hold here, too"]
-    told |= notes
-    if lines:
-        parts.append("".join(f"- {line}\n" for line in lines).rstrip())
-    if made := _made(experiment, data, rows, results, told):
-        parts.append(f"<details><summary>what made it</summary>\n\n{made}\n</details>")
-    return "\n\n".join(parts) + "\n"
-
-
-def _made(experiment: Experiment, data: str, rows: Sequence[Row], results: Path, told: set[str | Path]) -> str:
-    """The command, the data and the digest of each row's first cell, where no table above says them."""
-    shop, lines = cells_alone(experiment, data, results), []
-    for row in rows:
-        file = next((path for seed in row.cells if (path := shop.cell_path(row, seed)).exists()), None)
-        if file is not None and file not in told:
-            told.add(file)
-            cell = read_json(file, RunError)
-            command = f"`{cell['command'].removeprefix('braidrec fit ')}`" if cell["command"] else "counts"
-            held = cell.get("data") or {}
-            split = held.get("split", {})
-            wide = held.get("vocabulary", "train") != "train"
-            said = [held.get("name", ""), split.get("kind", ""), f"vocabulary {held['vocabulary']}" if wide else ""]
-            said += [f"{split['cold_items']:.0%} of items hidden"] if split.get("cold_items") else []
-            said += [f"`{held['fingerprint']}`"] if held.get("fingerprint") else []
-            lines.append((row.name, command, ", ".join(filter(None, said)), f"`{cell.get('digest')}`"))
-    return markdown_rows(("row", "`braidrec fit`", "data, vocabulary of train unless said", "settings"), lines) if lines else ""
-
-
-# -- Markdown -------------------------------------------------------------------------------------------------------------
-
-
-def markdown(table: Table) -> str:
-    """A table as it is printed, its title above it."""
-    from rich.text import Text
-
-    def plain(value: Any) -> str:
-        return Text.from_markup(str(value)).plain
-
-    columns = [[plain(cell) for cell in column.cells] for column in table.columns]
-    right = [column.justify == "right" for column in table.columns]
-    body = markdown_rows([plain(column.header) for column in table.columns], list(zip(*columns, strict=True)), right)
-    return f"**{plain(table.title)}**\n\n{body.rstrip()}" if table.title else body.rstrip()
-
-
-def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None) -> str:
-    """Lines of one table; a bar within a cell is text, a line break within one a space."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |\n"
-
-    rule = ["---:" if at else "---" for at in right or [False] * len(head)]
-    return line(head) + f"| {' | '.join(rule)} |\n" + "".join(map(line, rows))

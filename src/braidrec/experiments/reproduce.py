@@ -225,82 +225,114 @@ def render(experiment: Experiment, data: str, rows: Sequence[Row], table: Mappin
     """The rows with the published numbers beside the measured ones, the paired tests, and what should be known about them."""
     if not rows:
         return [*experiment.notes, *experiment.shortfalls]
-    metrics = [metric for metric in rows[0].metrics if metric.shown]
     entries = {entry["row"]: entry for entry in table["rows"]}
-    over = experiment.over(rows)
-    shown: list[Table | str] = [_numbers(experiment, data, rows, entries, metrics, over)]
+    shown: list[Table | str] = [numbers(experiment, data, rows, entries)]
     if experiment.slices:
-        shown.append(_by_slice(experiment, rows, entries, metrics))
+        shown.append(by_slice(experiment, rows, entries))
     shown += _tests(experiment, rows, entries)
-    lines = [f"{experiment.label(row.name)}: {row.note}" for row in rows if row.note]
-    readers = {entry["knowledge"]: entry["row"] for entry in entries.values() if entry["knowledge"]}
-    if len(readers) == 1:
-        lines.append(f"text here read by {next(iter(readers))}")
-    elif readers:
-        lines += [
-            f"{experiment.label(entry['row'])}: text read by {entry['knowledge']}"
-            for entry in entries.values()
-            if entry["knowledge"]
-        ]
+    lines = [f"{name}: {note}" for name, note in notes_of_rows(experiment, rows)]
+    lines += readers(experiment, entries)
     lines += [f"stale: {each['cell']}: {'; '.join(each['differs'])}" for each in table["stale"]]
     if count := table["digest_from_command"]:
         lines.append(f"{count} cells were made before digests: theirs is what their command gives today")
+    lines += trained_on(experiment, entries)
     lines += [f"note: {note}" for note in experiment.notes]
     lines += [f"shortfall: {each}" for each in experiment.shortfalls]
     return [*shown, "\n".join(lines)] if lines else shown
 
 
-def _numbers(
-    experiment: Experiment,
-    data: str,
-    rows: Sequence[Row],
-    entries: Mapping[str, Mapping[str, Any]],
-    metrics: Sequence[Metric],
-    over: Mapping[str, str],
+def notes_of_rows(experiment: Experiment, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(rows, their note), of each note once."""
+    of: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            of.setdefault(row.note, []).append(experiment.label(row.name))
+    return [(", ".join(names), note) for note, names in of.items()]
+
+
+def readers(experiment: Experiment, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Who read the text of which rows."""
+    of: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        if entry["knowledge"]:
+            of.setdefault(entry["knowledge"], []).append(experiment.label(name))
+    if len(of) == 1:
+        return [f"text here read by {next(iter(of))}"]
+    return [f"{', '.join(names)}: text read by {reader}" for reader, names in of.items()]
+
+
+def trained_on(experiment: Experiment, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which rows have cells that no CPU trained: another device adds up in another order, and takes other seconds."""
+    devices: dict[str, list[str]] = {}
+    for entry in entries.values():
+        for device in entry.get("devices", ()):
+            devices.setdefault(device, []).append(experiment.label(entry["row"]))
+    every = len(entries)
+    return [
+        f"trained on {device}, other rows on a CPU: {', '.join(own)}" if len(own) < every else f"trained on {device}"
+        for device, own in devices.items()
+    ]
+
+
+def _columns(rows: Sequence[Row]) -> list[Metric]:
+    return [metric for metric in rows[0].metrics if metric.shown]
+
+
+def caption(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """What the numbers are multiplied by, and what gains are over, where it is one row for all."""
+    scale, references = _columns(rows)[0].scale, {row.name for row in rows} & set(experiment.over(rows).values())
+    said = [f"x{scale:g}"] if scale != 1 else []
+    return ", ".join([*said, *(f"gain over {experiment.label(name)}" for name in references if len(references) == 1)])
+
+
+def numbers(
+    experiment: Experiment, data: str, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], *, percent: int = 4
 ) -> Table:
+    """The table of an experiment.  percent: digits behind the point of what is told x100"""
     from rich.markup import escape
     from rich.table import Table
 
-    references = {name for name in over.values() if name in {row.name for row in rows}}
-    gained = f", gain over {experiment.label(next(iter(references)))}" if len(references) == 1 else ""
-    scale = f", x{metrics[0].scale:g}" if metrics[0].scale != 1 else ""
-    table = Table(title=escape(f"{experiment.id} on {data}: {experiment.title}{scale}{gained}"), title_justify="left")
+    metrics, over, said = _columns(rows), experiment.over(rows), caption(experiment, rows)
+    title = f"{experiment.id} on {data}: {experiment.title}" + (f", {said}" if said else "")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("model", no_wrap=True)
     table.add_column("seeds")
     gains = bool(over) or experiment.columns is None  # a table of many columns has them only where it speaks of gains
     for metric in metrics:
+        # a header whose first line is empty stands under the one to its left
         for column in (f"{metric.title}\nprinted", "\nhere", *(("gain\nprinted", "gain\nhere") if gains else ())):
             table.add_column(column, justify="right")
     for row in rows:
         entry = entries.get(row.name)
-        seeds = "not run" if entry is None else "-" if row.simple else ",".join(map(str, entry["seeds"]))
+        seeds = "not run" if entry is None else "-" if row.simple else seeds_said(entry["seeds"])
         if "stale" in (entry or {}):
             seeds = "stale" if row.simple else f"{seeds} stale"
         cells = [escape(experiment.label(row.name)), seeds]
         for metric in metrics:
-            printed = (row.printed or {}).get(metric.key)
+            printed, digits = (row.printed or {}).get(metric.key), percent if metric.scale > 1 else 4
             gain = (entry or {}).get("gain", {}).get(metric.key) or _printed_gain(metric, row, rows, over)
             cells += [
-                "" if printed is None else f"{printed:.4f}",
-                "" if entry is None else _measured(entry[f"test_{metric.key}"], metric, several=len(entry["seeds"]) > 1),
+                "" if printed is None else f"{printed:.{digits}f}",
+                "" if entry is None else measured(entry[f"test_{metric.key}"], metric, len(entry["seeds"]), digits),
                 *((_change(gain["published"], metric), _change(gain["measured"], metric)) if gains else ()),
             ]
         table.add_row(*cells)
     return table
 
 
-def _by_slice(
-    experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]
+def by_slice(
+    experiment: Experiment, rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]], *, percent: int = 4
 ) -> Table:
-    """The rows on parts of the test rows."""
-    lines = []
+    """The rows on parts of the test rows.  percent: as of `numbers`"""
+    lines, metrics = [], _columns(rows)
     for row in rows:
         entry = entries.get(row.name, {"slices": {}})
         for name in experiment.slices:
             if (part := entry["slices"].get(name)) and part["rows"]:
-                several = len(entry["seeds"]) > 1
-                numbers = [_measured(part[each.key], each, several=several) if part[each.key] else "-" for each in metrics]
-                lines.append((experiment.label(row.name), name.replace("_", " "), f"{part['rows']:,}", *numbers))
+                found = [
+                    measured(part[each.key], each, len(entry["seeds"]), percent if each.scale > 1 else 4) for each in metrics
+                ]
+                lines.append((experiment.label(row.name), name.replace("_", " "), f"{part['rows']:,}", *found))
     columns = ("model", "part", "test rows", *(metric.title for metric in metrics))
     return plain_table("by part of the test rows", columns, lines)
 
@@ -314,11 +346,22 @@ def _printed_gain(metric: Metric, row: Row, rows: Sequence[Row], over: Mapping[s
     return {"published": pair[0] / pair[1] - 1 if metric.relative else pair[0] - pair[1], "measured": None}
 
 
-def _measured(found: Mapping[str, float] | None, metric: Metric, *, several: bool) -> str:
-    if found is None:  # a row that is not judged by it
+def measured(found: Mapping[str, float] | None, metric: Metric, seeds: int, digits: int = 4) -> str:
+    """The mean, with its spread where there is more than one seed."""
+    if not found:  # a row that is not judged by it
         return "-"
-    mean = f"{metric.scale * found['mean']:.4f}"
-    return f"{mean} ± {metric.scale * found['sd']:.4f}" if several else mean
+    mean = f"{metric.scale * found['mean']:.{digits}f}"
+    return f"{mean} ± {metric.scale * found['sd']:.{digits}f}" if seeds > 1 else mean
+
+
+_FEW = 5  # seeds that are named one by one
+
+
+def seeds_said(seeds: Sequence[int]) -> str:
+    if len(seeds) <= _FEW:
+        return ",".join(map(str, seeds))
+    whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}-{seeds[-1]}" if whole else f"{len(seeds)} of {seeds[0]}-{seeds[-1]}"
 
 
 def _change(value: float | None, metric: Metric) -> str:
@@ -376,9 +419,6 @@ def _interval(test: Mapping[str, Any], metric: Metric) -> str:
 def _over_seeds(test: Mapping[str, Any] | None, metric: Metric) -> tuple[str, str]:
     """Of users and seeds, both drawn; a single seed says nothing of others."""
     return ("one seed", "-") if test is None else (_interval(test, metric), f"{test['p_holm']:.4f}")
-
-
-_FEW = 5  # seeds that are named one by one
 
 
 def _by_seed(test: Mapping[str, Any], metric: Metric) -> str:

@@ -76,10 +76,10 @@ class VClub(nn.Module):
     ) -> Tensor:
         """The term a model minimises: `estimate`, scaled and floored as configured.  Scalar.
 
-        Below the floor every gradient is zero, so none is taken through q.
+        Below the floor every gradient is zero, so on a CPU none is taken through q; elsewhere no step waits to learn of it.
         """
         estimate = self.estimate(x, y, generator, groups)
-        if self.floor and estimate.item() <= 0:
+        if self.floor and estimate.is_cpu and estimate.item() <= 0:
             return 0.0 * (x[:1].sum() + y[:1].sum())
         return self.bounded(estimate)
 

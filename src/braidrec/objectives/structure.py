@@ -135,7 +135,7 @@ def matched(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     _same_shape("matching", first, second, least=1)
     with torch.no_grad():
         exact = "donot_use_mm_for_euclid_dist"  # equal centres are 0 apart
-        rows, columns = match(torch.cdist(_exact(first), _exact(second), compute_mode=exact).double().cpu().numpy())
+        rows, columns = match(torch.cdist(_exact(first), _exact(second), compute_mode=exact).cpu().double().numpy())
     return first[torch.from_numpy(rows).to(first.device)], second[torch.from_numpy(columns).to(second.device)]
 
 
@@ -153,7 +153,7 @@ def match(distances: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np
 
 def centres(rows: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """(K, D) means of the ``rows`` (n, D) of each label (n,), with their gradients; zeros for a label that nobody has."""
-    member = F.one_hot(labels, clusters).to(rows.dtype)
+    member = _members(labels, rows.new_empty(len(labels), clusters))
     return (member.T @ rows) / member.sum(dim=0).clamp_min(1)[:, None]
 
 
@@ -173,34 +173,39 @@ def kmeans(rows: Tensor, clusters: int, generator: torch.Generator | None = None
         if generator is None:
             raise ConfigError("k-means draws its first centres: pass generator=torch.Generator(), or start=rows")
         start = _spread(rows, clusters, generator)
-    middle, labels = rows[start], None
-    for _ in range(_ROUNDS):
-        before, labels = labels, _nearest(rows, middle)
-        if before is not None and torch.equal(before, labels):
+    member = rows.new_empty(len(rows), clusters)
+    middle = rows.index_select(0, start)
+    labels, counts = _nearest(rows, middle, member)
+    for _ in range(_ROUNDS - 1):
+        middle, before = (member.T @ rows) / counts[:, None], labels
+        labels, counts = _nearest(rows, middle, member)
+        if torch.equal(before, labels):
             break
-        middle = centres(rows, labels, clusters)
-    assert labels is not None
     return labels
 
 
 def _spread(rows: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     """(K,) rows by k-means++ (Arthur & Vassilvitskii 2007): each drawn by its squared distance from those before."""
     draws = torch.rand(clusters, generator=generator, dtype=torch.float64, device=generator.device).to(rows.device)
-    chosen = [(draws[0] * len(rows)).long().clamp_max(len(rows) - 1)]
-    distance = (rows - rows[chosen[0]]).square().sum(dim=1)
-    for draw in draws[1:]:
+    first, *others = draws.split(1)  # with one dimension: a device is not waited for to say where a row is
+    chosen = [(first * len(rows)).long().clamp_max(len(rows) - 1)]
+    distance = (rows - rows.index_select(0, chosen[0])).square().sum(dim=1)
+    for draw in others:
         heap = distance.double().cumsum(0)
-        chosen.append(torch.searchsorted(heap, draw * heap[-1], right=True).clamp_max(len(rows) - 1))
-        distance = torch.minimum(distance, (rows - rows[chosen[-1]]).square().sum(dim=1))
-    return torch.stack(chosen)
+        chosen.append(torch.searchsorted(heap, draw * heap[-1:], right=True).clamp_max(len(rows) - 1))
+        distance = torch.minimum(distance, (rows - rows.index_select(0, chosen[-1])).square().sum(dim=1))
+    return torch.cat(chosen)
 
 
-def _nearest(rows: Tensor, middle: Tensor) -> Tensor:
-    """(n,) the nearest centre of each row, ties by the lowest; every centre gets a row."""
+def _nearest(rows: Tensor, middle: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) the nearest centre of each row, ties by the lowest, and (K,) how many each has: one at least.
+
+    member (n, K): is filled with 1 where a row has a centre, and 0
+    """
     labels = torch.addmm(middle.square().sum(dim=1) / -2, rows, middle.T).argmax(dim=1)
-    counts = labels.bincount(minlength=len(middle))
+    counts = _members(labels, member).sum(dim=0)
     if int(counts.min()):
-        return labels
+        return labels, counts
     empty = (counts == 0).nonzero().squeeze(1)
     distance = (rows - middle[labels]).square().sum(dim=1)
     # one row of every cluster stays, so that none becomes empty by giving: its first
@@ -208,7 +213,12 @@ def _nearest(rows: Tensor, middle: Tensor) -> Tensor:
     first = torch.full((len(middle),), len(rows), device=rows.device).scatter_reduce(0, labels, places, "amin")
     distance[first[counts > 0]] = -1
     labels[distance.topk(len(empty)).indices] = empty
-    return labels
+    return labels, _members(labels, member).sum(dim=0)
+
+
+def _members(labels: Tensor, member: Tensor) -> Tensor:
+    """member (n, K), filled with 1 where a row has the label, and 0."""
+    return member.zero_().scatter_(1, labels[:, None], 1)
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -12,16 +12,8 @@ from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding, TableLayout
 from braidrec.layers.text import TextTable
 from braidrec.ranking.config import HistoryConfig, settings_of
-from braidrec.ranking.contracts import (
-    Backbone,
-    BackboneConfig,
-    Material,
-    MeanHistory,
-    PatternSource,
-    RankingModel,
-    Sizes,
-    SourceContext,
-)
+from braidrec.ranking.contracts import Backbone, Material, MeanHistory, PatternSource, RankingModel, Sizes, SourceContext
+from braidrec.ranking.parts import BackboneConfig
 from braidrec.ranking.ranker import Ranker
 
 

@@ -11,6 +11,7 @@ from braidrec.config import ModelConfig, RunConfig
 from braidrec.data.splits import KNOWLEDGE
 from braidrec.evaluation.by_user import UserMetric
 from braidrec.layers.embedding import Initial
+from braidrec.ranking.parts import BackboneConfig, Beside, SourceConfig
 from braidrec.strict import LONGEST, WIDEST, Strict
 
 
@@ -53,6 +54,20 @@ class RankingConfig(ModelConfig):
     def rows(self) -> str:
         """What is trained on, as a split names it."""
         return "train" if self.train_on == "train" else "+".join((*KNOWLEDGE, "train"))
+
+    def all_idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
+        backbone = BackboneConfig.of(self.backbone)
+        sources = {name: SourceConfig.of(own) for name, own in enhancers.items()}
+        places = {source.takes_place_of for source in sources.values()} - {"nothing"}
+        mean = self.history.mean and backbone.takes_mean
+        # history.mean = false is no such key: a model that has no mean history anyway is what it asks for
+        beside = Beside(self.dim, bool(sources) or mean, "history" not in places, mean, backbone.pools_history)
+        reads = (mean and not places) or (beside.pooled and beside.own_history)
+        found = dict(backbone.unread(beside))
+        if not reads and not any(source.reads_history for source in sources.values()):
+            found |= dict.fromkeys(("history.kind", "history.length"), "nothing of this model reads the history")
+        found |= {f"backbone.{key}": why for key, why in backbone.idle_beside(beside).items()}
+        return found | {f"{name}.{key}": why for name, own in sources.items() for key, why in own.idle_beside(beside).items()}
 
     def givers(self) -> Mapping[str, str]:
         return self.start_from

@@ -25,7 +25,8 @@ from braidrec.layers.embedding import FieldEmbedding, ItemTable, TableLayout
 from braidrec.layers.kept import ANEW, Anew
 from braidrec.layers.mlp import Columns, Mixed
 from braidrec.layers.text import TextTable
-from braidrec.strict import Strict
+from braidrec.ranking.parts import BackboneConfig as BackboneConfig
+from braidrec.ranking.parts import Replaced
 from braidrec.training.stages import AnyStage, Group, main_group
 from braidrec.training.step import Losses, Step
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from braidrec.ranking.config import RankingConfig
     from braidrec.task import Added
 
-Replaced = Literal["nothing", "mean", "history"]
 ItemRead = Literal["id", "all"]  # what a backbone reads of an item: its id's vector, or those of all its fields
 
 
@@ -43,30 +43,6 @@ def no_losses() -> Mapping[str, Tensor]:
 
 
 # -- backbones ------------------------------------------------------------------------------------------------------------
-
-
-class BackboneConfig(Strict):
-    """Settings of a backbone, and what they say of it before it is built."""
-
-    @classmethod
-    def of(cls, settings: object) -> BackboneConfig:
-        """The settings of a backbone or a whole model; of a whole model whose settings say nothing, what holds by default."""
-        return settings if isinstance(settings, BackboneConfig) else cls()
-
-    @property
-    def takes_mean(self) -> bool:
-        """Whether the mean history stands beside its fields; not where it pools the history itself, or reads no extras."""
-        return True
-
-    @property
-    def reads_history(self) -> bool:
-        """Whether a user's history can reach it, by itself or as extras."""
-        return True
-
-    @property
-    def reads_rates(self) -> bool:
-        """Whether it reads time-causal rates whatever ``model.rates`` says."""
-        return False
 
 
 @dataclass(frozen=True)

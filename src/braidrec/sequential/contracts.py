@@ -133,6 +133,11 @@ class NextItemModel(StageModule, Protocol):
         return {}
 
 
+def spread_rows(num_rows: int, device: torch.device) -> Tensor:
+    """Up to 1,024 catalogue rows from end to end, without padding; the same ones on every device."""
+    return torch.linspace(1, num_rows - 1, min(1_024, num_rows - 1)).long().to(device)
+
+
 @dataclass(frozen=True)
 class DotProducts:
     """Scores are inner products.  vectors (I + 1, S)."""

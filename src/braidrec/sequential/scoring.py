@@ -40,7 +40,7 @@ class HistoryScorer:
         first, last = self._rows.first[rows], self._rows.last[rows]
         items, _ = left_padded(first, last - first, self._rows.past_items, self._length)
         with torch.no_grad():
-            scores = score_histories(self._model, self._catalogue, torch.from_numpy(items).to(self._device)).cpu()
+            scores = score_histories(self._model, self._catalogue, torch.from_numpy(items).to(self._device))
         return scores[:, : self._width].contiguous() if scores.shape[1] > self._width else scores  # items added later
 
 

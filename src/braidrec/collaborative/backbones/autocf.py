@@ -77,6 +77,7 @@ class AutoCF(nn.Module, Backbone):
         self.register_buffer("seeds", torch.zeros(min(config.seeds, nodes), dtype=torch.int64))
         self.register_buffer("salt", torch.zeros((), dtype=torch.int64))
         self._views: tuple[Views, ...] = ()
+        self._passed: int | None = None  # ``turn``, on the host: no step waits for a device to say it
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -84,13 +85,15 @@ class AutoCF(nn.Module, Backbone):
 
     def step(self, nodes: Tensor, graph: Graph, batch: PairBatch, rng: torch.Generator) -> Propagated:
         infomax = nodes.new_zeros(())
-        if self.turn % self.config.refresh == 0:
+        passed = int(self.turn) if self._passed is None else self._passed
+        if passed % self.config.refresh == 0:
             scores = self.seed_scores(graph.operator("ones", nodes.device), nodes, rng)
             infomax = -scores.mean()
             self.seeds.copy_(scores.detach().topk(len(self.seeds)).indices)
             self.salt.copy_(torch.randint(2**62, (), generator=rng))
             self._views = ()
         self.turn += 1
+        self._passed = passed + 1
         found = self._combined(nodes, self.views(graph, nodes.device))
         users, items = found[: graph.num_users], found[graph.num_users :]
         own, chosen = found[batch.user], found[batch.item]
@@ -127,7 +130,7 @@ class AutoCF(nn.Module, Backbone):
         return self._views[0]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], *rest: Any) -> None:
-        self._views = ()
+        self._views, self._passed = (), None
         super()._load_from_state_dict(state_dict, *rest)
 
     def _combined(self, nodes: Tensor, views: Views) -> Tensor:

@@ -26,7 +26,7 @@ from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, exact, neighbours
 from braidrec.objectives.partition import contrast
 from braidrec.registry import Spec
-from braidrec.strict import Depth, Width
+from braidrec.strict import Depth, Width, because
 
 
 class DCCFConfig(PairwiseConfig):
@@ -37,6 +37,9 @@ class DCCFConfig(PairwiseConfig):
     contrast: NonNegativeFloat = 1e-3
     contrast_temperature: PositiveFloat = 0.1
     shared_count: bool = False
+
+    def idle(self) -> Mapping[str, str]:
+        return {**super().idle(), **because((not self.contrast, "contrast = 0", "contrast_temperature shared_count"))}
 
 
 class DCCF(nn.Module, Backbone):

@@ -8,6 +8,8 @@ Its layers own weights there that nothing reads and L2 shrinks; there are none h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import Field as Setting
 from torch import Tensor, nn
@@ -17,12 +19,15 @@ from braidrec.collaborative.contracts import Backbone, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.propagation import layers_of
 from braidrec.registry import Spec
-from braidrec.strict import DEEPEST
+from braidrec.strict import DEEPEST, because
 
 
 class GCCFConfig(PairwiseConfig):
     depth: int = Setting(default=2, ge=0, le=DEEPEST)
     self_loop: bool = True
+
+    def idle(self) -> Mapping[str, str]:
+        return {**super().idle(), **because((not self.depth, "depth = 0", "self_loop"))}
 
 
 class GCCF(nn.Module, Backbone):

@@ -7,6 +7,7 @@ While training each directed entry of A stays with probability ``keep``, without
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -19,13 +20,16 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, sum_of_powers
 from braidrec.registry import Spec
-from braidrec.strict import DEEPEST
+from braidrec.strict import DEEPEST, because
 
 
 class LightGCNConfig(PairwiseConfig):
     depth: int = Setting(default=3, ge=0, le=DEEPEST)
     keep: float = Setting(default=1.0, gt=0, le=1)
     combine: Literal["sum", "mean"] = "sum"
+
+    def idle(self) -> Mapping[str, str]:
+        return {**super().idle(), **because((not self.depth, "depth = 0", "keep combine"))}
 
 
 class LightGCN(nn.Module, Backbone):

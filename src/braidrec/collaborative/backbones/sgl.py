@@ -23,7 +23,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, neighbours, sum_of_powers
 from braidrec.registry import Spec
-from braidrec.strict import DEEPEST
+from braidrec.strict import DEEPEST, because
 
 
 class SGLConfig(PairwiseConfig):
@@ -39,11 +39,21 @@ class SGLConfig(PairwiseConfig):
     contrast_temperature: PositiveFloat = 0.2
     of_negatives: bool = True
 
+    def idle(self) -> Mapping[str, str]:
+        found = because(
+            (not self.contrast, "contrast = 0", "drop keep contrast_temperature of_negatives"),
+            (not self.negatives, "negatives = 0", "of_negatives"),
+            (self.keep == 1, "keep = 1 leaves nothing out", "drop"),
+            (not self.depth, "depth = 0", "combine" if self.drop == "node" else "combine drop keep"),
+        )
+        return {**super().idle(), **found}
+
 
 class SGL(nn.Module, Backbone):
     def __init__(self, config: SGLConfig, parts: Parts):
         super().__init__()
         self.config = config
+        self.reads_negatives = config.of_negatives and config.contrast > 0
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -64,7 +74,7 @@ class SGL(nn.Module, Backbone):
         if config.drop == "edge":
             return sum_of_powers(matrix.dropped(config.keep, rng), nodes, config.depth)
         if config.drop == "node":
-            kept = torch.rand(len(nodes), 1, generator=rng).to(nodes.device) < config.keep
+            kept = (torch.rand(len(nodes), 1, generator=rng) < config.keep).to(nodes.device)
             return sum_of_powers(matrix, nodes * kept, config.depth)
         found = layer = nodes
         for _ in range(config.depth):

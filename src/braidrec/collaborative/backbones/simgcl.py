@@ -24,7 +24,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.collaborative.propagation import Sparse, exact, neighbours, sum_of_powers
 from braidrec.registry import Spec
-from braidrec.strict import Depth
+from braidrec.strict import Depth, because
 
 
 class SimGCLConfig(PairwiseConfig):
@@ -36,6 +36,13 @@ class SimGCLConfig(PairwiseConfig):
     contrast_temperature: PositiveFloat = 0.2
     first_layer: bool = True
     combine: Literal["sum", "mean"] = "sum"
+
+    def idle(self) -> Mapping[str, str]:
+        found = because(
+            (not self.contrast, "contrast = 0", "noise contrast_temperature"),
+            (self.depth + self.first_layer == 1, "depth = 1 without first_layer is one layer", "combine"),
+        )
+        return {**super().idle(), **found}
 
 
 class SimGCL(nn.Module, Backbone):

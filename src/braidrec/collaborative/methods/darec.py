@@ -9,6 +9,7 @@ Inference is the backbone alone.  No code of the authors is known; the paper lea
 Departures: eq. 5 over rows of length 1 and as a mean (``literal`` is as printed), for its sum over millions of pairs is solved
 by shrinking both sides to zero; eq. 9 with the first side in its numerator, which the print lacks; text that is centred and
 reduced (`braidrec.collaborative.node_text`); the backbone's L2 of "all" has the four MLPs in it, as RLMRec's code has its own.
+Eq. 11 may as well be read as the backbone's loss and nothing else in it: l2_on = "backbone".
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from braidrec.objectives.structure import (
     uniformity,
 )
 from braidrec.registry import Spec
-from braidrec.strict import LONGEST, WIDEST, Strict
+from braidrec.strict import LONGEST, WIDEST, Strict, because
 
 Term = Literal["orthogonality", "uniformity", "global", "local"]
 
@@ -54,6 +55,17 @@ class DaRecConfig(Strict):
     terms: tuple[Term, ...] = ("orthogonality", "uniformity", "global", "local")
     literal: bool = False
     text: TextConfig = TextConfig()
+
+    def idle(self) -> Mapping[str, str]:
+        here, rows = {*self.terms}, self.uniformity_rows or 0
+        return because(
+            (not self.weight, "weight = 0", "terms clusters sample uniformity_rows literal"),
+            (not here, "terms is empty", "weight clusters sample uniformity_rows literal"),
+            ("uniformity" not in here, "terms has no 'uniformity'", "uniformity_rows"),
+            ("local" not in here, "terms has no 'local'", "clusters"),
+            (not here & {"global", "local"}, "terms has neither 'global' nor 'local'", "literal"),
+            (rows >= self.sample, f"a step has sample = {self.sample} rows", "uniformity_rows"),
+        )
 
 
 class DaRec(nn.Module, Enhancer):
@@ -91,17 +103,20 @@ class DaRec(nn.Module, Enhancer):
             return {}
         config, text = self.config, self.text.known
         rows = torch.randperm(len(text), generator=rng)[: config.sample].to(text.device)
-        own, read = propagated.nodes[rows], text[rows]
-        sides = [(self.maps["specific"](own), self.maps["shared"](own))]
-        sides.append((self.maps["text_specific"](read), self.maps["text_shared"](read)))
-        shared = [side[1] for side in sides]
+        given = {"": propagated.nodes.index_select(0, rows), "text_": text.index_select(0, rows)}
+
+        def made(part: str) -> list[Tensor]:
+            return [self.maps[f"{side}{part}"](own) for side, own in given.items()]
+
+        specific = made("specific") if {"orthogonality", "uniformity"} & {*config.terms} else []
+        shared = made("shared") if {*config.terms} - {"uniformity"} else []
         found: dict[str, Tensor] = {}
         if "orthogonality" in config.terms:
-            found["orthogonality"] = orthogonality(*sides[0]) + orthogonality(*sides[1])
+            own, read = map(orthogonality, specific, shared)
+            found["orthogonality"] = own + read
         if "uniformity" in config.terms:
-            found["uniformity"] = uniformity(sides[0][0][: config.uniformity_rows]) + uniformity(
-                sides[1][0][: config.uniformity_rows]
-            )
+            own, read = (uniformity(part[: config.uniformity_rows]) for part in specific)
+            found["uniformity"] = own + read
         if "global" in config.terms:
             found["global"] = global_structure(*shared, normalised=not config.literal, mean=not config.literal)
         if "local" in config.terms:

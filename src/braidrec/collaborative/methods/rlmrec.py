@@ -22,7 +22,7 @@ from braidrec.collaborative.pairs import PairBatch
 from braidrec.objectives.info_nce import info_nce
 from braidrec.objectives.next_item import full_cross_entropy
 from braidrec.registry import Spec
-from braidrec.strict import Strict
+from braidrec.strict import Strict, because
 
 
 class ConConfig(Strict):
@@ -31,6 +31,9 @@ class ConConfig(Strict):
     weight: float = Setting(default=0.01, ge=0)
     temperature: float = Setting(default=0.2, gt=0)
     text: TextConfig = TextConfig()
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.weight, "weight = 0", "temperature"))
 
 
 class GenConfig(Strict):
@@ -41,11 +44,15 @@ class GenConfig(Strict):
     masked: float = Setting(default=0.15, gt=0, lt=1)
     text: TextConfig = TextConfig()
 
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.weight, "weight = 0", "temperature masked"))
+
 
 class Contrastive(nn.Module, Enhancer):
     """RLMRec-Con."""
 
     knows_by_text = True
+    reads_negatives = True
     stand_in = "as the mean of the items whose vectors are most like what its text is projected to"
 
     def __init__(self, config: ConConfig, parts: Parts, nodes: Widths):

@@ -33,7 +33,7 @@ from braidrec.collaborative.sizes import GIB, check_bytes, matrix_bytes
 from braidrec.evaluation.closed_form import ease_weights, gram, gram_times, inverse, leading_vectors
 from braidrec.layers.text import TextTable
 from braidrec.registry import Spec
-from braidrec.strict import LONGEST, Strict
+from braidrec.strict import LONGEST, Strict, because
 from braidrec.training.stages import AnyStage, Fitted, put_fitted
 
 COLD = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -52,6 +52,14 @@ class EASEConfig(Strict):
     cold: PositiveFloat | Literal["valid"] = 1.0  # times the score of items that nobody has; valid: as validation chooses
     rank: int | None = Setting(default=None, ge=1, le=LONGEST)  # None: exact where it fits
     memory_gib: PositiveFloat = 8.0  # what the item-item matrices may take
+
+    def idle(self) -> Mapping[str, str]:
+        return because(
+            (self.text == "none", "text = 'none'", "weight cold"),
+            (self.text != "regularise", f"text = '{self.text}'", "text_penalty pull"),
+            (self.text == "regularise", "text = 'regularise'", "weight rank"),
+            (self.text != "regularise" and self.rank is not None, f"rank = {self.rank}", "memory_gib"),
+        )
 
 
 class TextEASE(TextWeights):
@@ -112,7 +120,7 @@ class TextEASE(TextWeights):
         assert self.dense is not None
         assert self.diagonal is not None
         rows = -self.dense[items] * self.diagonal
-        rows[torch.arange(len(items)), items] = self.diagonal[items]
+        rows[torch.arange(len(items), device=items.device), items] = self.diagonal[items]
         return rows
 
     def _precision_times(self, columns: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from braidrec.collaborative.item_weights import ItemWeights, weights_tensors
 from braidrec.collaborative.sizes import check_product
 from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
-from braidrec.strict import Strict, Width
+from braidrec.strict import Strict, Width, because
 from braidrec.training.stages import AnyStage, Fitted
 
 
@@ -35,6 +35,9 @@ class GFCFConfig(Strict):
     factors: Width = 128
     alpha: NonNegativeFloat = 0.3
     memory_gib: PositiveFloat = 8.0  # what pairs of items may take
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.alpha, "alpha = 0", "factors"))
 
 
 def normalised(matrix: Any, user: float = 0.5, item: float = 0.5) -> Any:

@@ -26,7 +26,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
 from braidrec.errors import ConfigError
 from braidrec.registry import Spec
-from braidrec.strict import Depth, Strict, Width
+from braidrec.strict import Depth, Strict, Width, because
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import AnyStage, Stage, main_group
@@ -46,6 +46,9 @@ class MacridVAEConfig(Strict):
     dropout: float = Setting(default=0.5, ge=0, lt=1)
     beta: NonNegativeFloat = 0.2
     anneal_epochs: NonNegativeFloat = 5.0
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.beta, "beta = 0", "anneal_epochs"))
 
 
 class MacridVAE(nn.Module, MatrixModel):
@@ -102,7 +105,7 @@ class MacridVAE(nn.Module, MatrixModel):
         if self.training and self.config.dropout:
             weight = weight * kept_of(tuple(weight.shape), self.config.dropout, self._draws, weight.device)
         turns = torch.arange(facets, device=weight.device)[:, None] * len(baskets.item)
-        start = torch.cat([(baskets.start[:-1] + turns).flatten(), turns.new_tensor([facets * len(baskets.item)])])
+        start = torch.cat([(baskets.start[:-1] + turns).flatten(), turns.new_full((1,), facets * len(baskets.item))])
         rows = Baskets(start, baskets.item.repeat(facets)).times(self.entry, weight.T.reshape(-1))
         hidden = (rows.view(facets, people, -1).transpose(0, 1) + self.bias).tanh()
         mean, spread = self.inner(hidden).chunk(2, dim=2)

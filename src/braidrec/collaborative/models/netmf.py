@@ -35,7 +35,7 @@ from braidrec.collaborative.sizes import GIB
 from braidrec.errors import ConfigError
 from braidrec.evaluation.closed_form import gram_times, leading_vectors
 from braidrec.registry import Spec
-from braidrec.strict import LONGEST, Depth, Strict, Width
+from braidrec.strict import LONGEST, Depth, Strict, Width, because
 from braidrec.training.stages import AnyStage, Fitted
 
 OWN_RANK = 256  # where the exact form does not fit
@@ -54,6 +54,9 @@ class NetMFConfig(Strict):
     popularity: NonNegativeFloat = 0.0
     rank: int | None = Setting(default=None, ge=1, le=LONGEST)  # None: exact where it fits
     memory_gib: PositiveFloat = 8.0  # what matrices of nodes may take
+
+    def idle(self) -> Mapping[str, str]:
+        return because((self.rank is not None, f"rank = {self.rank}", "memory_gib"))
 
 
 class NetMF(nn.Module, MatrixModel):

@@ -34,7 +34,7 @@ from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.labels import NOT_SAID, Categories, Normalisation, held_items, scaled_ratings
 from braidrec.registry import Spec
-from braidrec.strict import WIDEST, Count, Strict, Width
+from braidrec.strict import WIDEST, Count, Strict, Width, because
 from braidrec.task import Share
 from braidrec.training.config import TrainingConfig
 from braidrec.training.devices import place_of
@@ -124,6 +124,15 @@ class SDRLConfig(Strict):
         if self.code == "sigmoid" and not self.bias:
             raise ValueError("code = 'sigmoid' without bias fits no zero: every product is above 0; set bias = true")
         return self
+
+    def idle(self) -> Mapping[str, str]:
+        taught = {block.taught for block in self.own.values()}
+        return because(
+            ("categories" not in taught, "no block is taught categories", "heads preference"),
+            ("categories" not in taught and self.inputs == "ones", "inputs = 'ones' and no block reads ratings", "scale"),
+            (self.match == "softmax", "match = 'softmax'", "bias"),
+            (not self.reconstruction, "reconstruction = 0", "zeros"),
+        )
 
     @property
     def own(self) -> dict[str, Block]:
@@ -293,7 +302,7 @@ class SDRL(nn.Module, MatrixModel):
             rows = rows.unit()
         if not (config.dropout and self.training):
             return rows
-        kept = torch.rand(len(rows.value), generator=self._draws["drop"]).to(rows.value.device) >= config.dropout
+        kept = (torch.rand(len(rows.value), generator=self._draws["drop"]) >= config.dropout).to(rows.value.device)
         return rows.with_values(rows.value * kept / (1 - config.dropout))
 
     def _rows_loss(self, side: Side, codes: Mapping[str, Tensor], rows: Rows) -> Tensor:
@@ -315,7 +324,7 @@ class SDRL(nn.Module, MatrixModel):
         """() BCE of the block's codes (b, size) and the categories of those rows (b,), a mean over all that is known."""
         heads, total, entries = cast(nn.ModuleList, self.heads[name]), torch.zeros((), device=sides[0][0].device), 0
         for at, (side, (code, rows)) in enumerate(zip(("users", "items"), sides, strict=True)):
-            known = self.get_buffer(f"known_{name}_{side}")[rows]
+            known = self.get_buffer(f"known_{name}_{side}")[rows].nonzero().squeeze(1)
             labels = self.get_buffer(f"labels_{name}_{side}")[rows][known]
             logits = heads[min(at, len(heads) - 1)](code)[known]
             total = total + F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
@@ -491,10 +500,10 @@ class BlockVectors(nn.Module, MatrixModel):
         They add up to what the target scores above the mean of all items, since nothing else ranks it; what of that is there
         without any item, and the rounding of the sum, is laid on all of them alike.
         """
-        value = self._length(torch.tensor([len(items)], device=items.device))
+        value = self._length(items.new_tensor([len(items)]))
         wanted, offset = self._above(target), 0
         found = torch.zeros(len(items), device=items.device)
-        whole = (self.folded(Baskets(torch.tensor([0, len(items)], device=items.device), items)) @ wanted)[0]
+        whole = (self.folded(Baskets(items.new_tensor([0, len(items)]), items)) @ wanted)[0]
         for name, block in self.config.own.items():
             first, last = self.get_buffer(f"first_{name}")[items] * value, self.get_buffer(f"last_{name}")
             along = (torch.arange(_PIECES, device=items.device) + 0.5) / _PIECES

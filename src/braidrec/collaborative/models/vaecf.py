@@ -26,7 +26,7 @@ from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
 from braidrec.errors import RunError
 from braidrec.registry import Spec
-from braidrec.strict import Strict, Width
+from braidrec.strict import Strict, Width, because
 from braidrec.training.config import TrainingConfig
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import AnyStage, Stage, main_group
@@ -46,6 +46,9 @@ class VAECFConfig(Strict):
     normalised: bool = True
     beta: NonNegativeFloat = 0.2
     anneal_epochs: NonNegativeFloat = 50.0
+
+    def idle(self) -> Mapping[str, str]:
+        return because((not self.beta, "beta = 0", "anneal_epochs"))
 
 
 class VAECF(nn.Module, MatrixModel):
@@ -112,7 +115,7 @@ def log_likelihood(logits: Tensor, baskets: Baskets) -> Tensor:
     """(b,) sum of log(pi + 1e-10) of what each has, pi the softmax of logits (b, I)."""
     owner = baskets.owner
     found = logits[owner, baskets.item - 1] - torch.logsumexp(logits, dim=1)[owner]
-    found = torch.logaddexp(found, found.new_tensor(math.log(_LEAST)))
+    found = torch.logaddexp(found, found.new_full((), math.log(_LEAST)))
     return found.new_zeros(len(baskets)).index_add(0, owner, found)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import FieldAttention
 from braidrec.layers.mlp import MLP, Norm, initialise
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Depth, Width
 
@@ -30,6 +31,12 @@ class AutoIntConfig(BackboneConfig):
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        if self.layers == 1 and self.heads * self.head_width != beside.dim:
+            found["projection"] = "the one layer is heads * head_width wide and fields model.dim, so its residual is projected"
+        return found
 
 
 class AutoInt(nn.Module):

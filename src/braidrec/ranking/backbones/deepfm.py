@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import fm_second_order
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -24,6 +25,10 @@ class DeepFMConfig(BackboneConfig):
     norm: Norm = "none"
     extras_in_fm: bool = True
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        return found if beside.extras else {**found, "extras_in_fm": NO_EXTRAS}
 
 
 class DeepFM(nn.Module):

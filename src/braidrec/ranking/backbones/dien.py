@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from braidrec.layers.attention import ActivationUnit, Attended, Behaviours, BilinearAttention, PerSample, Sequences
 from braidrec.layers.mlp import MLP, Columns, Norm, initialise
 from braidrec.layers.recurrent import Gate, Recurrence, Steps
-from braidrec.ranking.contracts import BackboneConfig, ItemRead, Needs, RankingInput, Scored, Sizes
+from braidrec.ranking.contracts import ItemRead, Needs, RankingInput, Scored, Sizes
+from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 from braidrec.training.seeding import spawn
@@ -54,6 +55,17 @@ class DIENConfig(BackboneConfig):
     @property
     def takes_mean(self) -> bool:
         return False
+
+    @property
+    def pools_history(self) -> bool:
+        return True
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        if not beside.own_history:
+            own = ("gru", "attention", "history_fields", "auxiliary", "auxiliary_weight")
+            return found | dict.fromkeys(own, PATTERNS_INSTEAD)
+        return found if self.auxiliary_weight else {**found, "auxiliary": "auxiliary_weight = 0 leaves that loss out"}
 
 
 class DotAttention(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.attention import ActivationUnit, BilinearAttention
 from braidrec.layers.mlp import MLP, Columns, Norm
-from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, ItemRead, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import BehaviourInput, ItemRead, Needs, RankingInput, Sizes
+from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -32,6 +33,20 @@ class DINConfig(BackboneConfig):
     @property
     def takes_mean(self) -> bool:
         return False
+
+    @property
+    def pools_history(self) -> bool:
+        return self.variant != "none"
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        if not beside.own_history:
+            return found | dict.fromkeys(("variant", "softmax", "history_fields"), PATTERNS_INSTEAD)
+        if self.variant != "paper":
+            found["softmax"] = f"variant = '{self.variant}' leaves no choice of it"
+        if self.variant == "none":
+            found["history_fields"] = "variant = 'none' reads no history"
+        return found
 
 
 class DIN(nn.Module):

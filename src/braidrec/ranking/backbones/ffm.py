@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
 from braidrec.layers.interactions import Pairs, field_aware_products, pairs_of
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -27,6 +28,12 @@ class FFMConfig(BackboneConfig):
     width: Width = 4
     extras_meet: Pairs = "all"
     memory_gib: PositiveFloat = 8.0  # what the table may take in training
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        return {} if beside.extras else {"extras_meet": NO_EXTRAS}
+
+    def unread(self, beside: Beside) -> Idle:
+        return {} if beside.extras else {"dim": f"vectors of 'ffm' are model.backbone.width wide, and {NO_EXTRAS}"}
 
 
 class FFM(nn.Module):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from braidrec.errors import ConfigError
 from braidrec.layers.interactions import BilinearFusion
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import BackboneConfig, Beside, Idle
 from braidrec.registry import Spec
 from braidrec.strict import Depth, Width
 
@@ -31,6 +32,11 @@ class FinalMLPConfig(BackboneConfig):
     second: tuple[Width, ...] | None = Setting(default=None, min_length=1)  # the second stream; None: as the first
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        if self.gates == "user_item":
+            return {}
+        return {"gate_hidden": f"gates = '{self.gates}' reads no context, so no MLP makes a gate of it"}
 
 
 class Gate(nn.Module):

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import Pairs, fm_second_order
 from braidrec.layers.mlp import initialise
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle
 from braidrec.registry import Spec
 
 
 class FMConfig(BackboneConfig):
     extras_meet: Pairs = "all"
     extra_linear: bool = False
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        return {} if beside.extras else dict.fromkeys(("extras_meet", "extra_linear"), NO_EXTRAS)
 
 
 class FM(nn.Module):

@@ -16,13 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.layers.interactions import Pairs, pairs_of, weighted_pairs
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle
 from braidrec.registry import Spec
 
 
 class FwFMConfig(BackboneConfig):
     linear: Literal["fields", "weights"] = "fields"
     extras_meet: Pairs = "all"
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        return {} if beside.extras else {"extras_meet": NO_EXTRAS}
 
 
 class FwFM(nn.Module):

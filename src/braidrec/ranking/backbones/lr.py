@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from braidrec.errors import ConfigError
 from braidrec.layers.mlp import initialise
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle
 from braidrec.registry import Spec
 
 
@@ -23,6 +24,12 @@ class LRConfig(BackboneConfig):
     @property
     def takes_mean(self) -> bool:
         return self.extra_linear
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        return {} if beside.extras else {"extra_linear": NO_EXTRAS}
+
+    def unread(self, beside: Beside) -> Idle:
+        return {} if beside.extras else dict.fromkeys(("dim", "initial"), f"'lr' has no vectors of fields, and {NO_EXTRAS}")
 
 
 class LR(nn.Module):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import pair_products, pairs_of
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -29,6 +30,14 @@ class PNNConfig(BackboneConfig):
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        if not beside.extras:
+            found["extras_meet"] = NO_EXTRAS
+        elif self.product == "outer" and self.extras_meet == "ids":
+            found["extras_meet"] = "product = 'outer' sums all fields before they meet, so it knows no pairs ('none' works)"
+        return found
 
 
 class PNN(nn.Module):

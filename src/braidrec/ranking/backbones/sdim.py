@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.hashing import codes_of
 from braidrec.layers.mlp import MLP, Columns, Norm
-from braidrec.ranking.contracts import BackboneConfig, BehaviourInput, ItemRead, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import BehaviourInput, ItemRead, Needs, RankingInput, Sizes
+from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Depth, Width
 from braidrec.training.seeding import spawn
@@ -34,6 +35,14 @@ class SDIMConfig(BackboneConfig):
     @property
     def takes_mean(self) -> bool:
         return False
+
+    @property
+    def pools_history(self) -> bool:
+        return True
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        return found if beside.own_history else found | dict.fromkeys(("groups", "bits", "history_fields"), PATTERNS_INSTEAD)
 
 
 class SDIM(nn.Module):

@@ -12,7 +12,8 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import MLP, Norm
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -21,6 +22,9 @@ class WideDeepConfig(BackboneConfig):
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        return idle_layers(self.mlp, self.norm, self.dropout)
 
 
 class WideDeep(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from braidrec.layers.interactions import CIN
 from braidrec.layers.mlp import MLP, Norm, initialise
-from braidrec.ranking.contracts import BackboneConfig, Needs, RankingInput, Sizes
+from braidrec.ranking.contracts import Needs, RankingInput, Sizes
+from braidrec.ranking.parts import NO_EXTRAS, BackboneConfig, Beside, Idle, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
@@ -30,6 +31,10 @@ class XDeepFMConfig(BackboneConfig):
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found = dict(idle_layers(self.mlp, self.norm, self.dropout))
+        return found if beside.extras else {**found, "extras_in_cin": NO_EXTRAS}
 
 
 class XDeepFM(nn.Module):

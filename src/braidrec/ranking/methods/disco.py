@@ -46,9 +46,10 @@ from braidrec.layers.mlp import Mixed, initialise
 from braidrec.layers.text import TextReader, TextTable
 from braidrec.objectives.club import Estimator, Groups, VClub
 from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
-from braidrec.ranking.contracts import Patterns, PatternSource, Replaced, SourceContext
+from braidrec.ranking.contracts import Patterns, PatternSource, SourceContext
+from braidrec.ranking.parts import Beside, Idle, Replaced, SourceConfig
 from braidrec.registry import Spec
-from braidrec.strict import DEEPEST, WIDEST, Strict
+from braidrec.strict import DEEPEST, WIDEST
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import Group
 
@@ -63,7 +64,7 @@ _KEYS: dict[str, str] = {"TT": "TI", "ST": "TC", "SS": "SI", "TS": "SC"}
 _QUERIES: dict[str, str] = {"TT": "TI", "ST": "SC", "SS": "SI", "TS": "TC"}
 
 
-class DisCoConfig(Strict):
+class DisCoConfig(SourceConfig):
     """Hyper-parameters (spec section 4-5); widths of the data come from the data set."""
 
     inter: bool = True  # False: intra patterns only (Table 4's two-tower)
@@ -84,6 +85,24 @@ class DisCoConfig(Strict):
     club_per_dimension: bool = True
     club_floor: bool = True
     replaces: Replaced = "nothing"  # what else of the history the patterns make superfluous
+
+    @property
+    def takes_place_of(self) -> Replaced:
+        return self.replaces
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found: dict[str, str] = {}
+        if not self.sufficiency_weight:
+            why = "sufficiency_weight = 0 leaves that term out"
+            found |= dict.fromkeys(("sufficiency_scope", "sufficiency_anchor"), why)
+        elif not self.inter:
+            found["sufficiency_scope"] = "inter = False leaves intra patterns alone"
+        if not self.disentangle_weight:
+            own = ("disentangle_scope", *(key for key in type(self).model_fields if key.startswith(("estimator", "club_"))))
+            found |= dict.fromkeys(own, "disentangle_weight = 0 leaves that term out")
+        if not (beside.mean or (beside.pooled and self.replaces == "history")):
+            found["replaces"] = f"this backbone has nothing of the history for which {self.replaces!r} could stand"
+        return found
 
 
 class SemanticItems(TextReader):

@@ -19,7 +19,7 @@ means.  Values that the old events lack share a row of their field, trained by r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,8 +41,9 @@ from braidrec.objectives.club import VClub
 from braidrec.objectives.patterns import pattern_contrast, pattern_infomin
 from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
 from braidrec.ranking.contracts import Earlier, Patterns, PatternSource, RankingModel, SourceContext
+from braidrec.ranking.parts import Beside, Idle, SourceConfig
 from braidrec.registry import Spec
-from braidrec.strict import DEEPEST, LONGEST, MOST, WIDEST, Strict
+from braidrec.strict import DEEPEST, LONGEST, MOST, WIDEST
 from braidrec.training.devices import place_of
 from braidrec.training.seeding import spawn
 from braidrec.training.stages import Group, Stage, main_group
@@ -56,10 +57,13 @@ STAGE = "knowledge"
 GROUP = "estimators.edk"
 _INITIAL = 1e-4  # s.d. of the tables: gates start near one half
 _LATER = {"compress", "inject", "with_summary", "cache_mib"}  # settings of the second stage, or of whether there is a first
+_OF_INPUT = ("input_weight", "detach_x", "estimator_lr", "estimator_steps", "club_per_dimension", "club_floor")
+_OF_DISENTANGLING = ("disentangle_weight", "disentangle", "temperature", "include_positive", "view_dropout")
+_LEARNING = ("kb_oov", "oov_rate", "reg_weight", "label_weight", "l0_weight", *_OF_INPUT, *_OF_DISENTANGLING)
 _BLOCK = 2048  # rows of which knowledge is read at a time
 
 
-class EDKConfig(Strict):
+class EDKConfig(SourceConfig):
     """width: d    patterns: K    head_width: of each head of psi, None for d    leave_out: fields the network does not read, by
     name, or "user" and "item" for their ids
 
@@ -98,6 +102,39 @@ class EDKConfig(Strict):
     inject: Literal["fields", "concat"] = "fields"
     with_summary: bool = False
     cache_mib: int = Setting(default=1024, ge=0, le=MOST)
+
+    @property
+    def reads_history(self) -> bool:
+        return False
+
+    def idle_beside(self, beside: Beside) -> Idle:
+        found: dict[str, str] = {}
+        if self.inject == "concat" and self.patterns == 1 and not self.with_summary:
+            found["inject"] = "patterns = 1 is one vector, and one field, either way"
+        if self.mask == "ones":
+            found |= dict.fromkeys(("gate_attn", "l0_weight"), "mask = 'ones' leaves every gate open")
+        for keys, why in self._left_out():
+            found |= {key: why for key in keys if key not in found}
+        return found
+
+    def _left_out(self) -> Iterator[tuple[Sequence[str], str]]:
+        """Settings of what is not there, the widest reason first."""
+        if not self.compress:
+            yield _LEARNING, "compress = False leaves the network as it was drawn, without the stage that this is of"
+        if self.kb_oov == "untrained":
+            yield ("oov_rate",), "kb_oov = 'untrained' replaces no ids"
+        elif not self.oov_rate:
+            yield ("kb_oov",), "oov_rate = 0 replaces no ids"
+        if not self.reg_weight:
+            yield ("label_weight", *_OF_INPUT, *_OF_DISENTANGLING), "reg_weight = 0 leaves both principles out"
+        if not self.input_weight:
+            yield _OF_INPUT[1:], "input_weight = 0 leaves that part out"
+        if self.patterns == 1:
+            yield _OF_DISENTANGLING, "patterns = 1 has nothing to differ from"
+        if not self.disentangle_weight:
+            yield _OF_DISENTANGLING[1:], "disentangle_weight = 0 leaves that part out"
+        if self.disentangle == "infomin":
+            yield ("temperature", "include_positive"), "disentangle = 'infomin' tells views apart by a classifier"
 
 
 # -- what is read ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from braidrec.config import RunConfig
 from braidrec.data.batches import RankingBatch
 from braidrec.errors import ConfigError, RunError
 from braidrec.ranking.config import settings_of
-from braidrec.ranking.contracts import BackboneConfig, Material, RankingModel
+from braidrec.ranking.contracts import Material, RankingModel
+from braidrec.ranking.parts import BackboneConfig
 from braidrec.registry import Spec
 from braidrec.strict import LONGEST, MOST
 from braidrec.training.step import Step

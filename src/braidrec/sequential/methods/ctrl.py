@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
 from braidrec.registry import Spec
-from braidrec.sequential.contracts import Distinct, StageModule
+from braidrec.sequential.contracts import Distinct, StageModule, spread_rows
 from braidrec.sequential.maps import OURS, IdMap, TextConfig, TextMap
 from braidrec.sequential.parts import Parts
 from braidrec.sequential.stages import single_stage
@@ -50,7 +50,7 @@ class Contrast(nn.Module, StageModule):
     def validation(self) -> dict[str, float]:
         """The contrast over up to 1,024 items spread over the catalogue."""
         device = self.ids.table.weight.device
-        rows = torch.linspace(1, self.ids.num_rows - 1, min(1_024, self.ids.num_rows - 1), device=device).long()
+        rows = spread_rows(self.ids.num_rows, device)
         loss = info_nce(self.text(rows), self.ids(rows), temperature=self.temperature, symmetric=True)
         return {"contrast": float(loss)}
 

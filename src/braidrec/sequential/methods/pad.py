@@ -26,7 +26,7 @@ from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
 from braidrec.objectives.mmd import mmd
 from braidrec.registry import Spec
-from braidrec.sequential.contracts import Distinct
+from braidrec.sequential.contracts import Distinct, spread_rows
 from braidrec.sequential.gates import GateInit, check_experts
 from braidrec.sequential.maps import OURS, FusedMap, TextConfig
 from braidrec.sequential.next_item import Expert, OneExpert, cross_entropy, sampled_entropy
@@ -140,7 +140,7 @@ class Alignment(OneExpert):
         """The distance over up to 1,024 items spread over the catalogue: what to watch where no recommendation is learned."""
         items = self._map
         device = items.ids.table.weight.device
-        rows = torch.linspace(1, items.num_rows - 1, min(1_024, items.num_rows - 1), device=device).long()
+        rows = spread_rows(items.num_rows, device)
         ids, text = items.ids(rows), items.text(rows)
         if self.config.kernel == "info_nce":
             return {"alignment": float(info_nce(text, ids, temperature=self.config.temperature))}
