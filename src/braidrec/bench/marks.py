@@ -154,7 +154,6 @@ def _training(prepared: Path, seconds: float) -> list[Line]:
                 f"{second / first:.2f}x",
             )
         )
-        models[1][0].export()
         first, second = _alternate([inference_step(model, dataset) for model, _ in models], seconds)
         rows.append(
             (
@@ -190,14 +189,12 @@ def _packing(prepared: Path, seconds: float) -> list[Line]:
         models = [ranker(name, dataset) for name in (plain, enhanced)]
         first, second = _alternate([bare_step(model, run=RUN)[0] for model in models], seconds)
         rows.append(_slower(f"{enhanced}: training step, runs of {RUN}", second, first, plain, 2.0))
-        models[1][0].export()
         first, second = _alternate([inference_step(model, dataset, RUN) for model, _ in models], seconds)
         rows.append(_slower(f"{enhanced}: exported inference, runs of {RUN}", second, first, plain, 1.4))
     model = ranker("din-disco", dataset)
     lengths = [bare_step(ranker("din-disco", dataset), run=4 * RUN, length=length)[0] for length in (30, 300)]
     first, second = _alternate(lengths, seconds)
     rows.append(_slower(f"din-disco: history of 300, runs of {4 * RUN}", second, first, "one of 30", 2.0))
-    model[0].export()
     times = [sorted(own) for own in _times(one_user_steps(*model, OF_ONE_USER), seconds)]
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         first, second = (own[min(int(share * len(own)), len(own) - 1)] for own in times)

@@ -103,22 +103,26 @@ def bare_step(
 
 def inference_step(model: Ranker, dataset: Dataset, run: int = 1) -> Callable[[], None]:
     batch = next(iter(ranking_batches(dataset, run)))
-    return answering(model, batch)
+    model.export()
+    return _calling(model.eval().answering(), batch)
 
 
 def one_user_steps(model: Ranker, dataset: Dataset, count: int) -> list[Callable[[], None]]:
-    """``count`` candidates of the user with most events: a window for each of them, and one for all.  model: exported"""
+    """``count`` candidates of the user with most events: the forward pass with windows of their own, and answers with one."""
     candidates, user = Candidates.of_dataset(dataset), int(dataset.log.history_length.argmax())
     items = (torch.randperm(dataset.num_items, generator=torch.Generator().manual_seed(0))[:count] + 1).int()
     end = torch.tensor([int(dataset.log.history_length[user])])
     window = RecentHistory(dataset.log, 30).window(torch.tensor([user]), end)
     side = UserSide.of(dataset, user)
-    return [answering(model, candidates.batch(side, items, each)) for each in (window, window.shared(len(items)))]
-
-
-def answering(model: Ranker, batch: RankingBatch) -> Callable[[], None]:
+    model.export()
     model.eval()
+    return [
+        _calling(call, candidates.batch(side, items, each))
+        for call, each in ((model, window), (model.answering(), window.shared(len(items))))
+    ]
 
+
+def _calling(model: Callable[[RankingBatch], object], batch: RankingBatch) -> Callable[[], None]:
     def step() -> None:
         with torch.inference_mode():
             model(batch)

@@ -14,8 +14,9 @@ from braidrec.data.splits import Positions
 from braidrec.experiments.experiment import Extra, Made
 from braidrec.experiments.material import open_data
 from braidrec.insight.block_plots import bars_plot
-from braidrec.insight.blocks import flat, silhouette
+from braidrec.insight.blocks import silhouette
 from braidrec.insight.plots import curve_plot, map_plot
+from braidrec.insight.strands import flat
 from braidrec.ranking.build import table_layout
 from braidrec.ranking.methods.edk import STAGE, Seen, seen_patterns
 from braidrec.ranking.model import ClickModel

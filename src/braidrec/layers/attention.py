@@ -248,9 +248,14 @@ class PerRun:
     def user(self) -> Tensor | None:
         return self.history.user
 
-    @property
+    @cached_property
     def some(self) -> Tensor:
         return torch.cat([(run.last > run.first).flatten() for run in self.history.runs])[self.history.place]
+
+    @cached_property
+    def _empty(self) -> bool:
+        """Whether any sample is without a behaviour."""
+        return not bool(self.some.all())
 
     @property
     def sequences(self) -> Sequences:
@@ -292,7 +297,9 @@ class PerRun:
                 both, weights = _Banded.apply(rows, asked, at, barred, hot, tuple(parts))
                 found.append(both)
                 kept.append(weights)
-            both = self._rows(found) * self.some[:, None, None]
+            both = self._rows(found)
+            if self._empty:
+                both = both * self.some[:, None, None]
             return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept), both)
 
     def mean(self, rows: Tensor) -> Attended:
@@ -319,7 +326,8 @@ class PerRun:
 
     def _rows(self, parts: Sequence[Tensor]) -> Tensor:
         """From (G, H, T, ...) of each run to rows of the batch (B, H, ...)."""
-        return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts]).index_select(0, self.history.place)
+        every = [part.transpose(1, 2).flatten(0, 1) for part in parts]
+        return (every[0] if len(every) == 1 else torch.cat(every)).index_select(0, self.history.place)
 
     def _weights(self, weights: Sequence[Tensor]) -> Tensor:
         """(B, H, K): of each target the stretch of its window that it reads."""

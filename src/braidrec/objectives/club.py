@@ -13,6 +13,7 @@ game, ``per_dimension`` makes the scale independent of the width, ``floor`` stop
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -70,7 +71,9 @@ class VClub(nn.Module):
         mean = self.mean(x)
         return mean, torch.zeros_like(mean) if self.log_variance is None else self.log_variance(x)
 
-    def value(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Tensor | None = None) -> Tensor:
+    def value(
+        self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Groups | Tensor | None = None
+    ) -> Tensor:
         """The term a model minimises: `estimate`, scaled and floored as configured.  Scalar.
 
         Below the floor every gradient is zero, so on a CPU none is taken through q; elsewhere no step waits to learn of it.
@@ -80,15 +83,18 @@ class VClub(nn.Module):
             return 0.0 * (x[:1].sum() + y[:1].sum())
         return self.bounded(estimate)
 
-    def estimate(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Tensor | None = None) -> Tensor:
+    def estimate(
+        self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, groups: Groups | Tensor | None = None
+    ) -> Tensor:
         """I_vCLUB(X; Y) in nats, mean over the batch and sum over dimensions; may be negative (eq. 26).
 
         x: (B, D_x), y: (B, D_y), B >= 1.  Gradients reach x and y through q, never the weights of q.
         generator: draws the permutation of ``sampled``, which raises ConfigError without one.
         groups (B,) int: rows that are not drawn independently, such as those of one user; the second expectation then goes
-        over rows of other groups, and over none where there is no other.
+        over rows of other groups, and over none where there is no other.  `Groups` of them are found once for many estimates.
         """
         x, y = self._inputs(x, y)
+        groups = Groups.of(groups) if isinstance(groups, Tensor) else groups
         weights = {name: weight.detach() for name, weight in self.named_parameters()}
         mean, log_variance = torch.func.functional_call(self, weights, (x,))
         if self.estimator == "sampled":
@@ -97,7 +103,8 @@ class VClub(nn.Module):
             if groups is None:
                 partner = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
             else:
-                partner = partners(groups, torch.ones_like(groups, dtype=torch.bool), (len(y),), generator)[0]
+                own = groups.ids
+                partner = partners(own, torch.ones_like(own, dtype=torch.bool), (len(y),), generator)[0]
             other = y[partner]
             # (y' - mu)^2 - (y - mu)^2, factored so that large common offsets cancel before they are squared
             gap = (other - y) * (other + y - 2 * mean)
@@ -108,11 +115,11 @@ class VClub(nn.Module):
             if groups is None:
                 gap = apart.square().mean(dim=0) - apart.square() + 2 * apart * (mean - centre)
             else:
-                first, second = _of_others(groups, apart), _of_others(groups, apart.square())
+                first, second = groups.of_others(apart), groups.of_others(apart.square())
                 gap = second - apart.square() + 2 * (apart - first) * (mean - centre)
         terms = (gap * torch.exp(-log_variance) / 2).sum(dim=-1)
         if groups is not None:
-            terms = terms * (groups != groups[0]).any()
+            terms = terms * groups.several
         estimate: Tensor = terms.mean()
         return estimate
 
@@ -137,14 +144,31 @@ class VClub(nn.Module):
         return F.layer_norm(x, x.shape[-1:]), F.layer_norm(y, y.shape[-1:])
 
 
-def _of_others(groups: Tensor, values: Tensor) -> Tensor:
-    """(B, D) the mean of ``values`` (B, D) over the rows of other groups; of all rows where there is no other."""
-    place = groups.unique(return_inverse=True)[1]
-    size = int(place.max()) + 1
-    own = values.new_zeros(size, values.shape[1]).index_add(0, place, values)
-    count = values.new_zeros(size).index_add(0, place, values.new_ones(len(place)))
-    left = (len(values) - count)[:, None]
-    return torch.where(left > 0, (own.sum(dim=0) - own) / left.clamp_min(1), values.mean(dim=0))[place]
+@dataclass(frozen=True)
+class Groups:
+    """Rows that are not drawn independently.
+
+    ids (B,) int    place (B,) int64: which of the groups a row is of    count (G,) float32 rows of each
+    several (): whether there is more than one
+    """
+
+    ids: Tensor
+    place: Tensor
+    count: Tensor
+    several: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> Groups:
+        place = ids.unique(return_inverse=True)[1]
+        count = torch.zeros(int(place.max()) + 1, device=ids.device)
+        count.index_add_(0, place, torch.ones(len(place), device=ids.device))
+        return cls(ids, place, count, (ids != ids[0]).any())
+
+    def of_others(self, values: Tensor) -> Tensor:
+        """(B, D) the mean of ``values`` (B, D) over the rows of other groups; of all rows where there is no other."""
+        own = values.new_zeros(len(self.count), values.shape[1]).index_add(0, self.place, values)
+        left = (len(values) - self.count)[:, None]
+        return torch.where(left > 0, (own.sum(dim=0) - own) / left.clamp_min(1), values.mean(dim=0))[self.place]
 
 
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:

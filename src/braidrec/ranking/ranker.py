@@ -182,7 +182,7 @@ class Ranker(nn.Module, RankingModel):
         scored = self.backbone(
             RankingInput(
                 fields,
-                torch.cat(extras, dim=1) if extras else fields[:, :0],
+                fields[:, :0] if not extras else extras[0] if len(extras) == 1 else torch.cat(extras, dim=1),
                 embed.first_order(ids, bags, batch.numbers) if needs.linear else None,
                 _behaviours(items, embed) if needs.history and items is not None else None,
                 embed.field_aware(ids, bags, batch.numbers) if needs.field_aware else None,

@@ -44,7 +44,7 @@ from braidrec.layers.attention import Attended, Behaviours, gather
 from braidrec.layers.embedding import FieldEmbedding, ItemTable
 from braidrec.layers.mlp import Mixed, initialise
 from braidrec.layers.text import TextReader, TextTable
-from braidrec.objectives.club import Estimator, VClub
+from braidrec.objectives.club import Estimator, Groups, VClub
 from braidrec.objectives.sufficiency import BilinearDiscriminator, sufficiency
 from braidrec.ranking.contracts import Patterns, PatternSource, SourceContext
 from braidrec.ranking.parts import Beside, Idle, Replaced, SourceConfig
@@ -252,9 +252,10 @@ class DisCo(nn.Module, PatternSource):
             if len(self.discriminators):
                 terms["sufficiency"] = self._sufficiency(rows, items, by_block, batch)
             if len(self.estimators):
+                groups = None if past.user is None else Groups.of(past.user)
                 terms["disentanglement"] = torch.stack(
                     [
-                        self._club(name).value(x, y, self._pairs_generator, items.past.user)
+                        self._club(name).value(x, y, self._pairs_generator, groups)
                         for name, (x, y) in self._joined(by_block, by_label).items()
                     ]
                 ).sum()
