@@ -336,7 +336,8 @@ def test_knowledge_for_the_mlp_alone(backbone: str, apart: bool, with_summary: b
     assert seen[0].deep is not None
     assert seen[0].deep.shape == (12, vectors, DIM)
     assert seen[0].extras.shape[1] == (0 if apart else 2)
-    assert seen[0].flat.shape[1] == (LAYOUT.num_fields + (0 if apart else 2) + vectors) * DIM
+    columns = sum(part.shape[1] for part in seen[0].columns if isinstance(part, Tensor))
+    assert columns == (LAYOUT.num_fields + (0 if apart else 2) + vectors) * DIM
 
 
 def test_knowledge_for_the_mlp_alone_is_what_deepfm_reads_beside_its_pairs() -> None:
