@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_of_low_rank_or_names_the_bytes() -> None:
 def test_shares_by_text_and_by_behaviour_are_what_each_side_alone_puts_into_the_score(form: str) -> None:
     """The normal equations are linear in their right-hand side: behaviour's part and text's part add up."""
     graph, text = random_graph(), random_text()
-    settings = {"text": form, "penalty": 3.0, "weight": 2.0, "pull": 7.0}
+    settings = {"text": form, "penalty": 3.0, **({"weight": 2.0} if form == "stack" else {"pull": 7.0})}
     model = fitted("ease", graph, text, **settings)
     items, target = torch.tensor([1, 4, 9]), 6
     whole, by_text = model.shares(items, target)

@@ -69,7 +69,6 @@ CASES = [
     ("lightgcn", None, {"depth": 0, "keep": 0.5}, "backbone.keep", "depth = 0"),
     ("gccf", None, {"depth": 0, "self_loop": False}, "backbone.self_loop", "depth = 0"),
     ("sgl", None, {"contrast": 0, "keep": 0.5}, "backbone.keep", "contrast = 0"),
-    ("sgl", None, {"keep": 1.0, "drop": "walk"}, "backbone.drop", "keep = 1"),
     ("sgl", None, {"of_negatives": False}, "backbone.of_negatives", "negatives = 0"),
     ("simgcl", None, {"contrast": 0, "noise": 0.5}, "backbone.noise", "contrast = 0"),
     ("simgcl", None, {"depth": 1, "first_layer": False, "combine": "mean"}, "backbone.combine", "is one layer"),
@@ -109,7 +108,6 @@ def test_what_a_preset_sets_is_nobody_s_mistake() -> None:
     ("name", "settings", "key", "values"),
     [
         ("sgl", {"contrast": 0.0}, "contrast_temperature", (0.1, 0.9)),
-        ("sgl", {"keep": 1.0}, "drop", ("edge", "walk", "node")),
         ("sgl", {"depth": 0}, "keep", (0.2, 0.9)),
         ("simgcl", {"contrast": 0.0}, "noise", (0.1, 0.9)),
         ("simgcl", {"depth": 1, "first_layer": False}, "combine", ("sum", "mean")),

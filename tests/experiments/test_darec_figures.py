@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_maps_and_their_numbers(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(darec_figures, "_DRAWN", 60)
     found = darec_figures.STRANDS.make(made)
-    assert found["rows"] == 60
+    assert found["nodes"] == 60
     assert set(found["silhouette"]) == {"nodes", "shared", "specific", "text_shared", "text_specific"}
     assert all(-1 <= each["likeness"] <= 1 for each in found["likeness"])
     assert all((made.figures / name).exists() for name in found["files"])
@@ -89,3 +89,24 @@ def test_curves_are_of_the_rows(made: Made, tmp_path: Path) -> None:
     assert found["curves"]["recall@20"] == {"LightGCN": [0.0, 0.1]}
     assert all((tmp_path / name).exists() for name in found["files"])
     assert extra.show(found)[0].row_count == len(keys)
+
+
+def test_what_a_term_changes_is_over_all_of_them(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"lightgcn-darec{end}" for end in ("", "-without-local", "-without-global")]
+    rows = [Row(name, "world", "lightgcn", "darec", task="collaborative") for name in names]
+    keys = [metric.key for metric in rows[0].metrics]
+    means = dict(zip(names, (0.2, 0.1, 0.21), strict=True))
+    entries = [{"row": name, **{f"test_{key}": {"mean": mean, "sd": 0.0} for key in keys}} for name, mean in means.items()]
+    own = Made(made.experiment, "world", rows, made.shop, {"rows": entries}, tmp_path, made.open_data)
+    drawn = []
+
+    def bars(values: dict[str, list[float]], labels: list[str], path: Path, *rest: str) -> Path:
+        drawn.append((values, labels))
+        return path
+
+    monkeypatch.setattr(darec_figures, "bars_plot", bars)
+    ends = [("none", ""), ("local", "-without-local"), ("global", "-without-global")]
+    found = darec_figures.left_out(ends, ("lightgcn",), {"lightgcn": "LightGCN"}).make(own)
+    assert found["curves"]["ndcg@20"] == {"LightGCN": [0.2, 0.1, 0.21]}
+    assert drawn[0] == ({"LightGCN": [pytest.approx(-50), pytest.approx(5)]}, ["local", "global"])
+    assert found["files"] == ["darec-made-recall-world.png", "darec-made-ndcg-world.png"]

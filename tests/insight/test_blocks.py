@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 
 from braidrec.errors import DataError
 from braidrec.insight.block_plots import bars_plot, lines_plot, strip_plot
-from braidrec.insight.blocks import Classified, agreement, classified, cosines, flat, jaccard, rank_correlations, silhouette
+from braidrec.insight.blocks import Classified, agreement, classified, cosines, jaccard, rank_correlations, silhouette
+from braidrec.insight.strands import flat
 
 
 def groups(apart: float, count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from braidrec.collaborative.answers import Answering, of_people
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.config import NodesConfig, PairwiseConfig
 from braidrec.collaborative.contracts import Backbone, Enhancer, MatrixModel, Parts, Widths, groups_of
@@ -102,13 +103,7 @@ class NodeVectors(nn.Module, MatrixModel):
 
     def people(self, baskets: Baskets) -> Tensor:
         """(b, D) of known users their own, of others by what they have."""
-        user = baskets.user
-        if user is None:
-            return _folded(baskets, self.inward)
-        inside = torch.where(user < len(self.users), user, 0)
-        known = self.trained[inside]
-        found = self.users[inside]
-        return found if bool(known.all()) else torch.where(known[:, None], found, _folded(baskets, self.inward))
+        return of_people(baskets, self.users, self.trained, lambda others: _folded(others, self.inward))
 
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
         return self.inward[items] @ self.items[target] / len(items) ** 0.5, None
@@ -130,7 +125,7 @@ class NodeVectors(nn.Module, MatrixModel):
         self.inward = torch.cat([self.inward, new @ self.turn])
 
 
-class GraphModel(nn.Module, MatrixModel):
+class GraphModel(Answering[NodeVectors]):
     """nodes (N, d): the table that trains, users first.  A `MatrixTrainer`."""
 
     def __init__(self, config: NodesConfig, parts: Parts, backbone: Spec, enhancer: tuple[Spec, Any] | None = None):
@@ -142,7 +137,6 @@ class GraphModel(nn.Module, MatrixModel):
         self._check_names()
         self._check_negatives()
         self._draws = {name: torch.Generator().manual_seed(spawn(parts.seed, "nodes", name)) for name in ("backbone", "method")}
-        self._answer: tuple[NodeVectors, ...] = ()
 
     @property
     def _backbone(self) -> Backbone:
@@ -212,39 +206,11 @@ class GraphModel(nn.Module, MatrixModel):
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> GraphModel:
-        self._answer = ()
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *given: Any) -> None:
-        self._answer = ()
-        super()._load_from_state_dict(*given)
-
-    @property
-    def vectors(self) -> NodeVectors:
-        """Made once after each change of mode or weights."""
-        if not self._answer:
-            found = NodeVectors(self.enhancer)
-            with torch.no_grad():
-                found.put(self._backbone.embed(self._inputs()[0], self.graph), self.graph)
-            self._answer = (found.train(self.training),)
-        return self._answer[0]
-
-    @property
-    def num_rows(self) -> int:
-        return self.graph.num_items + 1
-
-    def scores(self, baskets: Baskets) -> Tensor:
-        return self.vectors.scores(baskets)
-
-    def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
-        return self.vectors.shares(items, target)
-
-    def item_vectors(self) -> Mapping[str, Tensor]:
-        return self.vectors.item_vectors()
-
-    def user_vectors(self) -> Mapping[str, Tensor]:
-        return self.vectors.user_vectors()
+    def answer(self) -> NodeVectors:
+        found = NodeVectors(self.enhancer)
+        with torch.no_grad():
+            found.put(self._backbone.embed(self._inputs()[0], self.graph), self.graph)
+        return found.train(self.training)
 
     def kept(self) -> nn.Module:
         found = self.vectors

@@ -353,7 +353,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         _grid(("", *_WITHOUT)),
         reference={f"{backbone}-darec{ending}": f"{backbone}-darec" for backbone in ABLATED for ending in _WITHOUT},
         notes=_NOTES,
-        extra=darec_figures.curves([("all", ""), *zip(TERMS, _WITHOUT, strict=True)], ABLATED, BACKBONES, "without"),
+        extra=darec_figures.left_out([("none", ""), *zip(TERMS, _WITHOUT, strict=True)], ABLATED, BACKBONES),
     ),
     _experiment(
         "fig4",

@@ -14,6 +14,7 @@ from braidrec.collaborative.scoring import training_graph
 from braidrec.data.dataset import Dataset
 from braidrec.experiments.experiment import Extra, Made
 from braidrec.experiments.material import open_data
+from braidrec.insight.block_plots import bars_plot
 from braidrec.insight.plots import curve_plot, map_plot, similarity_plot
 from braidrec.insight.strands import far_pairs, flat, groups, likeness, nearness, similarity
 from braidrec.runs.knowledge import KnowledgeBases
@@ -67,28 +68,49 @@ def curves(values: Sequence[tuple[str, str]], backbones: Sequence[str], titles: 
     labels = [label for label, _ in values]
 
     def make(made: Made) -> Mapping[str, Any]:
-        found: dict[str, dict[str, list[float]]] = {}
-        for metric in made.rows[0].metrics:
-            key = f"test_{metric.key}"
-            found[metric.key] = {
-                titles[backbone]: [made.entry(f"{backbone}-darec{ending}")[key]["mean"] for _, ending in values]
-                for backbone in backbones
-            }
-        shown = [metric for metric in made.rows[0].metrics if metric.key in ("recall@20", "ndcg@20")]
+        found = _by_setting(made, values, backbones, titles)
         files = [
-            curve_plot(
-                found[metric.key],
-                labels,
-                made.figure(f"-{metric.key.partition('@')[0]}"),
-                f"{metric.title} by {name}",
-                name,
-                metric.title,
-            )
-            for metric in shown
+            curve_plot(found[key], labels, made.figure(ending), f"{title} by {name}", name, title)
+            for key, title, ending in _drawn(made)
         ]
         return {"curves": found, "labels": labels, "setting": name, "files": [path.name for path in files]}
 
     return Extra(make, _curves_shown)
+
+
+def left_out(values: Sequence[tuple[str, str]], backbones: Sequence[str], titles: Mapping[str, str]) -> Extra:
+    """What leaving out one of several things changes, a bar for each and backbone.  values: likewise, the first with all"""
+    labels = [label for label, _ in values]
+
+    def make(made: Made) -> Mapping[str, Any]:
+        found = _by_setting(made, values, backbones, titles)
+        files = []
+        for key, title, ending in _drawn(made):
+            change = {one: [100 * (each / whole - 1) for each in rest] for one, (whole, *rest) in found[key].items()}
+            path, what = made.figure(ending), f"{title} without one of the terms"
+            files.append(bars_plot(change, labels[1:], path, what, "change against all of them, %"))
+        return {"curves": found, "labels": labels, "setting": "term left out", "files": [path.name for path in files]}
+
+    return Extra(make, _curves_shown)
+
+
+def _by_setting(
+    made: Made, values: Sequence[tuple[str, str]], backbones: Sequence[str], titles: Mapping[str, str]
+) -> dict[str, dict[str, list[float]]]:
+    """Metric -> backbone -> the means of its rows, one for each value."""
+    return {
+        metric.key: {
+            titles[one]: [made.entry(f"{one}-darec{ending}")[f"test_{metric.key}"]["mean"] for _, ending in values]
+            for one in backbones
+        }
+        for metric in made.rows[0].metrics
+    }
+
+
+def _drawn(made: Made) -> list[tuple[str, str, str]]:
+    """(key, title, how its file ends) of the metrics that have a picture."""
+    keys = ("recall@20", "ndcg@20")
+    return [(each.key, each.title, f"-{each.key.partition('@')[0]}") for each in made.rows[0].metrics if each.key in keys]
 
 
 def _curves_shown(values: Mapping[str, Any]) -> list[Table]:
@@ -135,20 +157,24 @@ def _strands(made: Made) -> Mapping[str, Any]:
     files = [
         map_plot(maps, made.figure(), "t-SNE of the parts, coloured by clusters of the shared part of the same side"),
         similarity_plot(
-            {name.replace("_", ", "): similarity(vectors[order]) for name, vectors in own.items() if name != "nodes"},
+            {
+                f"{part}, {side}": similarity(own[name.replace("shared", part)][order])
+                for part in ("shared", "specific")
+                for name, side in SIDES.items()
+            },
             made.figure("-cosines"),
             "cosines, rows in the order of the clusters of behaviour's shared part",
         ),
     ]
     silhouettes = {name: strength for name, (_, strength) in clusters.items()}
-    return {"rows": len(drawn), "silhouette": silhouettes, "likeness": alike, "files": [path.name for path in files]}
+    return {"nodes": len(drawn), "silhouette": silhouettes, "likeness": alike, "files": [path.name for path in files]}
 
 
 def _strands_shown(values: Mapping[str, Any]) -> list[Table]:
     alike = [(each["first"], each["second"], f"{each['likeness']:.4f}") for each in values["likeness"]]
     strong = [(name, f"{value:.4f}") for name, value in values["silhouette"].items()]
     return [
-        plain_table(f"silhouette of {_CLUSTERS} clusters, {values['rows']:,} nodes", ("space", "silhouette"), strong),
+        plain_table(f"silhouette of {_CLUSTERS} clusters, {values['nodes']:,} nodes", ("space", "silhouette"), strong),
         plain_table("correlation of the cosines of all pairs of these nodes", ("space", "and", "likeness"), alike),
     ]
 

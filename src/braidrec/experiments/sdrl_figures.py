@@ -17,8 +17,9 @@ from braidrec.collaborative.scoring import training_positions
 from braidrec.data.dataset import Dataset
 from braidrec.experiments.experiment import Extra, Made
 from braidrec.insight.block_plots import bars_plot, lines_plot, strip_plot
-from braidrec.insight.blocks import agreement, cosines, flat, jaccard, rank_correlations, silhouette
+from braidrec.insight.blocks import agreement, cosines, jaccard, rank_correlations, silhouette
 from braidrec.insight.plots import map_plot
+from braidrec.insight.strands import flat
 from braidrec.runs.run import Run
 from braidrec.runs.tables import plain_table
 

@@ -85,15 +85,6 @@ def silhouette(vectors: Vectors, group: NDArray[np.integer[Any]]) -> float:
     return float(silhouette_score(vectors, group, metric="cosine"))
 
 
-def flat(vectors: Vectors, seed: int = 0) -> NDArray[np.float32]:
-    """(n, 2) by t-SNE (van der Maaten and Hinton, JMLR 2008), begun from principal components."""
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, (len(vectors) - 1) / 3)
-    found = TSNE(random_state=seed, init="pca", perplexity=perplexity, metric="cosine").fit_transform(np.asarray(vectors))
-    return np.asarray(found, np.float32)
-
-
 def cosines(vectors: Vectors, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n,) of pairs of rows."""
     unit = _unit(vectors)

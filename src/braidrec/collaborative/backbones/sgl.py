@@ -43,7 +43,6 @@ class SGLConfig(PairwiseConfig):
         found = because(
             (not self.contrast, "contrast = 0", "drop keep contrast_temperature of_negatives"),
             (not self.negatives, "negatives = 0", "of_negatives"),
-            (self.keep == 1, "keep = 1 leaves nothing out", "drop"),
             (not self.depth, "depth = 0", "combine" if self.drop == "node" else "combine drop keep"),
         )
         return {**super().idle(), **found}

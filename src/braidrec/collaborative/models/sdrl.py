@@ -28,6 +28,7 @@ from pydantic import Field as Setting
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
+from braidrec.collaborative.answers import Answering, of_people
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.cells import CellBatch, CellBatches, Rows
 from braidrec.collaborative.contracts import MatrixModel, Parts
@@ -202,7 +203,7 @@ class Side(nn.Module):
         self.last = _linear(config.hidden, width)
 
 
-class SDRL(nn.Module, MatrixModel):
+class SDRL(Answering["BlockVectors"]):
     """A `MatrixTrainer`; in evaluation it answers by the codes of all users and items of training."""
 
     def __init__(self, config: SDRLConfig, parts: Parts):
@@ -237,7 +238,6 @@ class SDRL(nn.Module, MatrixModel):
         self._draws = {
             name: torch.Generator().manual_seed(spawn(parts.seed, "sdrl", name)) for name in ("drop", "zeros", "code")
         }
-        self._answer: tuple[BlockVectors, ...] = ()
 
     @staticmethod
     def _shown(parts: Parts, block: Block) -> Categories:
@@ -333,20 +333,8 @@ class SDRL(nn.Module, MatrixModel):
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> SDRL:
-        self._answer = ()
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *given: Any) -> None:
-        self._answer = ()
-        super()._load_from_state_dict(*given)
-
-    @property
-    def vectors(self) -> BlockVectors:
-        """Made once after each change of mode or weights."""
-        if not self._answer:
-            self._answer = (BlockVectors(self.config).put(self),)
-        return self._answer[0]
+    def answer(self) -> BlockVectors:
+        return BlockVectors(self.config).put(self)
 
     @torch.no_grad()
     def codes(self, which: Literal["users", "items"]) -> Tensor:
@@ -362,25 +350,6 @@ class SDRL(nn.Module, MatrixModel):
         ]
         nn.Module.train(self, mode)
         return F.pad(torch.cat(parts), (0, 0, 1, 0))
-
-    @property
-    def num_rows(self) -> int:
-        return int(self._entries.shape[1])
-
-    def scores(self, baskets: Baskets) -> Tensor:
-        return self.vectors.scores(baskets)
-
-    def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
-        return self.vectors.shares(items, target)
-
-    def item_vectors(self) -> Mapping[str, Tensor]:
-        return self.vectors.item_vectors()
-
-    def user_vectors(self) -> Mapping[str, Tensor]:
-        return self.vectors.user_vectors()
-
-    def kept(self) -> nn.Module:
-        return self.vectors
 
 
 class BlockVectors(nn.Module, MatrixModel):
@@ -471,13 +440,7 @@ class BlockVectors(nn.Module, MatrixModel):
 
     def _people(self, baskets: Baskets) -> Tensor:
         """(b, k) of known users their own, of others by what they have."""
-        user = baskets.user
-        if user is None:
-            return self.folded(baskets)
-        inside = torch.where(user < len(self.users), user, 0)
-        known = self.known[inside]
-        found = self.users[inside]
-        return found if bool(known.all()) else torch.where(known[:, None], found, self.folded(baskets))
+        return of_people(baskets, self.users, self.known, self.folded)
 
     def folded(self, baskets: Baskets) -> Tensor:
         """(b, k) codes of who has these items, their ratings unknown."""
