@@ -36,6 +36,7 @@ from braidrec.ranking.methods.edk import (
     Compression,
     EDKConfig,
     KnowledgeNetwork,
+    effective_gates,
     known_rows,
     seen_patterns,
 )
@@ -550,9 +551,10 @@ def test_the_log_of_a_run_has_the_curves_and_the_gates() -> None:
     old = [line for line in lines if line["phase"] == STAGE]
     assert {"prediction", "essential", "input", "disentangled", "l0"} == set(old[0]["losses"])
     gates = old[0]["monitors"]
-    assert set(gates) == {"mean gate", "open patterns", "all closed", "cosine of patterns", "norm of summary"}
+    assert set(gates) == {"mean gate", "open patterns", "all closed", "cosine of patterns", "norm of summary", "fields kept"}
     assert 0 < gates["mean gate"] < 1
     assert 0 <= gates["open patterns"] <= 4
+    assert 1 <= gates["fields kept"] <= table_layout(world()).num_fields
 
 
 def test_a_look_inside() -> None:
@@ -569,6 +571,11 @@ def test_a_look_inside() -> None:
     plain = ranker("dcn", "mean")
     with pytest.raises(RunError, match="no patterns of EDK; look into a run of enhance = 'edk'"):
         seen_patterns(plain, data, positions)
+
+
+def test_even_gates_are_counted_whatever_their_height() -> None:
+    gates = torch.tensor([[[1.0, 0.1, 0.0, 0.3], [1.0, 0.1, 0.0, 0.1], [0.0, 0.1, 0.0, 0.0]]])  # three fields, four patterns
+    torch.testing.assert_close(effective_gates(gates), torch.tensor([[2.0, 3.0, 0.0, 1.6]]))
 
 
 def test_data_without_old_events_are_refused() -> None:
@@ -605,6 +612,22 @@ def test_knowledge_stands_beside_text(tmp_path: Path) -> None:
     )
     assert run.config.title == "DIN + DisCo + EDK"
     assert math.isfinite(run.record["best"]["metrics"]["auc"])
+
+
+def test_a_run_whose_knowledge_is_for_the_mlp_alone_comes_back(tmp_path: Path) -> None:
+    run = fit(
+        world(),
+        path=tmp_path / "deep",
+        backbone="dcn",
+        enhance="edk",
+        model={**MODEL, "edk": {**SMALL, "inject": "mlp"}},
+        training=TRAINING,
+        show_progress=False,
+    )
+    again, rows = load(run.path, dataset=world()), np.arange(1, 60, dtype=np.int32)
+    scores = [each.model.scores([each.model.past(2)], rows) for each in (run, again)]
+    np.testing.assert_array_equal(*scores)
+    assert len(np.unique(scores[0])) > 30
 
 
 def test_the_control_that_was_drawn_goes_with_every_preset(tmp_path: Path) -> None:

@@ -437,7 +437,9 @@ class Compression(nn.Module, RankingModel):
 
 @torch.no_grad()
 def _monitors(found: Knowledge) -> dict[str, Tensor]:
-    """Means of the gates, of patterns with an open one, of samples without any, of cosines of two patterns, of c's norm."""
+    """Means of the gates, of patterns with an open one, of samples without any, of cosines of two patterns, of c's norm, and of
+    the even gates that would be as uneven as a pattern's without noise (`Seen`).
+    """
     opened = (found.gates > 0.5).any(dim=1)  # (B, K)
     count = found.patterns.shape[1]
     both = F.normalize(found.patterns, dim=2).sum(dim=1).square().sum(dim=1) - count
@@ -447,7 +449,13 @@ def _monitors(found: Knowledge) -> dict[str, Tensor]:
         "all closed": (~opened).all(dim=1).float().mean(),
         "cosine of patterns": both.mean() / max(count * (count - 1), 1),
         "norm of summary": found.summary.norm(dim=1).mean(),
+        "fields kept": effective_gates(found.gates if found.logits is None else settled_gates(found.logits)).mean(),
     }
+
+
+def effective_gates(gates: Tensor) -> Tensor:
+    """(sum m)^2 / sum m^2 of each pattern, 0 where all are closed: gates (n, F, K) -> (n, K)."""
+    return gates.sum(dim=1).square() / gates.square().sum(dim=1).clamp_min(1e-12)
 
 
 # -- the second stage -----------------------------------------------------------------------------------------------------
@@ -609,8 +617,7 @@ def seen_patterns(model: nn.Module, data: Dataset, positions: Positions) -> Seen
     for block in torch.from_numpy(positions).split(_BLOCK):
         each = source.knowledge(view.at(block).to(place_of(source)))
         gates = each.gates
-        effective = gates.sum(dim=1).square() / gates.square().sum(dim=1).clamp_min(1e-12)
-        sizes = [(gates > 0.5).sum(dim=1), (gates > 0).sum(dim=1), effective]
+        sizes = [(gates > 0.5).sum(dim=1), (gates > 0).sum(dim=1), effective_gates(gates)]
         found.append([part.cpu() for part in (*sizes, each.patterns, each.memory.mean(dim=1))])
     return Seen(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
 
