@@ -40,8 +40,8 @@ RANKING: dict[str, dict[str, Any]] = {
     "deepfm-statistics": {"backbone": "deepfm", "model": {"statistics": True}},
     "din-disco-authors-statistics": {"enhance": "disco", "preset": "authors", "model": {"statistics": True}},
     "deepfm-disco": {"backbone": "deepfm", "enhance": "disco"},
-    "dcn": {"backbone": "dcn", "model": {"history": {}}},  # which it does not read
-    "dcn-textbook": {"backbone": "dcn", "preset": "textbook", "model": {"history": {}}},
+    "dcn": {"backbone": "dcn"},
+    "dcn-textbook": {"backbone": "dcn", "preset": "textbook", "model": {"history": {}}},  # which it does not read
     "din-textbook": {"preset": "textbook"},
     "din-lazy": {"training": {"tables": "lazy", "average_epochs": 0.0}},
 }
