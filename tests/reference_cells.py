@@ -41,7 +41,7 @@ RANKING: dict[str, dict[str, Any]] = {
     "din-disco-authors-statistics": {"enhance": "disco", "preset": "authors", "model": {"statistics": True}},
     "deepfm-disco": {"backbone": "deepfm", "enhance": "disco"},
     "dcn": {"backbone": "dcn"},
-    "dcn-textbook": {"backbone": "dcn", "preset": "textbook"},
+    "dcn-textbook": {"backbone": "dcn", "preset": "textbook", "model": {"history": {}}},  # which it does not read
     "din-textbook": {"preset": "textbook"},
     "din-lazy": {"training": {"tables": "lazy", "average_epochs": 0.0}},
 }
