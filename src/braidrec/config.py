@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import Field as Setting
 from pydantic_core import PydanticCustomError
 
 from braidrec.errors import ConfigError, suggest
-from braidrec.registry import TASKS, LogSize, Spec, TaskSpec, Values, task_of
+from braidrec.registry import TASKS, LogSize, Settings, Spec, TaskSpec, Values, task_of
 from braidrec.strict import LONGEST, SEEDS, Strict, merge, parse
 from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
 
@@ -272,11 +272,11 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     parse(
         TrainingConfig, training, f"{where}: training of preset '{request.preset}' of {', '.join(each.name for each in specs)}"
     )
-    training = merge(
-        training, _sized(found, request.preset, size, training, {key: getattr(given, key) for key in request.training})
-    )
     usual = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
     own = _own(found, request.model, f"{where}: model")
+    asked = Settings(own, {key: getattr(given, key) for key in request.training})
+    sized = _sized(found, request.preset, size, Settings(usual, training), asked)
+    training, usual = merge(training, sized.training), merge(usual, sized.model)
     model = parse(found.config, merge(usual, own), f"{where}: model")
     _refuse_idle(found, model, usual, own, where)
     return RunConfig(
@@ -332,28 +332,49 @@ def _training(found: Chosen, preset: str) -> Values:
     return training
 
 
-def _sized(found: Chosen, preset: str, size: LogSize | None, training: Values, own: Values) -> Values:
+def _sized(found: Chosen, preset: str, size: LogSize | None, usual: Settings, own: Settings) -> Settings:
     rule = None if found.backbone.fitted else found.task.sized.get(preset)
-    return {} if rule is None or size is None else rule(size, training, own)
+    return Settings() if rule is None or size is None else rule(size, usual, own)
+
+
+def _usual(config: RunConfig) -> Settings:
+    """What a request that says nothing gets of a large log."""
+    informed, found = bool(config.knowledge), config.chosen
+    model = merge(found.task.model.get(config.preset, {}), _settings(found, config.preset, informed=informed))
+    return Settings(model, _training(found, config.preset))
 
 
 def _preset_training(config: RunConfig, size: LogSize | None = None) -> TrainingConfig:
     """What holds where a request says nothing."""
-    usual = _training(config.chosen, config.preset)
-    return parse(TrainingConfig, merge(usual, _sized(config.chosen, config.preset, size, usual, {})), "preset")
+    usual = _usual(config)
+    sized = _sized(config.chosen, config.preset, size, usual, Settings())
+    return parse(TrainingConfig, merge(usual.training, sized.training), "preset")
 
 
 def by_size(config: RunConfig, size: LogSize) -> str | None:
     """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
+    usual, model = _usual(config), config.model
     before, sized, now = _flat(_preset_training(config)), _flat(_preset_training(config, size)), _flat(config.training)
     changed = [
-        f"{key} = {value} instead of {before.get(key)}"
-        for key, value in sized.items()
-        if value != before.get(key) and value == now.get(key)
+        (key, value, before.get(key)) for key, value in sized.items() if value != before.get(key) and value == now.get(key)
     ]
+    preset = parse(config.chosen.config, usual.model, "preset")
+    for key, value in _leaves(_sized(config.chosen, config.preset, size, usual, Settings()).model):
+        if value != _at(preset, key) and value == _at(model, key):
+            changed.insert(0, (f"model.{key}", value, _at(preset, key)))
     if not changed:
         return None
-    return f"by the size of the log ({size.samples:,} training rows, {size.users:,} users): {', '.join(changed)}"
+    said = ", ".join(f"{key} = {value} instead of {old}" for key, value, old in changed)
+    return f"by the size of the log ({size.samples:,} training rows, {size.users:,} users): {said}"
+
+
+def _leaves(values: Values, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
 
 
 def _flat(training: TrainingConfig) -> dict[str, Any]:

@@ -224,19 +224,32 @@ class Metric:
 
 @dataclass(frozen=True)
 class LogSize:
-    """What there is to train on.  samples: rows to rank, drawn negatives among them    users: those with such rows"""
+    """What there is to train on.
+
+    samples: rows to rank, drawn negatives among them    users: those with such rows    drawn: whether negatives are
+    """
 
     samples: int
     users: int
+    drawn: bool = False
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], negatives: int | None = None) -> LogSize:
         """By a prepared data set's manifest; negatives: per positive, as the run says."""
         per_positive = negatives or manifest["settings"]["negatives"] or 0
-        return cls(manifest["counts"]["samples"]["train"] * (1 + per_positive), manifest["counts"]["train_users"])
+        rows = manifest["counts"]["samples"]["train"] * (1 + per_positive)
+        return cls(rows, manifest["counts"]["train_users"], per_positive > 0)
 
 
-Sized = Callable[[LogSize, Values, Values], Values]
+@dataclass(frozen=True)
+class Settings:
+    """Values of the tables [model] and [training]."""
+
+    model: Values = field(default_factory=dict)
+    training: Values = field(default_factory=dict)
+
+
+Sized = Callable[[LogSize, Settings, Settings], Settings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +260,8 @@ class TaskSpec:
     where: "module:ATTRIBUTE" of its `braidrec.task.Task`    config: likewise of its `braidrec.config.ModelConfig`
     metrics: of its reports, the headline first    default: the backbone that is meant when none is named
     model, training: preset -> what it sets, before the chosen models set theirs
-    sized: preset -> what the size of the log changes in ``training``: (size, values of the preset and the chosen models, the
-    request's own values, which win) -> values
+    sized: preset -> what the size of the log changes: (size, values of the preset and the chosen models, the request's own
+    values, which win) -> values
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     of_positives: whether its default is meant where nothing is named and the log holds positives alone

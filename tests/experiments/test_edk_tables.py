@@ -127,12 +127,26 @@ def test_sizes_and_maps_of_patterns(made: Made) -> None:
     assert found["test_rows"] == len(made.run("deepfm-edk").dataset.split["test"])
     mean = sum(size * share for size, share in enumerate(found["sizes"]))
     assert np.mean(found["by_pattern"]) == pytest.approx(mean)
+    assert sum(found["open"]) == pytest.approx(1)
+    assert all(sum(found["open"][:size]) <= sum(found["sizes"][:size]) for size in range(len(found["sizes"])))
+    assert 0 < found["effective"] <= len(found["open"]) - 1
     assert edk_figures.SIZES.show(found)[0].row_count == len(found["sizes"])
+    earlier = {key: value for key, value in found.items() if key not in ("open", "effective")}
+    assert len(edk_figures.SIZES.show(earlier)[0].columns) == 2
     maps = edk_figures.MAPS.make(made)
     assert maps["drawn"] == [found["test_rows"], 3 * found["test_rows"]]
     assert all(-1 <= told <= 1 for told in (*maps["told"].values(), maps["cosine"]))
     assert all((made.figures / name).exists() for name in (*found["files"], *maps["files"]))
     assert edk_figures.MAPS.show(maps)[0].row_count == 2
+
+
+def test_mapped_patterns_are_spread_over_the_log() -> None:
+    places = edk_figures._spread(2_000, 200)
+    assert len(np.unique(places)) == 200
+    assert (np.diff(places) > 0).all()
+    assert np.histogram(places, bins=4, range=(0, 2_000))[0].min() > 30
+    assert edk_figures._spread(5, 200).tolist() == [0, 1, 2, 3, 4]
+    assert places.tolist() == edk_figures._spread(2_000, 200).tolist()
 
 
 def test_the_mean_cosine_of_patterns_by_hand() -> None:

@@ -24,9 +24,9 @@ from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.layers.text import TextTable
-from braidrec.ranking.build import table_layout
+from braidrec.ranking.build import build_ranker, table_layout
 from braidrec.ranking.config import RankingConfig
-from braidrec.ranking.contracts import Material, SourceContext
+from braidrec.ranking.contracts import Material, RankingInput, SourceContext
 from braidrec.ranking.methods.disco import SPEC as DISCO
 from braidrec.ranking.methods.edk import (
     EDK,
@@ -36,6 +36,7 @@ from braidrec.ranking.methods.edk import (
     Compression,
     EDKConfig,
     KnowledgeNetwork,
+    effective_gates,
     known_rows,
     seen_patterns,
 )
@@ -310,6 +311,67 @@ def test_knowledge_stands_beside_the_fields(values: dict[str, Any], extras: int)
     )
 
 
+def built(backbone: str, *, apart: bool, **edk: Any) -> Ranker:
+    """By way of the settings.  apart: without the mean history"""
+    own = {"dim": DIM, "edk": {**SMALL, **edk}, **({"history": {"mean": False}} if apart else {})}
+    found = resolve(RunRequest(data="-", backbone=backbone, enhance=("edk",), preset="paper", model=own), "test")
+    torch.manual_seed(0)
+    return build_ranker(found, Material(LAYOUT, item_fields()))
+
+
+MIXING = ("deepfm", "dcn", "pnn", "xdeepfm", "autoint", "finalmlp")
+
+
+@pytest.mark.parametrize("with_summary", [False, True])
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("backbone", MIXING)
+def test_knowledge_for_the_mlp_alone(backbone: str, apart: bool, with_summary: bool) -> None:
+    model = built(backbone, apart=apart, inject="mlp", with_summary=with_summary)
+    vectors = 4 + with_summary
+    one = batch(12)
+    slopes = torch.autograd.grad(model.train().step(one).losses()["prediction"], list(model.sources[0].adapter.parameters()))  # type: ignore[union-attr]
+    assert all(slope.any() for slope in slopes)
+    seen: list[RankingInput] = []
+    model.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))  # type: ignore[attr-defined]
+    model.eval()(one)
+    assert seen[0].deep is not None
+    assert seen[0].deep.shape == (12, vectors, DIM)
+    assert seen[0].extras.shape[1] == (0 if apart else 2)
+    columns = sum(part.shape[1] for part in seen[0].columns if isinstance(part, Tensor))
+    assert columns == (LAYOUT.num_fields + (0 if apart else 2) + vectors) * DIM
+
+
+def test_knowledge_for_the_mlp_alone_is_what_deepfm_reads_beside_its_pairs() -> None:
+    alone, one = built("deepfm", apart=True, inject="mlp"), batch(12)
+    beside = built("deepfm", apart=True, inject="fields")
+    beside.load_state_dict(alone.state_dict())
+    paired = beside.eval()(one)
+    beside.backbone.extras_in_fm = False  # type: ignore[attr-defined]
+    assert torch.equal(alone.eval()(one), beside(one))
+    assert not torch.equal(alone(one), paired)
+
+
+@pytest.mark.parametrize(("backbone", "width"), [("dcn", 11), ("xdeepfm", 5)])
+def test_crosses_are_as_wide_as_without_it(backbone: str, width: int) -> None:
+    """DCN's MLP reads seven fields and four vectors, that of the paper's xDeepFM the sum of fields and four vectors."""
+    model = built(backbone, apart=True, inject="mlp").backbone
+    assert model.mlp.layers[0].in_features == width * DIM  # type: ignore[attr-defined]
+    crosses = model.cross.bias if backbone == "dcn" else model.cin.weights[0]  # type: ignore[attr-defined]
+    assert crosses.shape[1] == LAYOUT.num_fields * (DIM if backbone == "dcn" else 1)
+
+
+@pytest.mark.parametrize("backbone", ["fm", "ffm", "fwfm"])
+def test_without_an_mlp_nothing_is_for_it_alone(backbone: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'{backbone}' has no MLP .* edk .* set inject = 'fields', or take one of deepfm, "):
+        built(backbone, apart=False, inject="mlp")
+
+
+@pytest.mark.parametrize("backbone", ["din", "dien", "sdim", "widedeep"])
+def test_where_extras_reach_the_mlp_alone_as_it_is_that_is_said(backbone: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.edk\.inject = 'mlp' would change nothing: .* reach its MLP alone as it is"):
+        built(backbone, apart=False, inject="mlp")
+
+
 def test_knowledge_that_says_nothing_is_as_many_empty_fields() -> None:
     one = source()
     with torch.no_grad():
@@ -489,9 +551,10 @@ def test_the_log_of_a_run_has_the_curves_and_the_gates() -> None:
     old = [line for line in lines if line["phase"] == STAGE]
     assert {"prediction", "essential", "input", "disentangled", "l0"} == set(old[0]["losses"])
     gates = old[0]["monitors"]
-    assert set(gates) == {"mean gate", "open patterns", "all closed", "cosine of patterns", "norm of summary"}
+    assert set(gates) == {"mean gate", "open patterns", "all closed", "cosine of patterns", "norm of summary", "fields kept"}
     assert 0 < gates["mean gate"] < 1
     assert 0 <= gates["open patterns"] <= 4
+    assert 1 <= gates["fields kept"] <= table_layout(world()).num_fields
 
 
 def test_a_look_inside() -> None:
@@ -501,11 +564,18 @@ def test_a_look_inside() -> None:
     fields = table_layout(data).num_fields
     assert seen.sizes.shape == (50, 4)
     assert ((seen.sizes >= 0) & (seen.sizes <= fields)).all()
+    assert (seen.open >= seen.sizes).all()
+    assert ((seen.effective >= 1) & (seen.effective <= seen.open + 1e-4))[seen.open > 0].all()
     assert seen.patterns.shape == (50, 4, 8)
     assert seen.raw.shape == (50, 8)
     plain = ranker("dcn", "mean")
     with pytest.raises(RunError, match="no patterns of EDK; look into a run of enhance = 'edk'"):
         seen_patterns(plain, data, positions)
+
+
+def test_even_gates_are_counted_whatever_their_height() -> None:
+    gates = torch.tensor([[[1.0, 0.1, 0.0, 0.3], [1.0, 0.1, 0.0, 0.1], [0.0, 0.1, 0.0, 0.0]]])  # three fields, four patterns
+    torch.testing.assert_close(effective_gates(gates), torch.tensor([[2.0, 3.0, 0.0, 1.6]]))
 
 
 def test_data_without_old_events_are_refused() -> None:
@@ -542,6 +612,22 @@ def test_knowledge_stands_beside_text(tmp_path: Path) -> None:
     )
     assert run.config.title == "DIN + DisCo + EDK"
     assert math.isfinite(run.record["best"]["metrics"]["auc"])
+
+
+def test_a_run_whose_knowledge_is_for_the_mlp_alone_comes_back(tmp_path: Path) -> None:
+    run = fit(
+        world(),
+        path=tmp_path / "deep",
+        backbone="dcn",
+        enhance="edk",
+        model={**MODEL, "edk": {**SMALL, "inject": "mlp"}},
+        training=TRAINING,
+        show_progress=False,
+    )
+    again, rows = load(run.path, dataset=world()), np.arange(1, 60, dtype=np.int32)
+    scores = [each.model.scores([each.model.past(2)], rows) for each in (run, again)]
+    np.testing.assert_array_equal(*scores)
+    assert len(np.unique(scores[0])) > 30
 
 
 def test_the_control_that_was_drawn_goes_with_every_preset(tmp_path: Path) -> None:

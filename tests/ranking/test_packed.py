@@ -28,6 +28,7 @@ from braidrec.ranking import scoring
 from braidrec.ranking.model import ClickModel
 from braidrec.ranking.ranker import Ranker
 from braidrec.ranking.task import TASK
+from braidrec.registry import TASKS
 from braidrec.training.contracts import Hardware
 from braidrec.training.loop import train
 from braidrec.training.stages import Stage, make_phase
@@ -257,3 +258,14 @@ def test_what_does_not_go_with_runs_is_said() -> None:
     for backbone, model in (("din", {"variant": "paper"}), ("dcn", {"norm": "bn"})):
         with pytest.raises(ConfigError, match=r"model\.history\.run = 8 puts rows of one user side by side.*BatchNorm, Dice"):
             TASK.plan(configured(backbone, model={"backbone": model}), data, None, show_progress=False)
+
+
+@pytest.mark.parametrize("backbone", list(TASKS["ranking"].backbones))
+def test_every_backbone_by_ours_can_be_trained_in_runs(backbone: str) -> None:
+    """As `fit` has it for large logs, whoever trains there."""
+    data = small_runs.dataset()
+    for enhance in ((), ("disco",)):
+        request = {"data": "-", "task": "ranking", "backbone": backbone, "enhance": enhance, "model": {"history": {"run": 128}}}
+        config = resolve(RunRequest.model_validate(request), "test")
+        plan = TASK.plan(config, data, text(data) if enhance else None, show_progress=False)
+        assert len(next(iter(plan.batches(plan.stages[-1])))) > 0

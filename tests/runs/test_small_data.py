@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from braidrec.cli import app
-from braidrec.config import RunRequest, by_size, from_toml, resolve
+from braidrec.config import RunConfig, RunRequest, by_size, from_toml, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.settings import PrepareSettings, SplitConfig
@@ -139,9 +139,36 @@ def test_what_was_measured_on_large_logs_holds_there(preset: str, enhance: str |
     for size in (LogSize(776_007, 6_040), PANTRY):
         assert training(size, **chosen) == training(None, **chosen)
     if enhance in (None, "disco"):
-        assert training(ML_1M, enhance=enhance, preset=preset) == training(None, enhance=enhance, preset=preset)
+        short = LogSize(776_007, 20_000)
+        assert training(short, enhance=enhance, preset=preset) == training(None, enhance=enhance, preset=preset)
     if preset != "ours":
         assert training(LogSize(1_000, 60), **chosen) == training(None, **chosen)
+
+
+@pytest.mark.parametrize("enhance", [None, "disco", "edk"])
+def test_rankers_of_large_logs_of_long_histories_read_them_in_runs(enhance: str | None) -> None:
+    def made(size: LogSize, **values: Any) -> RunConfig:
+        return resolve(parse(RunRequest, {"data": "-", "backbone": "din", "enhance": enhance, **values}, "test"), "test", size)
+
+    found = made(ML_1M)
+    assert (found.model.history.run, found.training.batch_size, found.training.lr, found.training.max_epochs) == (
+        128,
+        512,
+        2e-3,
+        6,
+    )
+    assert by_size(found, ML_1M) == (
+        "by the size of the log (776,007 training rows, 5,395 users): model.history.run = 128 instead of 1, "
+        "training.batch_size = 512 instead of 1024, training.lr = 0.002 instead of 0.0007, training.max_epochs = 6 instead of 2"
+    )
+    for size in (LogSize(524_287, 5_395), LogSize(776_007, 12_126), LogSize(776_007, 5_395, drawn=True)):
+        assert made(size).model.history.run == 1
+    for other in ({"history": {"kind": "semantic_topk"}}, {"history": {"run": 1}}, {"backbone": {"norm": "bn"}}):
+        asked = made(ML_1M, model=other)  # in single samples, and trained as those are
+        assert (asked.model.history.run, asked.training) == (1, training(None, enhance=enhance))
+    assert made(ML_1M, training={"lr": 1e-3}).training.lr == 1e-3
+    assert made(ML_1M, model={"history": {"length": 50}}).model.history.run == 128
+    assert made(ML_1M, preset="textbook" if enhance is None else "paper").model.history.run == 1
 
 
 def test_what_is_asked_for_wins() -> None:
@@ -175,7 +202,7 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
     )
     drawn = LogSize.of(shop().manifest, 3)
     assert (drawn.samples, drawn.users) == (4 * 960, 60)
-    assert by_size(run.config, ML_1M) is None
+    assert by_size(run.config, LogSize(776_007, 20_000)) is None
 
 
 @pytest.mark.slow
@@ -304,7 +331,7 @@ def test_one_run_is_tested_against_the_simple_rankings(run: object) -> None:
 
 
 def test_all_models_and_the_simple_rankings_are_one_family() -> None:
-    other = fit(shop(), path=root() / "shop-lr", backbone="lr", model=TINY, training={"max_epochs": 1}, show_progress=False)
+    other = fit(shop(), path=root() / "shop-lr", backbone="lr", training={"max_epochs": 1}, show_progress=False)
     _, alone = comparison_tables([ranker().path, other.path])
     assert "against DIN (ours): " in str(alone.title)  # type: ignore[union-attr]
     _, test = comparison_tables([ranker().path, other.path], baselines=True)

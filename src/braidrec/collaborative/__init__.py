@@ -5,7 +5,7 @@ This page registers what the room holds; nothing heavy is imported before a name
 
 import math
 
-from braidrec.registry import LogSize, Metric, TaskSpec, Values, own_registries
+from braidrec.registry import LogSize, Metric, Settings, TaskSpec, own_registries
 
 _PRESETS = ("ours", "paper", "authors", "textbook")
 
@@ -16,10 +16,10 @@ _AUTHORS = {"batch_size": 4096, "lr": 1e-3, "weight_decay": 0.0, "max_epochs": 3
 STEPS, LEAST = 16, 64
 
 
-def _sized(size: LogSize, training: Values, own: Values) -> Values:
+def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
     """Batches of `ours` by the number of training rows."""
     fitting = 2 ** int(math.log2(max(size.samples / STEPS, LEAST)))
-    return {"batch_size": fitting} if fitting < training["batch_size"] else {}
+    return Settings(training={"batch_size": fitting} if fitting < usual.training["batch_size"] else {})
 
 
 TASK = TaskSpec(

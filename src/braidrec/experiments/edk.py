@@ -207,9 +207,12 @@ _TRAINED = (
 )
 _TIES = "events of one second, three of five here, follow one another by item id, where a user's log is cut, too"
 _NOTES = (_MISSING, _CUT, _UNSEEN, _TIES, _ONCE, _TRAINED)
-_CLOSED = (
-    "nearly all gates are closed at the end of compression: 96.6 % of a test row's patterns keep no field (edk/fig6), so a "
-    "pattern says little of a row; the weight of the gates' loss was not searched"
+_UNSELECTIVE = (
+    "gates hardly select: of 96.6 % of a test row's patterns none is above one half (edk/fig6), yet all are above 0 and nearly "
+    "of one height (logits -.6 +- .3), and attention and pool divide by their sum, so a pattern keeps 7.9 of its 8 fields; "
+    "it is the disentangled part that lowers them, since patterns differ by the noise of their gates (cosine .26 in training, "
+    ".96 without noise): where it is left out 98 % of the gates are above one half; neither the weight of the gates' loss nor "
+    "their pace was searched"
 )
 _NO_GAIN = (
     "no gain is reproduced: one seed, and against the same backbone without knowledge EDK is between .0037 of AUC below and "
@@ -259,7 +262,7 @@ def _experiments() -> tuple[Experiment, ...]:
             _printed("ad", "AD"),
             _printed("eleme", "Eleme"),
             _FLOOR,
-            shortfalls=(_NO_GAIN, _CLOSED),
+            shortfalls=(_NO_GAIN, _UNSELECTIVE),
             reference={f"{name}-edk": f"{name}-all" for name in BACKBONES},
             relative=True,
             families={f"{name}-edk": "EDK" for name in BACKBONES},
@@ -271,7 +274,7 @@ def _experiments() -> tuple[Experiment, ...]:
             _printed_parts("ad", "AD"),
             _printed_parts("eleme", "Eleme"),
             _FLOOR,
-            shortfalls=("one seed; rows without the essential principle were not run", _CLOSED),
+            shortfalls=("one seed; rows without the essential principle were not run", _UNSELECTIVE),
             reference=_GIVER,
             relative=True,
             families=dict.fromkeys((*(row.name for row in _parts()), _GIVER), "the parts"),
@@ -310,7 +313,7 @@ def _experiments() -> tuple[Experiment, ...]:
             "sizes of patterns",
             edk_figures.SIZES,
             "published: Eleme's go from single features to all of them, AD's are mostly large",
-            "gates above one half of a test row's pattern, without noise",
+            "gates of a test row's pattern, without noise: above one half, and above 0, which the gates' loss counts",
         ),
         _figure("fig7", "instances and patterns by t-SNE", edk_figures.MAPS),
     )

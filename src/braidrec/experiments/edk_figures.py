@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.splits import Positions
@@ -154,11 +155,16 @@ def _seen(run: Run, rows: Positions) -> Seen:
 def _sizes(made: Made) -> Mapping[str, Any]:
     run = made.run(_ROW)
     seen = _seen(run, _some(run, _SIZED))
-    found = np.bincount(seen.sizes.ravel(), minlength=2) / seen.sizes.size
-    labels = [str(size) for size in range(len(found))]
-    path = bars_plot({"patterns": found.tolist()}, labels, made.figure(), "patterns by how many fields they keep", "share")
+    most = int(max(seen.sizes.max(), seen.open.max(), 1)) + 1
+    halves, opened = (np.bincount(sizes.ravel(), minlength=most) / sizes.size for sizes in (seen.sizes, seen.open))
+    series = {"gates above 0": opened.tolist(), "gates above one half": halves.tolist()}
+    path = bars_plot(
+        series, [str(size) for size in range(most)], made.figure(), "patterns by how many fields they keep", "share"
+    )
     return {
-        "sizes": found.tolist(),
+        "sizes": halves.tolist(),
+        "open": opened.tolist(),
+        "effective": float(seen.effective.mean()),
         "test_rows": len(seen.sizes),
         "by_pattern": seen.sizes.mean(axis=0).tolist(),
         "files": [path.name],
@@ -166,10 +172,14 @@ def _sizes(made: Made) -> Mapping[str, Any]:
 
 
 def _sizes_shown(values: Mapping[str, Any]) -> list[Table]:
-    sizes = values["sizes"]
     by_pattern = ", ".join(f"{size:.1f}" for size in sorted(values["by_pattern"]))
-    title = f"patterns of {values['test_rows']:,} test rows by fields kept; mean of each pattern: {by_pattern}"
-    return [plain_table(title, ("fields", "share of patterns"), [(at, f"{share:.1%}") for at, share in enumerate(sizes)])]
+    title = f"patterns of {values['test_rows']:,} test rows by gates above one half; mean of each pattern: {by_pattern}"
+    columns = {"above one half": values["sizes"]}
+    if "open" in values:  # files of earlier versions count the others alone
+        columns |= {"above 0": values["open"]}
+        title += f"; as many even gates as theirs: {values['effective']:.2f}"
+    rows = [(at, *(f"{share:.1%}" for share in shares)) for at, shares in enumerate(zip(*columns.values(), strict=True))]
+    return [plain_table(title, ("gates", *columns), rows)]
 
 
 SIZES = Extra(_sizes, _sizes_shown)
@@ -180,7 +190,7 @@ def _maps(made: Made) -> Mapping[str, Any]:
     run = made.run(_ROW)
     rows = _some(run, _MAPPED)
     seen, label = _seen(run, rows), run.dataset.log.label[rows].astype(np.int64)
-    some = seen.patterns[:_WITH_PATTERNS]
+    some = seen.patterns[_spread(len(rows), _WITH_PATTERNS)]
     count, patterns = some.shape[1], some.reshape(-1, some.shape[2])
     which = np.tile(np.arange(count), len(some))
     panels = {"instances": (flat(seen.raw), label), f"{count} patterns": (flat(patterns), which)}
@@ -191,6 +201,11 @@ def _maps(made: Made) -> Mapping[str, Any]:
         "drawn": [len(rows), len(patterns)],
         "files": [path.name],
     }
+
+
+def _spread(count: int, some: int) -> NDArray[np.int64]:
+    """Places, in order, of ``some`` of ``count`` rows drawn at random: the first ones would be of few users."""
+    return np.sort(np.random.default_rng(1).permutation(count)[:some])
 
 
 def _likeness(patterns: Any) -> float:

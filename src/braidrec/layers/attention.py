@@ -382,9 +382,13 @@ class _Banded(torch.autograd.Function):
         scores = (grad @ values.transpose(1, 2)).sub_((grad * pooled).sum(dim=2, keepdim=True)).mul_(weights)
         grad_asked = scores @ values[..., :width]
         read = torch.baddbmm(scores.transpose(1, 2) @ asked, weights.transpose(1, 2), grad[..., :width])
-        grad_windows = read.new_zeros(*at.shape, ctx.rows[1] // width, width)
-        for part, own in zip(ctx.parts, read.unflatten(0, (len(at), -1)).unbind(1), strict=True):
-            grad_windows[:, :, part] += own
+        heads, stretches = read.unflatten(0, (len(at), -1)).unbind(1), range(ctx.rows[1] // width)
+        if sorted(ctx.parts) == list(stretches):  # one head for each
+            grad_windows = torch.stack([heads[ctx.parts.index(part)] for part in stretches], dim=2)
+        else:
+            grad_windows = read.new_zeros(*at.shape, len(stretches), width)
+            for part, own in zip(ctx.parts, heads, strict=True):
+                grad_windows[:, :, part] += own
         grad_rows = read.new_zeros(ctx.rows).index_add_(0, at.flatten(), grad_windows.flatten(2).flatten(0, 1))
         return grad_rows, grad_asked.view(ctx.shape), None, None, None, None
 

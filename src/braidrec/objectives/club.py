@@ -13,6 +13,8 @@ game, ``per_dimension`` makes the scale independent of the width, ``floor`` stop
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,8 +97,8 @@ class VClub(nn.Module):
         """
         x, y = self._inputs(x, y)
         groups = Groups.of(groups) if isinstance(groups, Tensor) else groups
-        weights = {name: weight.detach() for name, weight in self.named_parameters()}
-        mean, log_variance = torch.func.functional_call(self, weights, (x,))
+        with standing(self):
+            mean, log_variance = self(x)
         if self.estimator == "sampled":
             if generator is None:
                 raise ConfigError("the vCLUB estimator 'sampled' draws a permutation: pass generator=torch.Generator()")
@@ -142,6 +144,19 @@ class VClub(nn.Module):
         if not self.normalise:
             return x, y
         return F.layer_norm(x, x.shape[-1:]), F.layer_norm(y, y.shape[-1:])
+
+
+@contextmanager
+def standing(module: nn.Module) -> Iterator[None]:
+    """Gradients go through ``module`` and to none of its weights."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 @dataclass(frozen=True)

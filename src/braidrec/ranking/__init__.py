@@ -5,23 +5,31 @@ This page registers what the room holds; nothing heavy is imported before a name
 
 import math
 
-from braidrec.registry import LogSize, Metric, TaskSpec, Values, own_registries
+from braidrec.registry import LogSize, Metric, Settings, TaskSpec, own_registries
 
-# Training rows from which `ours` holds as it stands: the power of two nearest to their square root is its 1,024, and its two
-# epochs are 1,024 steps.  It was measured on MovieLens-1M, 776,007 rows.
+# Training rows from which `ours` has no need of smaller batches: the power of two nearest to their square root is its 1,024,
+# and its two epochs are 1,024 steps.  It was measured on MovieLens-1M, 776,007 rows.
 LARGE = 2**19
+# Rows a user, from which samples come in runs, and what validation of MovieLens-1M (144 rows a user) prefers for DIN in runs
+LONG, RUN = 64, 128
+IN_RUNS = {"batch_size": 512, "lr": 2e-3, "max_epochs": 6}
+_ORDERS = {"kind", "run"}  # keys of [model.history] that say in which order samples come, or forbid one
+_OF_BATCH = {"norm", "variant"}  # of a backbone, by which it may normalise by a batch, which runs forbid
 
 
-def _sized(size: LogSize, training: Values, own: Values) -> Values:
-    """Batches and epochs of `ours` by the number of training rows.
+def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
+    """How samples come, batches, rate and epochs of `ours` by the number of training rows, and of those of a user.
 
     A small log is cut into batches of the power of two nearest to the square root of its rows, so an epoch has about as many
     steps as a batch has rows.  It may take ten epochs; patience ends them, two after the last gain.
     """
-    if size.samples >= LARGE:
-        return {}
-    nearest = 2 ** round(math.log2(max(size.samples, 1)) / 2)
-    return {"batch_size": min(max(nearest, 8), training["batch_size"]), "max_epochs": 10}
+    if size.samples < LARGE:
+        nearest = 2 ** round(math.log2(max(size.samples, 1)) / 2)
+        return Settings(training={"batch_size": min(max(nearest, 8), usual.training["batch_size"]), "max_epochs": 10})
+    asked = {*own.model.get("history", {})} & _ORDERS or {*own.model.get("backbone", {})} & _OF_BATCH
+    if asked or size.drawn or size.samples < LONG * size.users:
+        return Settings()
+    return Settings({"history": {"run": RUN}}, IN_RUNS)
 
 
 TASK = TaskSpec(

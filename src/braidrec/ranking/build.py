@@ -11,6 +11,7 @@ from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding, TableLayout
 from braidrec.layers.text import TextTable
+from braidrec.ranking import TASK
 from braidrec.ranking.config import HistoryConfig, settings_of
 from braidrec.ranking.contracts import Backbone, Material, MeanHistory, PatternSource, RankingModel, Sizes, SourceContext
 from braidrec.ranking.parts import BackboneConfig
@@ -85,12 +86,20 @@ def build_ranker(config: RunConfig, material: Material) -> Ranker:
     own_settings = cast(BackboneConfig, settings.backbone)
     if settings.history.mean and own_settings.takes_mean and replaced <= {"nothing"}:
         sources.append(MeanHistory())
-    layout, extras = material.layout, sum(source.num_extras for source in sources)
+    layout, extras = material.layout, sum(source.num_extras for source in sources if not source.deep)
+    deep = sum(source.num_extras for source in sources if source.deep)
+    if deep and not own_settings.has_mlp:
+        names = ", ".join(name for name, spec in TASK.backbones.items() if BackboneConfig.of(spec.config()).has_mlp)
+        raise ConfigError(
+            f"'{chosen.backbone.name}' has no MLP to read what {' and '.join(s.name for s in sources if s.deep)} is to give it "
+            f"alone; set inject = 'fields', or take one of {names}"
+        )
     sizes = Sizes(
         layout.num_fields,
         extras,
         layout.num_item_fields,
         settings.dim,
+        num_deep=deep,
         own_history="history" not in replaced,
         item_at=layout.item_slice[0],
         rows=layout.rows,

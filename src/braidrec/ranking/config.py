@@ -61,7 +61,8 @@ class RankingConfig(ModelConfig):
         places = {source.takes_place_of for source in sources.values()} - {"nothing"}
         mean = self.history.mean and backbone.takes_mean
         # history.mean = false is no such key: a model that has no mean history anyway is what it asks for
-        beside = Beside(self.dim, bool(sources) or mean, "history" not in places, mean, backbone.pools_history)
+        extras = mean or not all(source.deep for source in sources.values())
+        beside = Beside(self.dim, extras, backbone.mixes_extras, "history" not in places, mean, backbone.pools_history)
         reads = (mean and not places) or (beside.pooled and beside.own_history)
         found = dict(backbone.unread(beside))
         if not reads and not any(source.reads_history for source in sources.values()):

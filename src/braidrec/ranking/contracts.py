@@ -67,6 +67,7 @@ class Needs:
 class Sizes:
     """What a backbone is built for: F fields and E extras of width D, F_I of the fields of the item, from ``item_at`` on.
 
+    num_deep: vectors of width D besides, which its MLP reads and nothing else does
     own_history: whether it may pool the history itself; not where patterns take that place
     rows: of the tables with a row per value
     seed: of the run, to derive private generators from (`braidrec.training.seeding.spawn`)
@@ -76,6 +77,7 @@ class Sizes:
     num_extras: int
     num_item_fields: int
     dim: int
+    num_deep: int = 0
     own_history: bool = True
     item_at: int = 1
     rows: int = 0
@@ -86,8 +88,8 @@ class Sizes:
         return self.dim * (1 if read == "id" else self.num_item_fields)
 
     def side_by_side(self, pooled: int | None = None) -> int:
-        """Width of all fields and extras, and of behaviours pooled to a width with their label vectors, where there are any."""
-        return (self.num_fields + self.num_extras + (pooled is not None)) * self.dim + (pooled or 0)
+        """Width of `RankingInput.columns`, and, where there are any, of behaviours pooled to a width with label vectors."""
+        return (self.num_fields + self.num_extras + self.num_deep + (pooled is not None)) * self.dim + (pooled or 0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class RankingInput:
     field or extra g stands at g, or at g - 1 behind f.  Extras have no table: for them a backbone makes its own.
     leading: with ``users_apart`` the first fields, side by side, in forms that a first layer reads faster; ``fields`` then
     begins behind them    mixed: with the need of that name the extras, likewise; ``extras`` then holds none
-    kept: by which what follows from weights alone is made once
+    kept: by which what follows from weights alone is made once    deep (B, M, D): what the MLP alone reads
     """
 
     fields: Tensor
@@ -159,11 +161,17 @@ class RankingInput:
     leading: tuple[Columns, ...] = ()
     mixed: tuple[Columns, ...] = ()
     kept: Anew = ANEW
+    deep: Tensor | None = None
 
     @property
     def columns(self) -> tuple[Columns, ...]:
-        """All fields and extras, side by side."""
-        return (*self.leading, self.fields.flatten(1), *(self.mixed or (self.extras.flatten(1),)))
+        """All fields and extras, side by side, and behind them what the MLP alone reads."""
+        deep = () if self.deep is None else (self.deep.flatten(1),)
+        return (*self.leading, self.fields.flatten(1), *(self.mixed or (self.extras.flatten(1),)), *deep)
+
+    def before_deep(self, flat: Tensor) -> Tensor:
+        """(B, n + M * D): columns (B, n), and behind them what the MLP alone reads."""
+        return flat if self.deep is None else torch.cat([flat, self.deep.flatten(1)], dim=1)
 
     @property
     def all_fields(self) -> Tensor:
@@ -257,6 +265,7 @@ class Earlier:
 class PatternSource(Protocol):
     """Adds ``num_extras`` fields of width D to every sample.  name: as registered
 
+    deep: whether its patterns are no fields, but vectors that the backbone's MLP alone reads
     weights: loss name -> weight, of exactly the losses that its patterns have; those of weight 0 are left out
     groups: its own optimiser groups, each named ``estimators.<name>`` (DisCo's ``estimators``) and stepped first; parameters
     in none are the main optimiser's, except where they require no gradient    earlier: its stages, names as inside the source
@@ -270,6 +279,10 @@ class PatternSource(Protocol):
     num_extras: int
 
     def __call__(self, batch: RankingBatch, items: ItemTable, embed: FieldEmbedding) -> Patterns: ...
+
+    @property
+    def deep(self) -> bool:
+        return False
 
     @property
     def weights(self) -> Mapping[str, float]:

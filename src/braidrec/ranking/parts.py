@@ -16,13 +16,15 @@ Replaced = Literal["nothing", "mean", "history"]
 class Beside:
     """What a model has besides one of its parts, as far as settings say it before anything is built.
 
-    dim: D    extras: whether any stand beside a backbone's fields    own_history: as of `Sizes`
+    dim: D    extras: whether any stand beside a backbone's fields    mixed: whether they reach anything but its MLP
+    own_history: as of `Sizes`
     mean, pooled: whether the mean history would be among the extras, and whether the backbone would pool the history itself, if
     no source took their place
     """
 
     dim: int
     extras: bool = False
+    mixed: bool = True
     own_history: bool = True
     mean: bool = False
     pooled: bool = False
@@ -65,6 +67,16 @@ class BackboneConfig(Strict):
         return False
 
     @property
+    def has_mlp(self) -> bool:
+        """Whether it has an MLP that reads vectors which stand beside its fields for that alone."""
+        return False
+
+    @property
+    def mixes_extras(self) -> bool:
+        """Whether extras reach anything but such an MLP."""
+        return True
+
+    @property
     def reads_rates(self) -> bool:
         """Whether it reads time-causal rates whatever ``model.rates`` says."""
         return False
@@ -90,6 +102,11 @@ class SourceConfig(Strict):
     def takes_place_of(self) -> Replaced:
         """What else of the history its patterns make superfluous."""
         return "nothing"
+
+    @property
+    def deep(self) -> bool:
+        """Whether its patterns are no fields, but vectors that a backbone's MLP alone reads."""
+        return False
 
     @property
     def reads_history(self) -> bool:

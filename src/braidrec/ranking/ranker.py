@@ -173,11 +173,12 @@ class Ranker(nn.Module, RankingModel):
         if items is None and self._reads_items:
             items = embed.items(batch.item, batch.history)
         patterns = [] if items is None else [source(batch, items, embed) for source in self.sources]
-        parts = [part.extras for part in patterns]
+        pairs = list(zip((source.deep for _, _, source in self._parts()), patterns, strict=True))
+        parts, deep = ([part.extras for apart, part in pairs if apart == alone] for alone in (False, True))
         mixed: list[Columns] = []
         if needs.mixed and any(isinstance(part, Mixed) for part in parts):
             mixed, parts = [part if isinstance(part, Mixed) else part.flatten(1) for part in parts], []
-        extras = [part.dense().unflatten(1, (-1, embed.dim)) if isinstance(part, Mixed) else part for part in parts]
+        extras = [_dense(part, embed.dim) for part in parts]
         scored = self.backbone(
             RankingInput(
                 fields,
@@ -188,6 +189,7 @@ class Ranker(nn.Module, RankingModel):
                 tuple(leading),
                 tuple(mixed),
                 kept,
+                torch.cat([_dense(part, embed.dim) for part in deep], dim=1) if deep else None,
             )
         )
         return scored if isinstance(scored, Scored) else Scored(scored), patterns
@@ -200,6 +202,11 @@ class Ranker(nn.Module, RankingModel):
     def fits(self) -> bool:
         """Whether what is made of each item may be held for the whole catalogue."""
         return held_whole(len(self.embed.item_fields), _PER_FIELD * self.embed.dim)
+
+
+def _dense(extras: Tensor | Mixed, dim: int) -> Tensor:
+    """(B, E, D)."""
+    return extras.dense().unflatten(1, (-1, dim)) if isinstance(extras, Mixed) else extras
 
 
 def _behaviours(items: ItemTable, embed: FieldEmbedding) -> BehaviourInput:

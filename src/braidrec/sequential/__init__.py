@@ -5,7 +5,7 @@ This page registers what the room holds; nothing heavy is imported before a name
 
 import math
 
-from braidrec.registry import LogSize, Metric, TaskSpec, Values, own_registries
+from braidrec.registry import LogSize, Metric, Settings, TaskSpec, Values, own_registries
 from braidrec.strict import merge
 
 # `authors`: AdamW at 1e-5, as PAD's launcher has it; where its experts are trained together, the method says otherwise.
@@ -17,26 +17,27 @@ _PAD = {"batch_size": 128, "lr": 1e-5, "max_epochs": 400, "decoupled": True, "we
 LARGE, STEPS = 2**12, 48
 
 
-def _sized(size: LogSize, training: Values, own: Values) -> Values:
+def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
     """Batches, epochs and patience of `ours` by the number of users.
 
     Few users are cut into batches of the power of two nearest to their square root.  Where an epoch then has fewer steps than
     MovieLens-1M's, epochs and patience, those of single phases too, are as many times longer: a handful of steps without a
     gain says nothing.  Epochs that are asked for leave the patience as it is.
     """
+    training = usual.training
     if size.users >= LARGE:
-        return {}
+        return Settings()
     nearest = 2 ** round(math.log2(max(size.users, 1)) / 2)
     found = {"batch_size": min(max(nearest, 8), training["batch_size"])}
-    longer = STEPS / math.ceil(size.users / own.get("batch_size", found["batch_size"])) if size.users else 1.0
-    if "max_epochs" in own or longer <= 1:
-        return found
+    longer = STEPS / math.ceil(size.users / own.training.get("batch_size", found["batch_size"])) if size.users else 1.0
+    if "max_epochs" in own.training or longer <= 1:
+        return Settings(training=found)
 
     def lasting(values: Values) -> Values:
         return {key: math.ceil(longer * values[key]) for key in ("max_epochs", "patience") if key in values}
 
     phases = {name: lasting(values) for name, values in training.get("phases", {}).items()}
-    return merge(found, lasting(training)) | ({"phases": phases} if any(phases.values()) else {})
+    return Settings(training=merge(found, lasting(training)) | ({"phases": phases} if any(phases.values()) else {}))
 
 
 TASK = TaskSpec(

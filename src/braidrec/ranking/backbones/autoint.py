@@ -32,6 +32,10 @@ class AutoIntConfig(BackboneConfig):
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if self.layers == 1 and self.heads * self.head_width != beside.dim:
@@ -47,7 +51,7 @@ class AutoInt(nn.Module):
         widths = [sizes.dim, *(total for _ in range(config.layers - 1))]
         self.attention = nn.Sequential(*(self._layer(config, width) for width in widths))
         self.head = initialise(nn.Linear(count * total, 1))
-        self.mlp = MLP(count * sizes.dim, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     @staticmethod
     def _layer(config: AutoIntConfig, width: int) -> FieldAttention:
@@ -57,7 +61,7 @@ class AutoInt(nn.Module):
     def forward(self, inputs: RankingInput) -> Tensor:
         fields = inputs.all_fields
         attended: Tensor = self.head(self.attention(fields).flatten(1)).squeeze(1)
-        deep: Tensor = self.mlp(fields.flatten(1)).squeeze(1)
+        deep: Tensor = self.mlp(inputs.before_deep(fields.flatten(1))).squeeze(1)
         return attended + deep if inputs.linear is None else attended + deep + inputs.linear.sum(dim=1)
 
 

@@ -32,6 +32,10 @@ class DCNConfig(BackboneConfig):
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if self.variant != "mix":
@@ -53,12 +57,12 @@ class DCN(nn.Module):
             self.cross = CrossMatrix(width, layers)
         else:
             self.cross = CrossMix(width, layers, config.experts, config.rank)
-        self.mlp = MLP(width, config.mlp, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, norm=config.norm, dropout=config.dropout)
         self.head = initialise(nn.Linear(width + self.mlp.width, 1))
 
     def forward(self, inputs: RankingInput) -> Tensor:
         flat = inputs.all_fields.flatten(1)
-        out: Tensor = self.head(torch.cat([self.cross(flat), self.mlp(flat)], dim=1)).squeeze(1)
+        out: Tensor = self.head(torch.cat([self.cross(flat), self.mlp(inputs.before_deep(flat))], dim=1)).squeeze(1)
         return out
 
 

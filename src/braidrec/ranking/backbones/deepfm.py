@@ -26,6 +26,14 @@ class DeepFMConfig(BackboneConfig):
     extras_in_fm: bool = True
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return self.extras_in_fm
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         return found if beside.extras else {**found, "extras_in_fm": NO_EXTRAS}
@@ -37,12 +45,11 @@ class DeepFM(nn.Module):
         self.needs = Needs(linear=True, mixed=not config.extras_in_fm)
         self.extras_in_fm = config.extras_in_fm
         self.bias = nn.Parameter(torch.zeros(()))
-        width = (sizes.num_fields + sizes.num_extras) * sizes.dim
-        self.mlp = MLP(width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None
-        columns = (inputs.all_fields.flatten(1),) if self.extras_in_fm else inputs.columns
+        columns = (inputs.before_deep(inputs.all_fields.flatten(1)),) if self.extras_in_fm else inputs.columns
         deep: Tensor = self.mlp(columns, inputs.kept).squeeze(1)
         pairwise = fm_second_order(inputs.all_fields if self.extras_in_fm else inputs.fields)
         return self.bias + inputs.linear.sum(dim=1) + pairwise + deep

@@ -38,6 +38,14 @@ class DINConfig(BackboneConfig):
     def pools_history(self) -> bool:
         return self.variant != "none"
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if not beside.own_history:

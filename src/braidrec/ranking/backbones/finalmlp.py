@@ -3,7 +3,8 @@
     h_s = 2 sigmoid(g_s(context_s)) * [v_1 ; ... ; v_T],  o_s = MLP_s(h_s),  s = 1, 2
     y = b + w_1 . o_1 + w_2 . o_2 + sum_h o_1h^T W_h o_2h
 The first gate's context is the user's id fields and the second's the item's ("user_item"), or neither has any, so that each is
-one free vector ("learned"), or there are none ("none").  Extras are gated and scored like fields.
+one free vector ("learned"), or there are none ("none").  Extras are gated and scored like fields; what is for the MLPs alone
+stands behind them, and no gate before it.
 Departures: a learned gate is a vector from zero, where the authors' code sends a learned constant through an MLP.
 """
 
@@ -32,6 +33,10 @@ class FinalMLPConfig(BackboneConfig):
     second: tuple[Width, ...] | None = Setting(default=None, min_length=1)  # the second stream; None: as the first
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
+
+    @property
+    def has_mlp(self) -> bool:
+        return True
 
     def idle_beside(self, beside: Beside) -> Idle:
         if self.gates == "user_item":
@@ -75,7 +80,9 @@ class FinalMLP(nn.Module):
             for context in self.contexts
             if config.gates != "none"
         )
-        self.streams = nn.ModuleList(MLP(width, stream, norm=config.norm, dropout=config.dropout) for stream in streams)
+        self.streams = nn.ModuleList(
+            MLP(sizes.side_by_side(), stream, norm=config.norm, dropout=config.dropout) for stream in streams
+        )
         self.fusion = BilinearFusion(streams[0][-1], streams[1][-1], config.heads)
 
     def forward(self, inputs: RankingInput) -> Tensor:
@@ -84,7 +91,7 @@ class FinalMLP(nn.Module):
         if len(self.gates):
             contexts = [inputs.fields[:, context].flatten(1) for context in self.contexts]
             seen = [flat * gate(context) for gate, context in zip(self.gates, contexts, strict=True)]
-        first, second = (stream(each) for stream, each in zip(self.streams, seen, strict=True))
+        first, second = (stream(inputs.before_deep(each)) for stream, each in zip(self.streams, seen, strict=True))
         out: Tensor = self.fusion(first, second)
         return out
 

@@ -31,6 +31,14 @@ class PNNConfig(BackboneConfig):
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return self.extras_meet != "none"
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         if not beside.extras:
@@ -54,12 +62,13 @@ class PNN(nn.Module):
             self.meeting += sizes.num_extras
         self.register_buffer("_pairs", pairs_of(sizes.num_fields, self.meeting - sizes.num_fields, meet), persistent=False)
         products = sizes.dim**2 if self.outer else self._pairs.shape[1]
-        width = (sizes.num_fields + sizes.num_extras) * sizes.dim + products
+        width = sizes.side_by_side() + products
         self.mlp = MLP(width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         fields = inputs.all_fields
-        out: Tensor = self.mlp(torch.cat([fields.flatten(1), self._products(fields[:, : self.meeting])], dim=1)).squeeze(1)
+        flat, products = inputs.before_deep(fields.flatten(1)), self._products(fields[:, : self.meeting])
+        out: Tensor = self.mlp(torch.cat([flat, products], dim=1)).squeeze(1)
         return out
 
     def _products(self, fields: Tensor) -> Tensor:

@@ -40,6 +40,14 @@ class SDIMConfig(BackboneConfig):
     def pools_history(self) -> bool:
         return True
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         return found if beside.own_history else found | dict.fromkeys(("groups", "bits", "history_fields"), PATTERNS_INSTEAD)

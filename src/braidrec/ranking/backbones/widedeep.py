@@ -23,6 +23,14 @@ class WideDeepConfig(BackboneConfig):
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
     def idle_beside(self, beside: Beside) -> Idle:
         return idle_layers(self.mlp, self.norm, self.dropout)
 
@@ -32,8 +40,7 @@ class WideDeep(nn.Module):
 
     def __init__(self, config: WideDeepConfig, sizes: Sizes):
         super().__init__()
-        width = (sizes.num_fields + sizes.num_extras) * sizes.dim
-        self.mlp = MLP(width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
+        self.mlp = MLP(sizes.side_by_side(), config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         assert inputs.linear is not None

@@ -32,6 +32,14 @@ class XDeepFMConfig(BackboneConfig):
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return self.extras_in_cin
+
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))
         return found if beside.extras else {**found, "extras_in_cin": NO_EXTRAS}
@@ -45,13 +53,14 @@ class XDeepFM(nn.Module):
         count = sizes.num_fields + sizes.num_extras
         self.cin = CIN(count if self.extras_in_cin else sizes.num_fields, config.cin, bias=config.cin_bias)
         self.head = initialise(nn.Linear(self.cin.width, 1))
-        width = sizes.dim if self.summed else count * sizes.dim
+        width = (1 + sizes.num_deep) * sizes.dim if self.summed else sizes.side_by_side()
         self.mlp = MLP(width, config.mlp, out=1, norm=config.norm, dropout=config.dropout)
 
     def forward(self, inputs: RankingInput) -> Tensor:
         fields = inputs.all_fields
         crossed: Tensor = self.head(self.cin(fields if self.extras_in_cin else inputs.fields)).squeeze(1)
-        deep: Tensor = self.mlp(fields.sum(dim=1) if self.summed else fields.flatten(1)).squeeze(1)
+        read = inputs.before_deep(fields.sum(dim=1) if self.summed else fields.flatten(1))
+        deep: Tensor = self.mlp(read).squeeze(1)
         return crossed + deep if inputs.linear is None else crossed + deep + inputs.linear.sum(dim=1)
 
 

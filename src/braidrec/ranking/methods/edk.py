@@ -14,7 +14,7 @@ of what may be negative).  H keeps H0, heads of psi have a width of their own, c
 pool (``gate_attn``).  (14) as in `objectives.sufficiency`, (16) as in `objectives.patterns`; (15) calls vCLUB a lower bound, it
 is an upper one, and its X side is detached, so that it presses c and not the table (``detach_x``).  Sums over patterns are
 means.  Values that the old events lack share a row of their field, trained by replacing ids with it (``kb_oov``).
-``inject``: K fields, or one; to keep them out of a backbone's interactions is the backbone's own setting, where it has one.
+``inject``: K fields, or one, or K vectors that the backbone's MLP alone reads.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class EDKConfig(SourceConfig):
     estimator_steps: int = Setting(default=1, ge=1, le=DEEPEST)
     club_per_dimension: bool = False
     club_floor: bool = False
-    inject: Literal["fields", "concat"] = "fields"
+    inject: Literal["fields", "concat", "mlp"] = "fields"
     with_summary: bool = False
     cache_mib: int = Setting(default=1024, ge=0, le=MOST)
 
@@ -107,8 +107,14 @@ class EDKConfig(SourceConfig):
     def reads_history(self) -> bool:
         return False
 
+    @property
+    def deep(self) -> bool:
+        return self.inject == "mlp"
+
     def idle_beside(self, beside: Beside) -> Idle:
         found: dict[str, str] = {}
+        if self.inject == "mlp" and not beside.mixed:
+            found["inject"] = "fields that stand beside this backbone's own reach its MLP alone as it is"
         if self.inject == "concat" and self.patterns == 1 and not self.with_summary:
             found["inject"] = "patterns = 1 is one vector, and one field, either way"
         if self.mask == "ones":
@@ -431,7 +437,9 @@ class Compression(nn.Module, RankingModel):
 
 @torch.no_grad()
 def _monitors(found: Knowledge) -> dict[str, Tensor]:
-    """Means of the gates, of patterns with an open one, of samples without any, of cosines of two patterns, of c's norm."""
+    """Means of the gates, of patterns with an open one, of samples without any, of cosines of two patterns, of c's norm, and of
+    the even gates that would be as uneven as a pattern's without noise (`Seen`).
+    """
     opened = (found.gates > 0.5).any(dim=1)  # (B, K)
     count = found.patterns.shape[1]
     both = F.normalize(found.patterns, dim=2).sum(dim=1).square().sum(dim=1) - count
@@ -441,7 +449,13 @@ def _monitors(found: Knowledge) -> dict[str, Tensor]:
         "all closed": (~opened).all(dim=1).float().mean(),
         "cosine of patterns": both.mean() / max(count * (count - 1), 1),
         "norm of summary": found.summary.norm(dim=1).mean(),
+        "fields kept": effective_gates(found.gates if found.logits is None else settled_gates(found.logits)).mean(),
     }
+
+
+def effective_gates(gates: Tensor) -> Tensor:
+    """(sum m)^2 / sum m^2 of each pattern, 0 where all are closed: gates (n, F, K) -> (n, K)."""
+    return gates.sum(dim=1).square() / gates.square().sum(dim=1).clamp_min(1e-12)
 
 
 # -- the second stage -----------------------------------------------------------------------------------------------------
@@ -462,7 +476,7 @@ class Held:
 
 
 class EDK(nn.Module, PatternSource):
-    """A pattern source: E = K extra fields (1 with inject = "concat") of a network that stands still.
+    """A pattern source: E = K extra fields, or vectors for an MLP (1 with inject = "concat"), of a network that stands still.
 
     data, rows: of the events whose knowledge may be held, None where a saved model is built
     """
@@ -489,6 +503,10 @@ class EDK(nn.Module, PatternSource):
         self._data, self._parts, self._held, self._open = data, f"{rows}+valid", None, False
 
     _held: Held | None
+
+    @property
+    def deep(self) -> bool:
+        return self.config.deep
 
     def earlier(self) -> Sequence[Earlier]:
         module = self._earlier[0]
@@ -573,11 +591,16 @@ class EDK(nn.Module, PatternSource):
 
 @dataclass(frozen=True)
 class Seen:
-    """What the patterns of n samples are, for plots: sizes (n, K) int64 gates above one half, patterns (n, K, d), raw (n, d)
-    the mean of the fields' own vectors.
+    """What the patterns of n samples are, for plots: sizes (n, K) int64 gates above one half, open (n, K) int64 those above 0,
+    effective (n, K) (sum m)^2 / sum m^2, patterns (n, K, d), raw (n, d) the mean of the fields' own vectors.
+
+    Attention and pool divide by the sum of a pattern's gates (``gate_attn``), so fields whose gates are all of one height are
+    all kept, however low it is: that is told by ``effective``, the number of equal gates that would be as uneven.
     """
 
     sizes: NDArray[np.int64]
+    open: NDArray[np.int64]
+    effective: NDArray[np.float32]
     patterns: NDArray[np.float32]
     raw: NDArray[np.float32]
 
@@ -593,9 +616,10 @@ def seen_patterns(model: nn.Module, data: Dataset, positions: Positions) -> Seen
     view, found = RankingView(data, RecentHistory(data.log, 1)), []
     for block in torch.from_numpy(positions).split(_BLOCK):
         each = source.knowledge(view.at(block).to(place_of(source)))
-        found.append(((each.gates > 0.5).sum(dim=1).cpu(), each.patterns.cpu(), each.memory.mean(dim=1).cpu()))
-    sizes, patterns, raw = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-    return Seen(sizes, patterns, raw)
+        gates = each.gates
+        sizes = [(gates > 0.5).sum(dim=1), (gates > 0).sum(dim=1), effective_gates(gates)]
+        found.append([part.cpu() for part in (*sizes, each.patterns, each.memory.mean(dim=1))])
+    return Seen(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
 
 
 def _two_layers(dim: int, hidden: int, out: int) -> nn.Sequential:
