@@ -80,6 +80,13 @@ def test_everything_is_where_the_model_is(task: str, backbone: str, enhance: tup
         trained_there(plan, device)
     if preset == "authors" and UNASKED & {backbone, *enhance} == {backbone, *enhance}:
         assert not device.waits
+        assert {wait.partition(" ")[0] for wait in device.waits} <= {
+            "nonzero",
+            "_unique2",
+            "_local_scalar_dense",
+            "equal",
+            "to",
+        }
     for stage in plan.stages:
         home(stage.module)
     model = plan.keep()

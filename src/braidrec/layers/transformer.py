@@ -30,7 +30,7 @@ class Packing:
         self.full = len(self.index) == mask.numel()
 
     def pack(self, grid: Tensor) -> Tensor:
-        """(B, K, W) -> (n, W).  Padding is never read, so it may hold anything."""
+        """(B, K, W) -> (n, W), (B, K) -> (n,).  Padding is never read, so it may hold anything."""
         flat = grid.flatten(0, 1)
         return flat if self.full else flat.index_select(0, self.index)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.data.sequences import SequenceBatch
+from braidrec.layers.transformer import Packing
 from braidrec.objectives.next_item import binary_cross_entropy
 from braidrec.sequential.contracts import Catalogue, Distinct, DotProducts, NextItemModel, States
 from braidrec.sequential.gates import Gate
@@ -73,13 +74,15 @@ class Mixture(nn.Module, NextItemModel):
         return Step(lambda: {"prediction": loss}, monitors=monitors)
 
     def _loss(self, batch: SequenceBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        real = batch.targets > 0
+        real = Packing(batch.targets > 0)
         if self.loss == "full_ce":
             tables = [expert.table() for expert in self.parts]
             places = batch.items.long()
-            reads = [expert.read(table, places, batch.mask)[real] for expert, table in zip(self.parts, tables, strict=True)]
+            reads = [
+                real.pack(expert.read(table, places, batch.mask)) for expert, table in zip(self.parts, tables, strict=True)
+            ]
             monitors = monitors_of(dict(zip(self.experts, reads, strict=True)))
-            states, target = torch.cat(reads, dim=1), batch.targets[real].long()
+            states, target = torch.cat(reads, dim=1), real.pack(batch.targets).long()
             if (fixed := self.gate.fixed()) is not None:
                 return cross_entropy(states, self._weighted(tables, fixed), target, self.trained), monitors
             scores = Bucketed(torch.stack(tables, dim=1), self.buckets(), self.gate).scores(States(states, target))
@@ -93,9 +96,9 @@ class Mixture(nn.Module, NextItemModel):
         bucket = self.buckets()[distinct.rows]
         vectors = [expert.vectors(distinct.rows) for expert in self.parts]
         reads = [
-            expert.read(table, distinct.items, batch.mask)[real] for expert, table in zip(self.parts, vectors, strict=True)
+            real.pack(expert.read(table, distinct.items, batch.mask)) for expert, table in zip(self.parts, vectors, strict=True)
         ]
-        targets, negatives = distinct.targets[real], distinct.negatives[real]
+        targets, negatives = real.pack(distinct.targets), real.pack(distinct.negatives)
         places = torch.cat([targets[:, None], negatives], dim=1)  # (n, 1 + M)
         each = torch.stack([(s[:, None] * v[places]).sum(dim=-1) for s, v in zip(reads, vectors, strict=True)], dim=-1)
         if (fixed := self.gate.fixed()) is not None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.data.sequences import SequenceBatch
+from braidrec.layers.transformer import Packing
 from braidrec.objectives.next_item import binary_cross_entropy, full_cross_entropy
 from braidrec.sequential.contracts import Distinct, DotProducts, Encoder, ItemMap, NextItemModel, States
 from braidrec.training.devices import place_of
@@ -94,16 +95,16 @@ class SequenceModel(OneExpert):
         super().__init__(expert, loss, trained)
 
     def step(self, batch: SequenceBatch) -> Step:
-        expert, real = self.expert, batch.targets > 0
+        expert, real = self.expert, Packing(batch.targets > 0)
         if self.loss == "full_ce":
             table = expert.table()
-            states = expert.read(table, batch.items.long(), batch.mask)[real]
-            loss = cross_entropy(states, table, batch.targets[real].long(), self.trained)
+            states = real.pack(expert.read(table, batch.items.long(), batch.mask))
+            loss = cross_entropy(states, table, real.pack(batch.targets).long(), self.trained)
             return Step(lambda: {"prediction": loss})
         distinct = Distinct.of(batch)
         vectors = expert.vectors(distinct.rows)
-        states = expert.read(vectors, distinct.items, batch.mask)[real]
-        loss = sampled_entropy(states, vectors, distinct.targets[real], distinct.negatives[real])
+        states = real.pack(expert.read(vectors, distinct.items, batch.mask))
+        loss = sampled_entropy(states, vectors, real.pack(distinct.targets), real.pack(distinct.negatives))
         return Step(lambda: {"prediction": loss})
 
 

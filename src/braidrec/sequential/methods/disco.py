@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from braidrec.data.sequences import SequenceBatch
 from braidrec.layers.mlp import initialise
+from braidrec.layers.transformer import Packing
 from braidrec.objectives.club import VClub
 from braidrec.objectives.next_item import binary_cross_entropy
 from braidrec.objectives.sufficiency import BilinearDiscriminator
@@ -106,16 +107,16 @@ class DisCoSR(OneExpert):
         self.judges = nn.ModuleList(BilinearDiscriminator(width, width) for _ in range(4))
 
     def step(self, batch: SequenceBatch) -> Step:
-        real, distinct = batch.targets > 0, Distinct.of(batch)
+        real, distinct = Packing(batch.targets > 0), Distinct.of(batch)
         chunks = self.expert.items.chunks(distinct.rows)
         vectors = self.expert.items.whole(distinct.rows, chunks)
-        targets, negatives = distinct.targets[real], distinct.negatives[real]
+        targets, negatives = real.pack(distinct.targets), real.pack(distinct.negatives)
         if self.loss == "full_ce":
             table = self.expert.table()
-            states = self.expert.read(table, batch.items.long(), batch.mask)[real]
-            prediction = cross_entropy(states, table, batch.targets[real].long(), self.trained)
+            states = real.pack(self.expert.read(table, batch.items.long(), batch.mask))
+            prediction = cross_entropy(states, table, real.pack(batch.targets).long(), self.trained)
         else:
-            states = self.expert.read(vectors, distinct.items, batch.mask)[real]
+            states = real.pack(self.expert.read(vectors, distinct.items, batch.mask))
             prediction = sampled_entropy(states, vectors, targets, negatives)
         apart = [chunk[1:] for chunk in chunks]  # without padding
         pairs = [(cast(VClub, club), apart[a], apart[b]) for club, (a, b) in zip(self.clubs, _PAIRS, strict=True)]
@@ -133,14 +134,14 @@ class DisCoSR(OneExpert):
         return Step(losses, {ESTIMATORS: learning})
 
     def _sufficiency(
-        self, distinct: Distinct, mask: Tensor, real: Tensor, chunks: list[Tensor], targets: Tensor, negatives: Tensor
+        self, distinct: Distinct, mask: Tensor, real: Packing, chunks: list[Tensor], targets: Tensor, negatives: Tensor
     ) -> Tensor:
         """Sum over chunks: does the mean chunk of the items so far tell the next item's chunk from the drawn one's?"""
         terms = []
         weight = mask[..., None].float()
         for judge, chunk in zip(self.judges, chunks, strict=True):
             past = F.embedding(distinct.items, chunk) * weight
-            mean = (past.cumsum(dim=1) / weight.cumsum(dim=1).clamp_min(1.0))[real]
+            mean = real.pack(past.cumsum(dim=1) / weight.cumsum(dim=1).clamp_min(1.0))
             terms.append(binary_cross_entropy(judge(mean, chunk[targets]), judge(mean, chunk[negatives])) / 2)
         return torch.stack(terms).sum()
 

@@ -23,6 +23,7 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.data.sequences import SequenceBatch
+from braidrec.layers.transformer import Packing
 from braidrec.objectives.info_nce import info_nce
 from braidrec.objectives.mmd import mmd
 from braidrec.registry import Spec
@@ -97,14 +98,14 @@ class Alignment(OneExpert):
         return self.expert.items
 
     def _prediction(self, batch: SequenceBatch, distinct: Distinct, vectors: Tensor) -> Tensor:
-        real = batch.targets > 0
+        real = Packing(batch.targets > 0)
         if self.loss == "full_ce":
             rows = torch.arange(self._map.num_rows, device=batch.items.device)
             table = self._map.fuse(rows, *self._sides(rows))
-            states = self.expert.read(table, batch.items.long(), batch.mask)[real]
-            return cross_entropy(states, table, batch.targets[real].long(), self.trained)
-        states = self.expert.read(vectors, distinct.items, batch.mask)[real]
-        return sampled_entropy(states, vectors, distinct.targets[real], distinct.negatives[real])
+            states = real.pack(self.expert.read(table, batch.items.long(), batch.mask))
+            return cross_entropy(states, table, real.pack(batch.targets).long(), self.trained)
+        states = real.pack(self.expert.read(vectors, distinct.items, batch.mask))
+        return sampled_entropy(states, vectors, real.pack(distinct.targets), real.pack(distinct.negatives))
 
     def _distance(self, distinct: Distinct, ids: Tensor, text: Tensor) -> Tensor:
         """MMD^2 between the two sides of the batch's items, a chunk of sequences at a time; InfoNCE over distinct items."""
