@@ -210,9 +210,9 @@ _NOTES = (_MISSING, _CUT, _UNSEEN, _TIES, _ONCE, _TRAINED)
 _UNSELECTIVE = (
     "gates hardly select: of 96.6 % of a test row's patterns none is above one half (edk/fig6), yet all are above 0 and nearly "
     "of one height (logits -.6 +- .3), and attention and pool divide by their sum, so a pattern keeps 7.9 of its 8 fields; "
-    "it is the disentangled part that lowers them, since patterns differ by the noise of their gates (cosine .26 in training, "
-    ".96 without noise): where it is left out 98 % of the gates are above one half; neither the weight of the gates' loss nor "
-    "their pace was searched"
+    "where the disentangled part is left out 98 % of the gates are above one half (one seed), and what it drives apart is "
+    "apart by the noise of gates alone (cosine of two patterns .26 in training, .96 without noise); neither the weight of the "
+    "gates' loss nor their pace was searched"
 )
 _NO_GAIN = (
     "no gain is reproduced: one seed, and against the same backbone without knowledge EDK is between .0037 of AUC below and "
