@@ -74,6 +74,7 @@ class RunRequest(Strict):
     seed: int = Setting(default=42, ge=0, lt=SEEDS)
     # to rank logs of positives only: drawn per positive, whose sample weight they take; default: as the data set was prepared
     negatives: int | None = Setting(default=None, ge=1, le=LONGEST)
+    by_size: bool = True  # whether a preset may choose by the size of the log, as `TaskSpec.sized` says
     model: dict[str, Any] = Setting(default_factory=dict)
     training: dict[str, Any] = Setting(default_factory=dict)
 
@@ -275,7 +276,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     usual = merge(task.model.get(request.preset, {}), _settings(found, request.preset, informed=bool(request.knowledge)))
     own = _own(found, request.model, f"{where}: model")
     asked = Settings(own, {key: getattr(given, key) for key in request.training})
-    sized = _sized(found, request.preset, size, Settings(usual, training), asked)
+    sized = _sized(found, request.preset, size if request.by_size else None, Settings(usual, training), asked)
     training, usual = merge(training, sized.training), merge(usual, sized.model)
     model = parse(found.config, merge(usual, own), f"{where}: model")
     _refuse_idle(found, model, usual, own, where)
@@ -351,7 +352,7 @@ def _preset_training(config: RunConfig, size: LogSize | None = None) -> Training
     return parse(TrainingConfig, merge(usual.training, sized.training), "preset")
 
 
-def by_size(config: RunConfig, size: LogSize) -> str | None:
+def said_by_size(config: RunConfig, size: LogSize) -> str | None:
     """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
     usual, model = _usual(config), config.model
     before, sized, now = _flat(_preset_training(config)), _flat(_preset_training(config, size)), _flat(config.training)

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from braidrec.cli import app
-from braidrec.config import RunConfig, RunRequest, by_size, from_toml, resolve
+from braidrec.config import RunConfig, RunRequest, from_toml, resolve, said_by_size
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.settings import PrepareSettings, SplitConfig
@@ -157,7 +157,7 @@ def test_rankers_of_large_logs_of_long_histories_read_them_in_runs(enhance: str 
         2e-3,
         6,
     )
-    assert by_size(found, ML_1M) == (
+    assert said_by_size(found, ML_1M) == (
         "by the size of the log (776,007 training rows, 5,395 users): model.history.run = 128 instead of 1, "
         "training.batch_size = 512 instead of 1024, training.lr = 0.002 instead of 0.0007, training.max_epochs = 6 instead of 2"
     )
@@ -168,6 +168,11 @@ def test_rankers_of_large_logs_of_long_histories_read_them_in_runs(enhance: str 
         assert (asked.model.history.run, asked.training) == (1, training(None, enhance=enhance))
     assert made(ML_1M, training={"lr": 1e-3}).training.lr == 1e-3
     assert made(ML_1M, model={"history": {"length": 50}}).model.history.run == 128
+    half = made(ML_1M, model={"history": {"run": 64}})
+    assert (half.model.history.run, half.training) == (64, found.training)
+    alone = made(ML_1M, by_size=False)
+    assert (alone.model, alone.training) == (made(LogSize(776_007, 20_000)).model, training(None, enhance=enhance))
+    assert said_by_size(alone, ML_1M) is None
     assert made(ML_1M, preset="textbook" if enhance is None else "paper").model.history.run == 1
 
 
@@ -195,14 +200,14 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     assert f"note: {run.sized}" in again.output
     padded = resolve(parse(RunRequest, {"data": "-", "backbone": "sasrec", "enhance": "pad"}, "test"), "test", LogSize(9, 610))
-    assert by_size(padded, LogSize(9, 610)) == (
+    assert said_by_size(padded, LogSize(9, 610)) == (
         "by the size of the log (9 training rows, 610 users): training.batch_size = 32 instead of 128, "
         "training.max_epochs = 72 instead of 30, training.patience = 8 instead of 3, "
         "training.phases.pretrain.max_epochs = 10 instead of 4"
     )
     drawn = LogSize.of(shop().manifest, 3)
     assert (drawn.samples, drawn.users) == (4 * 960, 60)
-    assert by_size(run.config, LogSize(776_007, 20_000)) is None
+    assert said_by_size(run.config, LogSize(776_007, 20_000)) is None
 
 
 @pytest.mark.slow

@@ -211,7 +211,12 @@ class Section:
             return ""
         count = self.table["digest_from_command"]
         older = f"\n{count} cells are older than digests; theirs is what their command gives today.\n" if count else ""
-        return markdown.rows(("row", "`braidrec fit`", "data, vocabulary of train unless said", "settings"), lines) + older
+        return (
+            markdown.rows(
+                ("row", "`braidrec fit --set by_size=false`", "data, vocabulary of train unless said", "settings"), lines
+            )
+            + older
+        )
 
 
 def difference(test: Mapping[str, Any], metric: Metric) -> str:

@@ -13,7 +13,6 @@ LARGE = 2**19
 # Rows a user, from which samples come in runs, and what validation of MovieLens-1M (144 rows a user) prefers for DIN in runs
 LONG, RUN = 64, 128
 IN_RUNS = {"batch_size": 512, "lr": 2e-3, "max_epochs": 6}
-_ORDERS = {"kind", "run"}  # keys of [model.history] that say in which order samples come, or forbid one
 _OF_BATCH = {"norm", "variant"}  # of a backbone, by which it may normalise by a batch, which runs forbid
 
 
@@ -26,8 +25,9 @@ def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
     if size.samples < LARGE:
         nearest = 2 ** round(math.log2(max(size.samples, 1)) / 2)
         return Settings(training={"batch_size": min(max(nearest, 8), usual.training["batch_size"]), "max_epochs": 10})
-    asked = {*own.model.get("history", {})} & _ORDERS or {*own.model.get("backbone", {})} & _OF_BATCH
-    if asked or size.drawn or size.samples < LONG * size.users:
+    history = own.model.get("history", {})
+    single = "kind" in history or history.get("run", RUN) == 1 or {*own.model.get("backbone", {})} & _OF_BATCH
+    if single or size.drawn or size.samples < LONG * size.users:
         return Settings()
     return Settings({"history": {"run": RUN}}, IN_RUNS)
 
@@ -77,7 +77,8 @@ TASK = TaskSpec(
         "authors": {"history": {"kind": "semantic_topk"}},
         "textbook": {"initial": "normal", "history": {"mean": False}},
     },
-    # `ours`: two epochs, since models of this kind overfit after one or two, and a running mean of the weights.
+    # `ours`: two epochs, since in single samples at this rate models of this kind overfit after one or two, and a running
+    # mean of the weights.
     # `paper` and `authors` follow the spec (batch 256, patience 10 epochs, at most 50).
     training={
         "ours": {"batch_size": 1024, "lr": 7e-4, "average_epochs": 0.8, "max_epochs": 2},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.config import RunConfig, RunRequest, by_size, check_names, own_phases, resolve
+from braidrec.config import RunConfig, RunRequest, check_names, own_phases, resolve, said_by_size
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError, RunError, remedy
@@ -64,6 +64,7 @@ def fit(
     preset: str = "ours",
     seed: int = 42,
     negatives: int | None = None,
+    by_size: bool = True,
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     show_progress: bool = True,
@@ -75,7 +76,8 @@ def fit(
     positives alone gets ease, which reads text where there is a knowledge base, and one with labels or ratings din.
     ``task`` settles it where two tasks have the name.
     model, training: single settings on top of the preset, such as ``model={"dim": 64}``; see `braidrec.config`.
-    preset ``ours`` chooses batches and epochs by the size of the log, where ``training`` does not: ``Run.config`` has them.
+    by_size: whether preset ``ours`` chooses the order of samples, batches, rate and epochs by the size of the log, where
+    ``model`` and ``training`` do not: ``Run.config`` has them, ``Run.sized`` says them.
     A run that was interrupted at ``path`` goes on where it stopped; a finished one with the same settings is loaded.
     Warns (`FitWarning`) of a stage that still improved at its end and of a simple ranking that is better on validation.
     Raises ConfigError for unknown settings, for an enhancer without a knowledge base, and for a folder that holds
@@ -100,6 +102,7 @@ def fit(
         "preset": preset,
         "seed": seed,
         "negatives": negatives,
+        "by_size": by_size,
         "model": dict(model or {}),
         "training": dict(training or {}),
     }
@@ -200,7 +203,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
             plan.choices,
             [] if bases is None else bases.identities,
             reads_text=model.reads_text,
-            sized=by_size(config, size),
+            sized=said_by_size(config, size),
             warnings=doubts(config, plan, phases, result.phases),
         )
     model.module.to(device)
