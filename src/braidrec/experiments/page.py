@@ -27,7 +27,7 @@ BEGIN, END = "<!-- results: written by braidrec reproduce --page -->", "<!-- end
 
 # (experiment, data, rows; without any, all that are over another)
 HEADLINE: Sequence[tuple[str, str, Sequence[str]]] = (
-    ("disco/table2", "ml-1m", ()),
+    ("disco/tuned", "ml-1m", ("din-disco-tuned", "deepfm-disco-tuned", "dcn-disco-tuned")),
     ("pad/table3", "prime-pantry", ()),
     ("pad/table2", "prime-pantry", ("sasrec-pad-paper",)),
 )
