@@ -325,8 +325,8 @@ _TUNING = (
     "validation, seed 1; the other backbones and DisCo take it over as it is"
 )
 _AS_FIT = (
-    "MovieLens-1M: samples of a user in runs of 128, batches of 512, 2e-3, as `fit` trains large logs; DIN reads all fields of its "
-    "history; the paper's numbers are from Vicuna-13b text and a vocabulary over the whole log"
+    "MovieLens-1M: samples of a user in runs of 128, batches of 512, 2e-3, as `fit` trains large logs; DIN reads all fields of "
+    "its history; the paper's numbers are from Vicuna-13b text and a vocabulary over the whole log"
 )
 _SEMANTIC = (
     "din-disco-semantic has the best validation AUC and a low test one: training has seen the users of 24 % of validation rows "
