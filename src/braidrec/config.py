@@ -335,7 +335,10 @@ def _training(found: Chosen, preset: str) -> Values:
 
 def _sized(found: Chosen, preset: str, size: LogSize | None, usual: Settings, own: Settings) -> Settings:
     rule = None if found.backbone.fitted else found.task.sized.get(preset)
-    return Settings() if rule is None or size is None else rule(size, usual, own)
+    if rule is None or size is None:
+        return Settings()
+    whole = parse(found.config, usual.model, "preset").model_dump()  # with what holds by default, of others' backbones too
+    return rule(size, Settings(whole, usual.training), own)
 
 
 def _usual(config: RunConfig) -> Settings:

@@ -260,8 +260,8 @@ class TaskSpec:
     where: "module:ATTRIBUTE" of its `braidrec.task.Task`    config: likewise of its `braidrec.config.ModelConfig`
     metrics: of its reports, the headline first    default: the backbone that is meant when none is named
     model, training: preset -> what it sets, before the chosen models set theirs
-    sized: preset -> what the size of the log changes: (size, values of the preset and the chosen models, the request's own
-    values, which win) -> values
+    sized: preset -> what the size of the log changes: (size, values of the preset and the chosen models, in [model] with what
+    holds by default, the request's own values, which win) -> values
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     of_positives: whether its default is meant where nothing is named and the log holds positives alone

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from braidrec.layers.mlp import MLP, BatchNorm, Norm, Repeated, initialise
+from braidrec.layers.mlp import MLP, BatchNorm, Norm, Repeated, initialise, reads_batch_statistics
 
 NORMS: list[Norm] = ["none", "bn", "ln_post", "ln_pre"]
 
@@ -90,3 +90,9 @@ def test_columns_that_few_rows_differ_in_are_read_once(norm: Norm, dropout: floa
     leading, index, rest = torch.randn(3, 5), torch.tensor([2, 0, 0, 1, 2, 2]), torch.randn(6, 2)
     found = mlp([Repeated(leading, index), rest])
     torch.testing.assert_close(found, mlp(torch.cat([leading[index], rest], dim=1)))
+
+
+def test_what_reads_the_statistics_of_its_batch() -> None:
+    assert reads_batch_statistics(MLP(3, (2,), norm="bn"))
+    assert reads_batch_statistics(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))  # as other packages have it
+    assert not reads_batch_statistics(MLP(3, (2,), norm="ln_pre"))

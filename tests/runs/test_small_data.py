@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,10 @@ from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
 from braidrec.evaluation.metrics import auc
 from braidrec.evaluation.significance import holm
 from braidrec.files import read_json
-from braidrec.registry import LogSize
+from braidrec.layers.mlp import Norm
+from braidrec.ranking.backbones.dcn import DCN
+from braidrec.ranking.parts import BackboneConfig
+from braidrec.registry import TASKS, LogSize, Spec
 from braidrec.runs.doubts import _early
 from braidrec.runs.fit import FitWarning, fit
 from braidrec.runs.run import Run, load
@@ -170,10 +174,31 @@ def test_rankers_of_large_logs_of_long_histories_read_them_in_runs(enhance: str 
     assert made(ML_1M, model={"history": {"length": 50}}).model.history.run == 128
     half = made(ML_1M, model={"history": {"run": 64}})
     assert (half.model.history.run, half.training) == (64, found.training)
+    for same in ({"norm": "none"}, {"norm": "ln_pre"}, {"variant": "bilinear"}):  # of one row alone
+        assert made(ML_1M, model={"backbone": same}).training == found.training
     alone = made(ML_1M, by_size=False)
     assert (alone.model, alone.training) == (made(LogSize(776_007, 20_000)).model, training(None, enhance=enhance))
     assert said_by_size(alone, ML_1M) is None
     assert made(ML_1M, preset="textbook" if enhance is None else "paper").model.history.run == 1
+
+
+class OfBatch(BackboneConfig):
+    norm: Norm = "bn"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "own"),
+    [("din", {"variant": "paper"}), ("dien", {"attention": "mlp"}), ("dcn", {"norm": "bn"}), ("others", {})],
+)
+def test_rankers_that_normalise_by_batch_read_single_samples(
+    backbone: str, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As asked for, and as a backbone of another package has it by default."""
+    spec = Spec("others", "Others", OfBatch, DCN)
+    with TASKS["ranking"].backbones.holding(spec) if backbone == "others" else nullcontext():
+        request = {"data": "-", "task": "ranking", "backbone": backbone, "model": {"backbone": own} if own else {}}
+        found = resolve(parse(RunRequest, request, "test"), "test", ML_1M)
+    assert (found.model.history.run, found.training.batch_size) == (1, 1024)
 
 
 def test_what_is_asked_for_wins() -> None:

@@ -73,8 +73,8 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def reads_batch_statistics(module: nn.Module) -> bool:
-    """Whether what a row becomes in training depends on the other rows of its batch."""
-    return any(isinstance(part, BatchNorm) for part in module.modules())
+    """Whether what a row becomes in training depends on the other rows of its batch, by this BatchNorm or torch's own."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
 class MLP(nn.Module):

@@ -6,6 +6,7 @@ This page registers what the room holds; nothing heavy is imported before a name
 import math
 
 from braidrec.registry import LogSize, Metric, Settings, TaskSpec, own_registries
+from braidrec.strict import merge
 
 # Training rows from which `ours` has no need of smaller batches: the power of two nearest to their square root is its 1,024,
 # and its two epochs are 1,024 steps.  It was measured on MovieLens-1M, 776,007 rows.
@@ -13,7 +14,8 @@ LARGE = 2**19
 # Rows a user, from which samples come in runs, and what validation of MovieLens-1M (144 rows a user) prefers for DIN in runs
 LONG, RUN = 64, 128
 IN_RUNS = {"batch_size": 512, "lr": 2e-3, "max_epochs": 6}
-_OF_BATCH = {"norm", "variant"}  # of a backbone, by which it may normalise by a batch, which runs forbid
+# Of a backbone, what normalises by a batch, whose rows runs make alike: BatchNorm, and Dice in DIN's and DIEN's activation unit
+_OF_BATCH = {("norm", "bn"), ("variant", "paper"), ("attention", "mlp")}
 
 
 def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
@@ -26,8 +28,9 @@ def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
         nearest = 2 ** round(math.log2(max(size.samples, 1)) / 2)
         return Settings(training={"batch_size": min(max(nearest, 8), usual.training["batch_size"]), "max_epochs": 10})
     history = own.model.get("history", {})
-    single = "kind" in history or history.get("run", RUN) == 1 or {*own.model.get("backbone", {})} & _OF_BATCH
-    if single or size.drawn or size.samples < LONG * size.users:
+    backbone = merge(usual.model, own.model).get("backbone", {})
+    by_batch = any(backbone.get(key) == value for key, value in _OF_BATCH)
+    if "kind" in history or history.get("run", RUN) == 1 or by_batch or size.drawn or size.samples < LONG * size.users:
         return Settings()
     return Settings({"history": {"run": RUN}}, IN_RUNS)
 
