@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from test_packed import moving, pair
 from tiny_ranking import BACKBONES, ITEMS, SMALL_DISCO, SOURCES, batch, knowledge, ranker
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from braidrec import memory
+from braidrec.data.history import History
 from braidrec.layers.kept import Kept, stamp
 from braidrec.layers.mlp import MLP, Mixed, Repeated
 from braidrec.ranking import ranker as module
@@ -132,6 +136,64 @@ def test_what_depends_on_the_item_alone_is_made_once(monkeypatch: pytest.MonkeyP
     for _ in range(3):
         answer(shared)
     assert counts == {"rows": 1, "asked": 1}
+
+
+class OverTheCatalogue(TorchDispatchMode):
+    """Names of the operations that make something new of every item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.shape[:1] == (ITEMS + 1,):
+            given = {part.untyped_storage().data_ptr() for part in args if isinstance(part, Tensor)}
+            if found.untyped_storage().data_ptr() not in given:
+                self.met.append(str(func))
+        return found
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_later_answer_goes_over_no_more_than_it_asks_for(backbone: str, source: str) -> None:
+    model, one = trained(backbone, source), batch(5, lengths=torch.full((5,), 4))
+    past, fields = one.history, one.fields.clone()
+    fields[:, 0] = 1
+    shared = replace(one, fields=fields, history=History(past.items[:1], past.signals[:1], past.mask[:1]).shared(5))
+    answer = model.answering()
+    found = answer(shared).clone()
+    with OverTheCatalogue() as seen:
+        again = answer(shared)
+    assert not seen.met
+    assert torch.equal(again, found)
+    with torch.no_grad():
+        close(found, model(shared))
+
+
+@pytest.mark.parametrize("backbone", ["din", "deepfm", "dien"])
+def test_half_precision_leaves_no_table_behind(backbone: str) -> None:
+    model, (shared, _) = trained(backbone), pair()
+    answer = model.answering()
+    before = answer(shared).clone()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(shared)
+        torch.testing.assert_close(model.answering()(shared), expected)
+        torch.testing.assert_close(answer(shared), expected)
+    fresh = model.answering()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fresh(shared)
+    for one in (answer, fresh):
+        assert torch.equal(one(shared), before)
+
+
+def test_a_wide_first_layer_counts_for_what_is_kept() -> None:
+    model = trained("din")
+    rows = memory.WHOLE_BYTES // (4 * 16 * model.embed.dim)
+    model.embed.item_fields = torch.zeros(1, 2, dtype=torch.int32).expand(rows, 2)
+    assert model.fits
+    model.backbone.mlp = MLP(8, (64 * model.embed.dim,))
+    assert not model.fits
 
 
 def test_a_model_in_training_is_not_answered_from_tables() -> None:

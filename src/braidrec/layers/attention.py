@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from braidrec.data.history import History, SharedHistory
 from braidrec.layers.hashing import own_buckets, run_buckets
+from braidrec.layers.kept import ANEW, Anew
 from braidrec.layers.mlp import BatchNorm, initialise
 
 
@@ -314,10 +315,15 @@ class PerRun:
         return Attended(both[:, :, :width], both[:, :, width:], lambda: self._weights(kept), both)
 
     def bucketed(self, rows: Tensor, codes: Tensor, asked: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+        places = self.at
+        if len(codes) > len(self.slots) and not rows.requires_grad:  # of a whole catalogue the windows show little
+            rows, codes = rows.index_select(0, self.slots), codes.index_select(0, self.slots)
+            each = torch.arange(len(self.slots), device=self.slots.device).split([at.numel() for at in self.at])
+            places = [own.view(at.shape) for own, at in zip(each, self.at, strict=True)]
         sides = torch.zeros(len(codes), codes.shape[1], buckets, dtype=rows.dtype, device=rows.device)
         sides.scatter_(2, codes[:, :, None], 1.0)
         found = []
-        for run, at, hot in zip(self.history.runs, self.at, self._hot, strict=True):
+        for run, at, hot in zip(self.history.runs, places, self._hot, strict=True):
             of_targets = asked.index_select(0, run.rows.flatten()).unflatten(0, run.rows.shape)
             found.append(run_buckets(rows, sides, of_targets, at, hot, run))
         both = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True))
@@ -427,7 +433,8 @@ class ActivationUnit(nn.Module):
     """DIN's attention (Zhou et al., KDD 2018, section 4.3): an MLP on [q, k, q - k, q * k] weighs each behaviour.
 
     The first layer is linear in its four parts, so W [q, k, q - k, q * k] = (W1 + W3) q + (W2 - W3) k + W4 (q * k): the
-    first term is taken once per sample and the second once per distinct item.  Only real behaviours are computed.
+    first term is taken once per sample and the second once per distinct item, or by ``kept`` once for all of them.  Only real
+    behaviours are computed.
     Shapes as in `BilinearAttention`; without ``softmax`` (the paper) weights need not sum to 1.
     """
 
@@ -438,11 +445,11 @@ class ActivationUnit(nn.Module):
         self.activation = Dice(hidden)
         self.last = initialise(nn.Linear(hidden, 1))
 
-    def forward(self, target: Tensor, items: Tensor, past: Behaviours) -> Attended:
+    def forward(self, target: Tensor, items: Tensor, past: Behaviours, kept: Anew = ANEW) -> Attended:
         index, mask = past.index, past.mask
         own, other, difference, product = self.first.weight.chunk(4, dim=1)
         from_target = target @ (own + difference).T + self.first.bias  # (B, hidden)
-        from_items = items @ (other - difference).T  # (n, hidden)
+        from_items = kept.of(self, "items", lambda: items @ (other - difference).T)  # (n, hidden)
         behaviours = gather(items, index)  # (B, K, W)
         shifts = (gather(from_items, index) + from_target[:, None]).flatten(0, 1)
         hidden = torch.addmm(shifts, (behaviours * target[:, None]).flatten(0, 1), product.T).view(*index.shape, -1)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from braidrec.layers.kept import ANEW, Anew
 from braidrec.layers.mlp import initialise
 
 Gate = Literal["gru", "aigru", "agru", "augru"]
@@ -64,7 +65,7 @@ class Steps:
 
 class Recurrence(nn.Module):
     """inputs (n, W) distinct rows, source (S,) which of them each step of ``steps`` reads, attention (S,) its weight (not for
-    "gru") -> states (S + 1, H), the first of them zeros.
+    "gru") -> states (S + 1, H), the first of them zeros.  kept: by which products of the distinct rows are made once
     """
 
     def __init__(self, width: int, hidden: int, gate: Gate = "gru"):
@@ -74,7 +75,9 @@ class Recurrence(nn.Module):
         self.input = initialise(nn.Linear(width, gates * hidden))
         self.state = initialise(nn.Linear(hidden, gates * hidden))
 
-    def forward(self, inputs: Tensor, source: Tensor, steps: Steps, attention: Tensor | None = None) -> Tensor:
+    def forward(
+        self, inputs: Tensor, source: Tensor, steps: Steps, attention: Tensor | None = None, kept: Anew = ANEW
+    ) -> Tensor:
         assert (attention is None) == (self.gate == "gru")
         with torch.autocast(inputs.device.type, enabled=False):
             inputs = inputs.to(self.input.weight.dtype)
@@ -83,7 +86,7 @@ class Recurrence(nn.Module):
                 assert weights is not None
                 given = torch.addcmul(self.input.bias, F.linear(inputs, self.input.weight).index_select(0, source), weights)
             else:
-                given = self.input(inputs).index_select(0, source)
+                given = kept.of(self, "input", lambda: self.input(inputs)).index_select(0, source)
             taken = weights if self.gate in ("agru", "augru") else None
             states: Tensor = _Recur.apply(given, self.state.weight, self.state.bias, taken, steps)
         return states

@@ -15,7 +15,7 @@ from braidrec.data.history import History, SharedHistory
 from braidrec.errors import ConfigError
 from braidrec.layers.embedding import FieldEmbedding, ItemTable
 from braidrec.layers.kept import ANEW, Anew, Kept, stamp
-from braidrec.layers.mlp import Columns, Mixed, Repeated
+from braidrec.layers.mlp import MLP, Columns, Mixed, Repeated
 from braidrec.memory import held_whole
 from braidrec.ranking.contracts import (
     Backbone,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from braidrec.task import Added
 
 PREDICTION = "prediction"
-_PER_FIELD = 16  # vectors of an item that are kept, about: its fields, what sources and backbone make of them, a first layer's
+_KEPT = 16  # vectors of width D of an item that are kept, at the least: its fields, and what is made of them
 
 
 class Ranker(nn.Module, RankingModel):
@@ -200,8 +200,15 @@ class Ranker(nn.Module, RankingModel):
 
     @property
     def fits(self) -> bool:
-        """Whether what is made of each item may be held for the whole catalogue."""
-        return held_whole(len(self.embed.item_fields), _PER_FIELD * self.embed.dim)
+        """Whether what is made of each item may be held for the whole catalogue.
+
+        That is about its fields thrice, as they are and as a backbone reads them, DisCo's rows and queries, and what the first
+        layers of MLPs make of it.
+        """
+        dim, fields = self.embed.dim, self.embed.layout.num_item_fields
+        mlps = [part for part in cast(nn.Module, self.backbone).modules() if isinstance(part, MLP)]
+        firsts = [next((layer.out_features for layer in mlp.layers if isinstance(layer, nn.Linear)), 0) for mlp in mlps]
+        return held_whole(len(self.embed.item_fields), max(_KEPT * dim, (3 * fields + 4) * dim + sum(firsts)))
 
 
 def _dense(extras: Tensor | Mixed, dim: int) -> Tensor:
@@ -218,7 +225,7 @@ class Answering:
 
     What depends on an item alone is made once for the catalogue, or where that is large once for the distinct items of a batch;
     products of weights likewise.  It is made anew after the model was in training, and after a weight or buffer was written
-    into, moved or replaced.
+    into, moved or replaced.  Under autocast nothing is kept: tables of half precision would outlast it.
     """
 
     def __init__(self, ranker: Ranker):
@@ -230,6 +237,8 @@ class Answering:
         if ranker.training:
             return ranker(batch).detach()
         with torch.inference_mode():
+            if torch.is_autocast_enabled(batch.item.device.type):
+                return ranker(batch)
             return ranker._score(batch, self._now() if ranker.fits else Kept(whole=False))[0].logits
 
     def _now(self) -> Kept:

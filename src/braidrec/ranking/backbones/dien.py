@@ -29,6 +29,7 @@ from pydantic import Field as Setting
 from torch import Tensor, nn
 
 from braidrec.layers.attention import ActivationUnit, Attended, Behaviours, BilinearAttention, PerSample, Sequences
+from braidrec.layers.kept import ANEW, Anew
 from braidrec.layers.mlp import MLP, Columns, Norm, initialise
 from braidrec.layers.recurrent import Gate, Recurrence, Steps
 from braidrec.ranking.contracts import ItemRead, Needs, RankingInput, Scored, Sizes
@@ -98,10 +99,12 @@ class Interest(nn.Module):
         elif attention == "mlp":
             self.attention = ActivationUnit(width, softmax=True)
 
-    def forward(self, target: Tensor, items: Tensor, past: Behaviours) -> tuple[Tensor, Attended, Tensor, Steps]:
+    def forward(
+        self, target: Tensor, items: Tensor, past: Behaviours, kept: Anew = ANEW
+    ) -> tuple[Tensor, Attended, Tensor, Steps]:
         windows, mask = past.sequences, past.mask
         steps = Steps.of(windows.length, windows.index.shape[1])
-        states = extracted = self.extraction(items, windows.index.flatten()[steps.rows], steps)
+        states = extracted = self.extraction(items, windows.index.flatten()[steps.rows], steps, kept=kept)
         if self.evolution.gate == "gru":
             states = self.evolution(states, steps.place.flatten()[steps.rows], steps)
         place = steps.place if windows.of is None else steps.place[windows.of] * mask
@@ -191,7 +194,7 @@ class DIEN(nn.Module):
         if self.interest is None or history is None:
             return self._logits(inputs, ())
         target, items = history.asked(self.read), history.rows(self.read)
-        evolved, attended, states, steps = self.interest(target, items, history.past)
+        evolved, attended, states, steps = self.interest(target, items, history.past, history.kept)
         logits = self._logits(inputs, (evolved, history.said(attended.by_signal[:, 0])))
         auxiliary = self.auxiliary
         if auxiliary is None:

@@ -84,7 +84,7 @@ class DIN(nn.Module):
             found = history.past.attend(history.rows(self.read), queries[:, None])
         else:
             assert self.attention is not None
-            found = self.attention(history.asked(self.read), history.rows(self.read), history.past)
+            found = self.attention(history.asked(self.read), history.rows(self.read), history.past, history.kept)
         return found.pooled[:, 0], history.said(found.by_signal[:, 0])
 
 
