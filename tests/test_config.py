@@ -372,7 +372,7 @@ def test_unreadable_run_files_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_key_that_stands_one_table_too_high_is_offered_where_it_belongs(key: str, meant: str | None) -> None:
-    offered = rf"\(did you mean '{meant}'\?\)" if meant else r"\(accepted: backbone, data, .*"
+    offered = rf"\(did you mean '{meant}'\?\)" if meant else r"\(accepted: backbone, by_size, data, .*"
     with pytest.raises(ConfigError, match=rf"fit: unknown key '{key}' {offered}"):
         read_request(None, {"data": "x", key: 1})
 
