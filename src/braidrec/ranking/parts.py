@@ -90,6 +90,30 @@ class BackboneConfig(Strict):
         return {}
 
 
+class MLPConfig(BackboneConfig):
+    """Of a backbone whose MLP reads all that stands beside its fields, and which reads it nowhere else."""
+
+    @property
+    def has_mlp(self) -> bool:
+        return True
+
+    @property
+    def mixes_extras(self) -> bool:
+        return False
+
+
+class PoolingConfig(MLPConfig):
+    """Of one that, besides, pools the history itself."""
+
+    @property
+    def takes_mean(self) -> bool:
+        return False
+
+    @property
+    def pools_history(self) -> bool:
+        return True
+
+
 class SourceConfig(Strict):
     """Settings of a pattern source, and what they say of it before it is built."""
 

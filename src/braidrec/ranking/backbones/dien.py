@@ -33,7 +33,7 @@ from braidrec.layers.kept import ANEW, Anew
 from braidrec.layers.mlp import MLP, Columns, Norm, initialise
 from braidrec.layers.recurrent import Gate, Recurrence, Steps
 from braidrec.ranking.contracts import ItemRead, Needs, RankingInput, Scored, Sizes
-from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
+from braidrec.ranking.parts import PATTERNS_INSTEAD, Beside, Idle, PoolingConfig, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 from braidrec.training.seeding import spawn
@@ -41,7 +41,7 @@ from braidrec.training.seeding import spawn
 AUXILIARY = "auxiliary"
 
 
-class DIENConfig(BackboneConfig):
+class DIENConfig(PoolingConfig):
     """auxiliary_weight: 0 leaves the loss out, and what it alone trains"""
 
     gru: Gate = "augru"
@@ -52,22 +52,6 @@ class DIENConfig(BackboneConfig):
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
-
-    @property
-    def takes_mean(self) -> bool:
-        return False
-
-    @property
-    def pools_history(self) -> bool:
-        return True
-
-    @property
-    def has_mlp(self) -> bool:
-        return True
-
-    @property
-    def mixes_extras(self) -> bool:
-        return False
 
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from braidrec.layers.attention import ActivationUnit, BilinearAttention
 from braidrec.layers.mlp import MLP, Columns, Norm
 from braidrec.ranking.contracts import BehaviourInput, ItemRead, Needs, RankingInput, Sizes
-from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
+from braidrec.ranking.parts import PATTERNS_INSTEAD, Beside, Idle, PoolingConfig, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
 
-class DINConfig(BackboneConfig):
+class DINConfig(PoolingConfig):
     variant: Literal["paper", "bilinear", "none"] = "bilinear"  # none: no history of its own
     softmax: bool = False  # of the paper variant; bilinear always has one
     history_fields: ItemRead = "id"
@@ -31,20 +31,8 @@ class DINConfig(BackboneConfig):
     dropout: float = Setting(default=0.0, ge=0, lt=1)
 
     @property
-    def takes_mean(self) -> bool:
-        return False
-
-    @property
     def pools_history(self) -> bool:
         return self.variant != "none"
-
-    @property
-    def has_mlp(self) -> bool:
-        return True
-
-    @property
-    def mixes_extras(self) -> bool:
-        return False
 
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))

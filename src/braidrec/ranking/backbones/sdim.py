@@ -18,35 +18,19 @@ from torch import Tensor, nn
 from braidrec.layers.hashing import codes_of
 from braidrec.layers.mlp import MLP, Columns, Norm
 from braidrec.ranking.contracts import BehaviourInput, ItemRead, Needs, RankingInput, Sizes
-from braidrec.ranking.parts import PATTERNS_INSTEAD, BackboneConfig, Beside, Idle, idle_layers
+from braidrec.ranking.parts import PATTERNS_INSTEAD, Beside, Idle, PoolingConfig, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Depth, Width
 from braidrec.training.seeding import spawn
 
 
-class SDIMConfig(BackboneConfig):
+class SDIMConfig(PoolingConfig):
     groups: Depth = 16
     bits: int = Setting(default=3, ge=1, le=8)  # planes of a group
     history_fields: ItemRead = "id"
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
-
-    @property
-    def takes_mean(self) -> bool:
-        return False
-
-    @property
-    def pools_history(self) -> bool:
-        return True
-
-    @property
-    def has_mlp(self) -> bool:
-        return True
-
-    @property
-    def mixes_extras(self) -> bool:
-        return False
 
     def idle_beside(self, beside: Beside) -> Idle:
         found = dict(idle_layers(self.mlp, self.norm, self.dropout))

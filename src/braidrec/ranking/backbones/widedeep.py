@@ -13,23 +13,15 @@ from torch import Tensor, nn
 
 from braidrec.layers.mlp import MLP, Norm
 from braidrec.ranking.contracts import Needs, RankingInput, Sizes
-from braidrec.ranking.parts import BackboneConfig, Beside, Idle, idle_layers
+from braidrec.ranking.parts import Beside, Idle, MLPConfig, idle_layers
 from braidrec.registry import Spec
 from braidrec.strict import Width
 
 
-class WideDeepConfig(BackboneConfig):
+class WideDeepConfig(MLPConfig):
     mlp: tuple[Width, ...] = (128, 64)
     norm: Norm = "none"
     dropout: float = Setting(default=0.0, ge=0, lt=1)
-
-    @property
-    def has_mlp(self) -> bool:
-        return True
-
-    @property
-    def mixes_extras(self) -> bool:
-        return False
 
     def idle_beside(self, beside: Beside) -> Idle:
         return idle_layers(self.mlp, self.norm, self.dropout)
