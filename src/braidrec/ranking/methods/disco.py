@@ -236,11 +236,8 @@ class DisCo(nn.Module, PatternSource):
         attention, past = self.attention, items.past
         # (n, 2D): [T_I, T_C, S_I, S_C]
         rows = items.kept.of(self, "rows", lambda: torch.cat([self._tabular(items), self.semantic(items.rows)], dim=1))
-        if items.kept.still:
-            queries = items.kept.of(attention, "asked", lambda: attention.asked(rows).contiguous())
-            return Patterns(
-                self._mixed(past.attend(rows, queries.index_select(0, items.candidate), attention.over), items, embed)
-            )
+        if items.kept.still or not self.weights:  # nothing reads the patterns one by one
+            return Patterns(self._mixed(self._attended(rows, items), items, embed))
         patterns, attended = attention(rows, items.candidate, past)
         labels = embed.labels(attended.by_signal)
         extras = torch.stack([patterns, labels], dim=2).flatten(1, 2)  # H_TT, L_TT, H_SS, L_SS, ...
@@ -269,6 +266,15 @@ class DisCo(nn.Module, PatternSource):
             {f"norm {block}": value.detach().norm(dim=1).mean() for block, value in by_block.items()} if self.training else {}
         )
         return Patterns(extras, losses, {GROUP: learn} if len(self.estimators) else {}, monitors)
+
+    def _attended(self, rows: Tensor, items: ItemTable) -> Attended:
+        attention = self.attention
+        if not items.kept.still:
+            queries = attention.asked(rows.index_select(0, items.candidate))
+        else:
+            asked = items.kept.of(attention, "asked", lambda: attention.asked(rows).contiguous())
+            queries = asked.index_select(0, items.candidate)
+        return items.past.attend(rows, queries, attention.over)
 
     def _mixed(self, attended: Attended, items: ItemTable, embed: FieldEmbedding) -> Mixed:
         """The extras side by side, as what was pooled and how much weight each signal got, of each block."""
@@ -369,7 +375,7 @@ SPEC = Spec(
     DisCoConfig,
     _build,
     presets={
-        "ours": {"sufficiency_weight": 0.0},
+        "ours": {"sufficiency_weight": 0.0, "disentangle_weight": 0.0},
         "paper": {"club_per_dimension": False, "club_floor": False, "replaces": "mean"},
         # What the released code sets out to do, without its bugs (listed above).
         "authors": {
