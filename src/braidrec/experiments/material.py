@@ -43,6 +43,7 @@ VARIANTS: Mapping[str, Variant] = {
     "ml-1m": Variant("ml-1m"),
     "ml-1m-all": Variant("ml-1m", {"vocabulary": "all"}),
     "ml-1m-cold": Variant("ml-1m", {"split": {"cold_items": 0.1}}),
+    "ml-1m-refit": Variant("ml-1m", {"split": {"ratios": (0.899, 0.001, 0.1)}}),  # validation is learned from, but for a sliver
     "ml-1m-sequences": Variant("ml-1m", {"split": {"kind": "leave_last_two", "min_history": 1}}),
     "ml-1m-knowledge-user": Variant("ml-1m", {"split": {**_OLD, "per_user": True}}),
     "ml-1m-knowledge-time": Variant("ml-1m", {"split": _OLD}),
