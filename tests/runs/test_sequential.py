@@ -257,10 +257,15 @@ def test_a_stage_of_another_run_is_taken_over(tmp_path: Path) -> None:
         (
             lambda: {"pretrain": str(sasrec().path)},
             {"backbone": {**small.BACKBONES["sasrec"], "blocks": 2}},
-            r"'expert\.encoder\.blocks\.1\..*' is None there",
+            r"do not fit stage 'align': model\.backbone\.blocks is 1 there and 2 here",
+        ),
+        (
+            lambda: {"pretrain": str(sasrec().path)},
+            {"backbone": {**small.BACKBONES["sasrec"], "heads": 4}},
+            r"model\.backbone\.heads is 2 there and 4 here",  # the same shapes, and another model
         ),
     ],
-    ids=["no folder", "no stage", "last stage", "other width", "more blocks"],
+    ids=["no folder", "no stage", "last stage", "other width", "more blocks", "more heads"],
 )
 def test_a_stage_that_cannot_be_taken_over_is_refused_before_anything_is_written(
     start: Callable[[], dict[str, str]], changes: dict[str, Any], said: str, tmp_path: Path

@@ -71,6 +71,8 @@ class SequentialTask:
         stages = build_stages(config, parts)
         module, names = kept_module(stages), [stage.name for stage in stages]
         left = left_to_train(stages, settings.start_from)
+        # weights of one shape are other models under other settings, such as another number of heads; dropout is of training
+        built = {f"model.backbone.{key}": value for key, value in settings.backbone.model_dump().items() if key != "dropout"}
 
         def batches(stage: Stage) -> SequenceBatches:
             if stage.train != "train":
@@ -112,6 +114,7 @@ class SequentialTask:
             names=names,
             taken=settings.start_from,
             reading=[stage.name for stage in stages if stage.reads_text],
+            settings={stage.name: {**built, **stage.settings} for stage in stages},
             choices={"start_from": dict(settings.start_from)},
             yardsticks=lambda: yardsticks(self.spec.baselines, data),
         )
