@@ -66,6 +66,8 @@ CASES = [
     ("lightgcn", "rlmrec-con", {"enhance": {"weight": 0, "temperature": 0.5}}, "rlmrec-con.temperature", "weight = 0"),
     ("lightgcn", "rlmrec-gen", {"enhance": {"weight": 0, "masked": 0.5}}, "rlmrec-gen.masked", "weight = 0"),
     ("lightgcn", None, {"l2": 0, "l2_on": "batch"}, "backbone.l2_on", "l2 = 0"),
+    ("lightgcn", None, {"l2_on": "backbone"}, "backbone.l2_on", "without a method there are no other networks"),
+    ("lightgcn", None, {"l2": 0, "l2_on": "backbone"}, "backbone.l2_on", "l2 = 0"),
     ("lightgcn", None, {"depth": 0, "keep": 0.5}, "backbone.keep", "depth = 0"),
     ("gccf", None, {"depth": 0, "self_loop": False}, "backbone.self_loop", "depth = 0"),
     ("sgl", None, {"contrast": 0, "keep": 0.5}, "backbone.keep", "contrast = 0"),

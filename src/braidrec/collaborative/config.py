@@ -23,6 +23,12 @@ class CollaborativeConfig(ModelConfig):
 
     monitor: Literal["recall@20", "ndcg@20"] = "recall@20"
 
+    def all_idle(self, enhancers: Mapping[str, Strict]) -> Mapping[str, str]:
+        found = super().all_idle(enhancers)
+        if enhancers or getattr(self.backbone, "l2_on", None) != "backbone":
+            return found
+        return {"backbone.l2_on": "without a method there are no other networks than the backbone's", **found}
+
 
 class NodesConfig(Strict):
     """What every backbone of nodes has.
