@@ -21,7 +21,8 @@ from braidrec.experiments.experiment import Experiment
 from braidrec.files import read_json, write_json
 
 PLAIN = Row("din", "planted", "din", model=small_runs.MODEL, training=small_runs.TRAINING, seeds=(1, 2), published=(0.8, 0.5))
-DISCO = replace(PLAIN, name="din-disco", enhance="disco", against="din")
+_TERMS = {"enhance": {"disentangle_weight": 0.01}}
+DISCO = replace(PLAIN, name="din-disco", enhance="disco", model={**small_runs.MODEL, **_TERMS}, against="din")
 LATE = replace(DISCO, name="din-disco-late", note="never started")
 
 
