@@ -38,7 +38,7 @@ def test_seven_backbones_are_trained_alike() -> None:
     assert len(trained) == 14
     for row in trained:
         assert (row.model, row.training, row.seeds, row.data) == (
-            {"history": {"run": 128}},
+            {"history": {"run": 128}, **({"enhance": {"disentangle_weight": 0.01}} if row.enhance else {})},
             {"batch_size": 1024, "lr": 7e-4, "max_epochs": 4},
             (1, 2, 3),
             "ml-1m",

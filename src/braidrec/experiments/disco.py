@@ -329,7 +329,7 @@ def ablations() -> list[Row]:
 
 
 def all_rows() -> list[Row]:
-    return [*headline(), *statistics(), *runs(), *cold(), *ablations()]
+    return [*headline(), *statistics(), *runs(), *cold(), *tuned(), *ablations()]
 
 
 _NOTES = (
@@ -373,7 +373,7 @@ _SEMANTIC = (
 
 
 def _experiments() -> tuple[Experiment, ...]:
-    pool = {"ml-1m": {row.name: row for row in (*all_rows(), *packed(), *tuned(), *refit(), *simple())}}
+    pool = {"ml-1m": {row.name: row for row in (*all_rows(), *packed(), *refit(), *simple())}}
 
     def experiment(name: str, title: str, rows: list[Row], *notes: str, **more: Any) -> Experiment:
         said = (*_NOTES, _COPY, *notes)
