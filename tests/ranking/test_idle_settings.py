@@ -29,7 +29,8 @@ AROUND: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
     "mean": ((), {}),
     "disco": (("disco",), {"disco": {"semantic_hidden": 8, "replaces": "history"}}),
 }
-DISCO = {"disco": {"semantic_hidden": 8, "club_floor": False}}  # an estimate below its floor would hide what else there is
+# an estimate below its floor would hide what else there is
+DISCO = {"disco": {"semantic_hidden": 8, "disentangle_weight": 0.01, "club_floor": False}}
 EDK = {"history": {"mean": False}, "edk": {"club_floor": False, "oov_rate": 0.3}}
 DRAWN = {"history": {"mean": False}, "edk": {"club_floor": False, "compress": False}}
 

@@ -93,7 +93,7 @@ def test_what_the_presets_say() -> None:
         found: DisCoConfig = ranking_config(preset, "dcn", "disco", {}, "x").disco
         return found
 
-    assert disco("ours") == DisCoConfig(sufficiency_weight=0.0)
+    assert disco("ours") == DisCoConfig(sufficiency_weight=0.0, disentangle_weight=0.0)
     paper, authors = disco("paper"), disco("authors")
     assert (paper.sufficiency_weight, paper.disentangle_weight) == (0.02, 0.01)
     assert not paper.club_normalise

@@ -266,7 +266,7 @@ def test_what_cannot_be_planned() -> None:
 
 def test_what_a_plan_says(monkeypatch: pytest.MonkeyPatch) -> None:
     data = small_runs.dataset()
-    plan = planned(configured(enhance="disco"), data)
+    plan = planned(configured(enhance="disco", model={"enhance": {"disentangle_weight": 0.01}}), data)
     (stage,) = plan.stages
     assert isinstance(stage, Stage)
     assert (stage.name, tuple(plan.names), stage.monitor, plan.monitor) == ("rank", ("rank",), "auc", "auc")
