@@ -118,6 +118,15 @@ def test_where_gains_come_from_is_what_the_numbers_say() -> None:
         assert p_of("disco/tuned", f"{name}-disco-tuned", f"{name}-tuned", "auc") < 0.05
     assert max(tuned, key=tuned.__getitem__) == "din-tuned-rates"
 
+    floored = [name for name in parts if name.endswith("-floored")]
+    assert len(floored) == 4
+    for name in floored:
+        assert abs(parts[name] - tuned[name.removesuffix("-floored")]) < 0.002
+
+    faster = means("edk/tuned", "auc")
+    for name in ("tuned-deepfm", "tuned-din"):
+        assert abs(faster[f"{name}-edk"] - faster[name]) < 0.001
+        assert faster[f"{name}-all"] > faster[name] + 0.005
     edk = means("edk/table2", "auc")
     for name in (row.removesuffix("-edk") for row in edk if row.endswith("-edk")):
         assert edk[name] < edk[f"{name}-all"]
@@ -139,6 +148,12 @@ def test_where_gains_come_from_is_what_the_numbers_say() -> None:
         lifted = darec[f"{backbone}-darec"] > darec[backbone]
         sure = p_of("darec/table3", f"{backbone}-darec", backbone, "recall@20") < 0.05
         assert (lifted and sure) == (backbone == "sgl")
+    large = means("darec/table3-large", "recall@20")
+    for backbone in ("lightgcn", "sgl", "simgcl"):
+        assert 1.2 < large[f"{backbone}-con"] / large[backbone] < 1.4
+        assert 1.2 < large[f"{backbone}-gen"] / large[backbone] < 1.4
+        assert max(large[f"{backbone}-darec"], large[f"{backbone}-darec-ours"]) < large[backbone]
+        assert large["ease-text"] > 1.2 * large[f"{backbone}-con"]
     published = EXPERIMENTS["darec/table3-amazon-book"].published["rlmrec-amazon-book"].values()
     assert means("darec/table3-amazon-book", "recall@20")["ease"] > max(row["recall@20"] for row in published)
 

@@ -30,7 +30,7 @@ Vectors = NDArray[np.float32]
 _COUNTED = ("users", "items", "train", "valid", "test")
 _CLUSTERS = 5
 _DRAWN = 2_500  # rows of a side on a map, and whose cosines are compared
-_SHOWN = 400  # rows of a matrix of similarities
+_SHOWN = 200  # rows of a matrix of similarities
 _LEAST, _PAIRS = 6, 200  # hops, and pairs of users
 SIDES = {"shared": "behaviour", "text_shared": "text"}
 

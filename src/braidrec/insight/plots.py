@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -225,13 +226,16 @@ def similarity_plot(panels: Mapping[str, NDArray[np.floating[Any]]], path: Path 
             raise DataError(f"{name!r}: a matrix {matrix.shape}; accepted: finite cosines (n, n)")
 
     def draw(figure: Any) -> None:
+        from matplotlib import colormaps
+
+        colours = colormaps["RdBu_r"].resampled(32)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (name, matrix) in zip(grid, panels.items(), strict=True):
-            image = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+            image = axes.imshow(matrix, vmin=-1, vmax=1, cmap=colours, interpolation="nearest")
             axes.set(xticks=[], yticks=[], title=name)
         figure.colorbar(image, ax=list(grid), shrink=0.8, label="cosine")
 
-    return save_plot(draw, path, title, width=max(7.0, 2.6 * len(panels)))
+    return save_plot(draw, path, title, width=max(7.0, 2.6 * len(panels)), height=3.0)
 
 
 def _histograms(axes: Any, distances: NDArray[np.floating[Any]], one: Separation) -> None:
@@ -378,20 +382,24 @@ def _check_series(values: Values, low: float, high: float, length: int | None = 
                 raise DataError(f"{name!r}: value {place} is {value}; accepted: a finite number in [{low}, {high}], or None")
 
 
-def save_plot(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0) -> Path:
-    """Draw on a fresh figure of ``width`` x 4 inches at 150 dpi and put the PNG in place in one step."""
+def save_plot(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0, height: float = 4.0) -> Path:
+    """Draw on a fresh figure of ``width`` x ``height`` inches at 150 dpi; the PNG of 256 colours is put in place in one step."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from PIL import Image
 
-    path = Path(path)
+    path, below = Path(path), 1 - (1 - BELOW_TITLE) * 4 / height
     if path.suffix != ".png":
         raise ConfigError(f"{path}: plots are written as PNG; give a name that ends in .png")
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(width, 4), dpi=150, layout=ConstrainedLayoutEngine(rect=(0, 0, 1, BELOW_TITLE)))
+        figure = Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(rect=(0, 0, 1, below)))
         FigureCanvasAgg(figure)
-        figure.text(0.012, 0.985, title, va="top", fontsize=11, fontweight="bold")
+        figure.text(0.012, 1 - 0.06 / height, title, va="top", fontsize=11, fontweight="bold")
         draw(figure)
-        write_atomic(path, lambda temporary: figure.savefig(temporary, format="png"))
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png")
+    few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
+    write_atomic(path, lambda temporary: few.save(temporary, format="png", optimize=True))
     return path
