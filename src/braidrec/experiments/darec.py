@@ -346,8 +346,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         (*_SIMPLE, *_MAIN[:15]),
         notes=(*_NOTES, "one seed; on MovieLens-1M at most 40 epochs"),
         shortfalls=(
-            "that DaRec lifts every backbone is not reproduced: on Prime Pantry it lifts none of the three, by no settings, where "
-            "both forms of RLMRec lift each of them; EASE with text is far above all",
+            "that DaRec lifts every backbone is not reproduced: on Prime Pantry it lifts none of three, RLMRec each of them",
+            "EASE with text is far above every row that trains",
         ),
     ),
     _experiment("table4", "KAR beside the others", (SMALL,), _TABLE_4, notes=_NOTES),
@@ -415,8 +415,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             "the paper's pair, u_2734 and u_3648, is of Yelp; here 200 pairs are drawn, and the first is shown by itself",
         ),
         shortfalls=(
-            "that DaRec brings such users near is not reproduced: they stand as far from one another as without it, while "
-            "RLMRec-Con brings them among the nearest tenth (medians of 200 pairs)",
+            "that DaRec brings such users near is not reproduced: medians of 200 pairs are as without it; RLMRec-Con does",
         ),
         extra=darec_figures.FAR,
     ),

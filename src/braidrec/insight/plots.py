@@ -383,7 +383,7 @@ def _check_series(values: Values, low: float, high: float, length: int | None = 
 
 
 def save_plot(draw: Callable[[Any], None], path: Path | str, title: str, width: float = 7.0, height: float = 4.0) -> Path:
-    """Draw on a fresh figure of ``width`` x ``height`` inches at 150 dpi; the PNG of 256 colours is put in place in one step."""
+    """Draw on a fresh figure of ``width`` x ``height`` inches at 150 dpi; a PNG of 256 colours is put in place in one step."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
