@@ -93,7 +93,8 @@ def plain(seed: int = 1) -> Run:
 
 @cache
 def disco(seed: int = 1) -> Run:
-    return train(root() / f"disco-s{seed}", seed=seed, enhance="disco", knowledge=knowledge())
+    terms = {"enhance": {"disentangle_weight": 0.01}}  # an optimiser of their own
+    return train(root() / f"disco-s{seed}", seed=seed, enhance="disco", knowledge=knowledge(), model=terms)
 
 
 def copy_of(run: Run, path: Path) -> Run:

@@ -123,6 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from recbole.data import create_dataset, data_preparation
     from recbole.trainer import Trainer
     from recbole.utils import get_model, init_seed
+    from scipy.sparse import dok_matrix
 
     torch.set_num_threads(options.threads)
     name, own = MODELS[options.model]
@@ -137,6 +138,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     dataset = DATA.get(options.model, "ml-1m")
     config = Config(model=name, dataset=dataset, config_dict=COMMON | sizes | own | {"data_path": options.data})
     init_seed(config["seed"], config["reproducibility"])
+    if not hasattr(dok_matrix, "_update"):  # which LightGCN fills its adjacency by, once; later versions of scipy hid it
+        dok_matrix._update = lambda matrix, entries: matrix._dict.update(entries)
     loader, valid, _ = data_preparation(config, create_dataset(config))
     model = get_model(name)(config, loader.dataset).to(config["device"])
     trainer = Trainer(config, model)

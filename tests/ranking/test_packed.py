@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_ranking import BACKBONES, ITEMS, LENGTH, SOURCES, batch, ranker
+from tiny_ranking import BACKBONES, ITEMS, LENGTH, SMALL_DISCO, SOURCES, batch, ranker
 from torch import Tensor
 
 import small_runs
@@ -73,9 +73,21 @@ def test_both_forms_give_the_same_logits(backbone: str, source: str) -> None:
 @every_source
 @every_backbone
 def test_both_forms_give_the_same_gradients(backbone: str, source: str) -> None:
-    model, gradients = ranker(backbone, source), []
+    model = ranker(backbone, source)
     if "paper" in backbone:
         model.eval()  # whose statistics are the batch's
+    compare_gradients(model)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("backbone", ["din", "deepfm", "sdim", "dcn"])
+def test_so_they_do_where_no_loss_reads_the_patterns(backbone: str, bias: bool) -> None:
+    alone = SMALL_DISCO.model_copy(update={"sufficiency_weight": 0.0, "disentangle_weight": 0.0, "attention_bias": bias})
+    compare_gradients(ranker(backbone, disco=alone))
+
+
+def compare_gradients(model: Ranker) -> None:
+    gradients = []
     for one in pair():
         loss = model.step(one).losses()["prediction"]
         gradients.append(torch.autograd.grad(loss, [*moving(model).values()], allow_unused=True))

@@ -33,7 +33,8 @@ class Planted:
         torch.manual_seed(0)
         dataset, history = self.dataset, RecentHistory(self.dataset.log, 20)
         values = {"data": "-", "backbone": "din", "enhance": None if knowledge is None else "disco"}
-        config = resolve(RunRequest.model_validate({**values, "model": {"dim": 16, "unknown_rate": 0.05}}), "test")
+        terms = {} if knowledge is None else {"enhance": {"disentangle_weight": 0.01}}
+        config = resolve(RunRequest.model_validate({**values, "model": {"dim": 16, "unknown_rate": 0.05, **terms}}), "test")
         model = build_ranker(config, material_of(dataset, None if knowledge is None else TextTable(knowledge)))
         group, *apart = model.groups()
         main = torch.optim.Adam(group.parameters, lr=2e-3, weight_decay=1e-5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-CHANGES = ("model.dim=8", "model.history.length=6", "training.batch_size=512", "training.checks_per_epoch=2")
+TERMS = ("model.enhance.disentangle_weight=0.01", "model.enhance.sufficiency_weight=0.02")  # both optimisers, and drawn pairs
+CHANGES = ("model.dim=8", "model.history.length=6", "training.batch_size=512", "training.checks_per_epoch=2", *TERMS)
 
 
 def arguments(path: Path, data: Path, knowledge: Path, epochs: int, checkpoint: float) -> list[str]:

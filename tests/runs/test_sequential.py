@@ -275,6 +275,12 @@ def test_a_stage_that_cannot_be_taken_over_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stage_of_another_backbone_is_refused_by_its_name(tmp_path: Path) -> None:
+    start = starting_from(sasrec(), "pretrain")
+    with pytest.raises(ConfigError, match=r"do not fit stage 'align': backbone is 'sasrec' there and 'gru4rec' here"):
+        train(tmp_path / "run", backbone="gru4rec", enhance="pad", knowledge=knowledge(), model=start)
+
+
 def test_a_stage_goes_with_the_text_that_it_was_trained_on_where_it_read_any(tmp_path: Path) -> None:
     build(small.dataset().path, tmp_path / "words", "tfidf")
     (tmp_path / "words.toml").write_text('[encoder]\nkind = "tfidf"\nseed = 7\n')

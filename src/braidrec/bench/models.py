@@ -46,6 +46,7 @@ MODELS: Mapping[str, tuple[str, str | None, str, Mapping[str, Any]]] = {
     "deepfm-mean": ("deepfm", None, "ours", {}),
     "dcn-mean": ("dcn", None, "ours", {}),
     "din-disco": ("din", "disco", "ours", {}),
+    "din-disco-terms": ("din", "disco", "ours", {"enhance": {"disentangle_weight": 0.01}}),
     "deepfm-disco": ("deepfm", "disco", "ours", {}),
     "dcn-disco": ("dcn", "disco", "ours", {}),
 }

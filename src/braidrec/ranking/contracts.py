@@ -237,7 +237,7 @@ class SourceContext:
 
 @dataclass(frozen=True)
 class Patterns:
-    """extras (B, E, D) stand beside the fields; where no loss reads them they may be columns, side by side.
+    """extras (B, E, D) stand beside the fields; where no loss is asked for they may be columns, side by side.
 
     losses: the source's own unweighted losses, called after its estimators have stepped
     first: optimiser group -> the learning loss of its estimators, on detached inputs

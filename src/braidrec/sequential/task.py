@@ -71,8 +71,9 @@ class SequentialTask:
         stages = build_stages(config, parts)
         module, names = kept_module(stages), [stage.name for stage in stages]
         left = left_to_train(stages, settings.start_from)
-        # weights of one shape are other models under other settings, such as another number of heads; dropout is of training
-        built = {f"model.backbone.{key}": value for key, value in settings.backbone.model_dump().items() if key != "dropout"}
+        # Weights of one shape are other models under other settings, such as another number of heads; dropout is of training.
+        own = {f"model.backbone.{key}": value for key, value in settings.backbone.model_dump().items() if key != "dropout"}
+        built = {"backbone": config.backbone, **own}
 
         def batches(stage: Stage) -> SequenceBatches:
             if stage.train != "train":
