@@ -378,7 +378,7 @@ _TUNING = (
 )
 _RATES = (
     "the rate alone was looked at for the others, by validation, seed 1, at 1e-3, 2e-3, 4e-3: DeepFM .8036, .8048, .8027, "
-    "with DisCo .8082, .8085, .8053; DCN .8016, .8063, .8066, with DisCo .8068, .8115, .8121; DIN without rates, at 2e-3, 4e-3, "
+    "with DisCo .8082, .8085, .8053; DCN .8016, .8063, .8066, with DisCo .8068, .8115, .8121; DIN without rates at 2e-3, 4e-3, "
     "6e-3, .8143, .8165, .8167, with DisCo .8150, .8168, .8164"
 )
 _AS_FIT = (
