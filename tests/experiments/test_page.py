@@ -225,7 +225,7 @@ def test_the_first_screen_s_table_says_what_its_numbers_are(tmp_path: Path) -> N
     dcn = next(line for line in lines if "DCN" in line)
     assert "0.8003 ± 0.0004" in dcn
     assert "+0.0050 [+0.0038, +0.0064]" in dcn
-    assert "(Holm over 4)" in dcn
+    assert "(Holm over 6)" in dcn
     assert "0.7961 → 0.8035" in dcn
     sasrec = next(line for line in lines if "SASRec" in line and "nDCG" in line)
     assert "3.84 ± 0.09" in sasrec
