@@ -86,6 +86,9 @@ def train(path: Path, data: Dataset | None = None, **changes: object) -> Run:
     return fit(data or dataset(), path=path, model=model, training=training, show_progress=False, **changes)  # type: ignore[arg-type]
 
 
+TERMS = {"enhance": {"disentangle_weight": 0.01}}  # of DisCo's, which then has an optimiser of its own
+
+
 @cache
 def plain(seed: int = 1) -> Run:
     return train(root() / f"plain-s{seed}", seed=seed)
@@ -93,8 +96,7 @@ def plain(seed: int = 1) -> Run:
 
 @cache
 def disco(seed: int = 1) -> Run:
-    terms = {"enhance": {"disentangle_weight": 0.01}}  # an optimiser of their own
-    return train(root() / f"disco-s{seed}", seed=seed, enhance="disco", knowledge=knowledge(), model=terms)
+    return train(root() / f"disco-s{seed}", seed=seed, enhance="disco", knowledge=knowledge(), model=TERMS)
 
 
 def copy_of(run: Run, path: Path) -> Run:

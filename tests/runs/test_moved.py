@@ -221,7 +221,7 @@ def test_frames_are_prepared_twice_and_the_remedy_for_others_is_one_that_is_ther
 
 def test_a_finished_run_is_not_given_for_other_data_or_other_text(tmp_path: Path) -> None:
     path = small_runs.copy_of(small_runs.disco(), tmp_path / "run").path
-    settings = {"seed": 1, "enhance": "disco", "knowledge": small_runs.knowledge()}
+    settings = {"seed": 1, "enhance": "disco", "knowledge": small_runs.knowledge(), "model": small_runs.TERMS}
     with pytest.raises(
         RunError, match=r"run: holds a run that was trained on planted with fingerprint .* choose another folder"
     ):
