@@ -181,7 +181,7 @@ def _packing(prepared: Path, seconds: float) -> list[Line]:
     And where a step's time goes.
     """
     dataset, rows = Dataset.open(prepared), []
-    marks = {"din-bilinear": 1.6, "din-disco": 2.5, "deepfm-disco": 2.5, "dcn-disco": 2.5}
+    marks = {"din-bilinear": 1.6, "din-disco": 2.5, "din-disco-terms": 2.5, "deepfm-disco": 2.5, "dcn-disco": 2.5}
     for name, mark in marks.items():
         apart, together = _alternate([bare_step(ranker(name, dataset), run=run)[0] for run in (1, RUN)], seconds)
         rows.append(_faster(f"{name}: training step, runs of {RUN}", together, apart, "with a window each", mark))

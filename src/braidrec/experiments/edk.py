@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from braidrec.experiments import edk_figures
+from braidrec.experiments import disco, edk_figures
 from braidrec.experiments.experiment import About, Experiment
 from braidrec.experiments.rows import Row
 
@@ -91,7 +91,6 @@ _PATTERNS = (5, _OWN, 10, 15, 20, 25)
 # As the rows of disco/table3: samples of a user in runs.
 _MODEL = {"history": {"run": 128}}
 _TRAINING = {"batch_size": 1024, "lr": 7e-4, "max_epochs": 4}
-_FASTER = {"batch_size": 512, "lr": 2e-3, "max_epochs": 6}
 _COMPRESSING = {"phases": {"knowledge": {"max_epochs": 2, "checks_per_epoch": 4, "patience": 4}}}
 _WITHOUT: Mapping[str, Mapping[str, Any]] = {
     "no-disentangled": {"disentangle_weight": 0.0},
@@ -131,7 +130,7 @@ def _tuned() -> list[Row]:
         for row in _controlled(backbone, giver=_GIVER):
             model = {**row.model, **({"backbone": {"history_fields": "all"}} if backbone == "din" else {})}
             against = tuple(f"tuned-{name}" for name in row.references)
-            found.append(replace(row, name=f"tuned-{row.name}", model=model, training=_FASTER, against=against or None))
+            found.append(replace(row, name=f"tuned-{row.name}", model=model, training=disco.TUNED, against=against or None))
     return found
 
 
