@@ -2,7 +2,7 @@
 
 Without ``--goals`` timed are whole training steps of the preset ``textbook`` (LightGCN's authors' form: BPR with one uniform
 negative, mean of the layers, L2 of the batch) at the sizes given, data path included, in pairs per second, then whole rankings
-of the validation part (vectors of all nodes, scores, items of training left out, ranks and ten best) in users per second.
+of the validation part (vectors of all nodes, scores, items of training left out, the ten best) in users per second.
 
 With ``--goals A`` the product's own training runs by the preset ``ours``, at the same width and depth, a check after each
 epoch, until the validation nDCG@10 is A; or until ``--limit`` seconds are over.  The clock starts with the training and counts
@@ -66,7 +66,7 @@ def judge_of(data: Dataset) -> Judge:
 
     def judge(module: nn.Module) -> float:
         with torch.no_grad():
-            ranking = rank_targets(RowsScorer(module, held, counts), held.rows, candidates=candidates, top=10)
+            ranking = rank_targets(RowsScorer(module, held, counts), held.rows, candidates=candidates, top=0, within=10)
         return float(row_gains(ranking, "ndcg", 10).mean())
 
     return judge

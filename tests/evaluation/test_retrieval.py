@@ -127,6 +127,7 @@ def test_no_rows() -> None:
 
 # Few distinct values make ties everywhere; -0.0 equals 0.0; widths around 32, 32 k and 1,024 k cross the levels of the groups.
 VALUES = np.array([-INF, -2.5, -0.0, 0.0, 1e-40, 1.0, 3.0, INF], np.float32)
+NARROW = st.sampled_from([0, retrieval.NARROW])  # groups for every width, or for none of these
 
 
 @settings(deadline=None, max_examples=120)
@@ -138,9 +139,10 @@ VALUES = np.array([-INF, -2.5, -0.0, 0.0, 1e-40, 1.0, 3.0, INF], np.float32)
     seen=st.booleans(),
     target_too=st.booleans(),
     restrict=st.booleans(),
+    narrow=NARROW,
 )
 def test_against_sorting(
-    seed: int, num_items: int, top: int, distinct: bool, seen: bool, target_too: bool, restrict: bool
+    seed: int, num_items: int, top: int, distinct: bool, seen: bool, target_too: bool, restrict: bool, narrow: int
 ) -> None:
     rng = np.random.default_rng(seed)
     count = 5
@@ -150,21 +152,25 @@ def test_against_sorting(
     pasts = [rng.integers(1, num_items + 1, rng.integers(0, 12)).tolist() for _ in range(count)]
     allowed = rng.random(num_items + 1) < 0.7 if restrict else None
     scorer = Table(table)
-    found = rank_targets(
-        scorer,
-        rows_of(targets, pasts, num_items),
-        mask_seen=seen,
-        mask_target_if_seen=target_too,
-        candidates=allowed,
-        top=top,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "NARROW", narrow)
+        found = rank_targets(
+            scorer,
+            rows_of(targets, pasts, num_items),
+            mask_seen=seen,
+            mask_target_if_seen=target_too,
+            candidates=allowed,
+            top=top,
+        )
     pool = set(range(num_items + 1)) if allowed is None else set(np.flatnonzero(allowed).tolist())
     assert_equal(found, plain(scorer.table, targets, pasts, top, pool, seen, target_too))
 
 
+@pytest.mark.parametrize("narrow", [0, retrieval.NARROW])
 @pytest.mark.parametrize("top", [1, 3, 10])
 @pytest.mark.parametrize("num_items", [31, 32, 64, 320, 330, 1_030, 2_500])
-def test_the_best_stand_at_either_end(num_items: int, top: int) -> None:
+def test_the_best_stand_at_either_end(monkeypatch: pytest.MonkeyPatch, num_items: int, top: int, narrow: int) -> None:
+    monkeypatch.setattr(retrieval, "NARROW", narrow)
     # the last group is seldom full: what lies beyond the catalogue must not be listed
     rising = np.arange(num_items + 1)
     found = rank_targets(Table(np.stack([rising, -rising])), rows_of([num_items, 1], [[], []], num_items), top=top)
@@ -378,9 +384,17 @@ def test_several_targets_by_hand() -> None:
     target_too=st.booleans(),
     cells=st.sampled_from([1, 700, 1 << 18]),
     budget=st.sampled_from([1, 20_000, 1 << 30]),
+    within=st.sampled_from([None, 1, 3, 20]),
 )
 def test_several_targets_against_sorting(
-    seed: int, num_items: int, distinct: bool, seen: bool, target_too: bool, cells: int, budget: int
+    seed: int,
+    num_items: int,
+    distinct: bool,
+    seen: bool,
+    target_too: bool,
+    cells: int,
+    budget: int,
+    within: int | None,
 ) -> None:
     rng = np.random.default_rng(seed)
     count, every = 6, np.arange(1, num_items + 1)
@@ -396,6 +410,7 @@ def test_several_targets_against_sorting(
             mask_seen=seen,
             mask_target_if_seen=target_too,
             top=3,
+            within=within,
             budget_bytes=budget,
         )
     at = 0
@@ -406,6 +421,8 @@ def test_several_targets_against_sorting(
         pool.sort(key=lambda item: (-score[item], item))
         for target in wanted:
             expected = pool.index(target) + 1 if target in pool else num_items
+            if within is not None and expected > within:
+                expected = num_items
             assert (found.rank[at], found.masked[at], found.row[at]) == (expected, target not in pool, row)
             at += 1
         assert found.top[row].tolist() == (pool + [0] * 3)[:3]
@@ -432,13 +449,23 @@ def test_bad_targets_are_refused() -> None:
 # -- the best of each row -------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**32 - 1), width=st.sampled_from([1, 5, 33, 64, 97, 1_100, 2_500]), k=st.integers(1, 12))
-def test_the_best_against_sorting(seed: int, width: int, k: int) -> None:
+@settings(deadline=None, max_examples=120)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.sampled_from([1, 5, 33, 64, 97, 1_100, 2_500]),
+    k=st.integers(1, 12),
+    tied=st.integers(0, 4),
+    narrow=NARROW,
+)
+def test_the_best_against_sorting(seed: int, width: int, k: int, tied: int, narrow: int) -> None:
     k = min(k, width)
-    scores = torch.from_numpy(np.random.default_rng(seed).choice(VALUES, size=(4, width)))
+    rng = np.random.default_rng(seed)
+    scores = torch.from_numpy(rng.normal(size=(4, width)).astype(np.float32))
+    scores[:tied] = torch.from_numpy(rng.choice(VALUES, size=(tied, width)))
     kept = scores.clone()
-    values, columns = best(scores, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "NARROW", narrow)
+        values, columns = best(scores, k)
     for row in range(4):
         expected = sorted(range(width), key=lambda at, row=row: (-float(scores[row, at]), at))[:k]  # type: ignore[misc]
         assert columns[row].tolist() == expected
@@ -446,6 +473,22 @@ def test_the_best_against_sorting(seed: int, width: int, k: int) -> None:
     assert torch.equal(scores, kept)
     parts = [best(scores[at : at + 1], k)[1] for at in range(4)]
     assert torch.equal(torch.cat(parts), columns)
+
+
+@pytest.mark.parametrize("narrow", [0, retrieval.NARROW])
+def test_nan_counts_as_the_largest(monkeypatch: pytest.MonkeyPatch, narrow: int) -> None:
+    monkeypatch.setattr(retrieval, "NARROW", narrow)
+    nan = float("nan")
+    values, columns = best(torch.tensor([[1.0, nan, INF, nan], [4.0, 3.0, 2.0, 1.0]]), 3)
+    assert columns.tolist() == [[1, 3, 2], [0, 1, 2]]
+    assert values[0, :2].isnan().all()
+    assert values[0, 2] == INF
+    assert values[1].tolist() == [4, 3, 2]
+
+
+def test_ranks_within_none_are_refused() -> None:
+    with pytest.raises(DataError, match="ranks within 0; accepted: 1 or more, or None for all"):
+        rank_targets(Table(np.zeros((1, 4))), rows_of([1], [[]], 3), within=0)
 
 
 def test_the_best_of_what_cannot_be_ranked_are_refused() -> None:

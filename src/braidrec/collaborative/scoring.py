@@ -34,6 +34,7 @@ from braidrec.training.devices import place_of
 Positions = NDArray[np.int64]
 _QUICK = 3e8  # products of item pairs that item-kNN counts in a few seconds
 _QUICK_SIDE = 4_000  # rows of the matrix that EASE inverts in as many
+WATCHED = 20  # validation reads Recall and nDCG of the first so many
 USED = ((0, 0, "new_users"), (1, 10, "up_to_10_items"), (11, 50, "11_to_50_items"), (51, None, "more_than_50_items"))
 
 
@@ -116,16 +117,16 @@ def yardsticks(data: Dataset, graph: Graph) -> Mapping[str, Mapping[str, float]]
         spec = collaborative.TASK.baselines[name]
         scorer = spec.build(spec.config(), held.rows, graph)
         if scorer is not None:
-            found[spec.title_of(spec.config())] = _watched(rank_targets(scorer, held.rows, top=0))
+            found[spec.title_of(spec.config())] = _watched(rank_targets(scorer, held.rows, top=0, within=WATCHED))
     return found
 
 
 def _watched(ranking: Ranking) -> dict[str, float]:
-    return {f"{name}@20": float(row_gains(ranking, name, 20).mean()) for name in ("recall", "ndcg")}
+    return {f"{name}@{WATCHED}": float(row_gains(ranking, name, WATCHED).mean()) for name in ("recall", "ndcg")}
 
 
 def validation(held: Held, popularity: Tensor) -> Validate:
     def validate(module: nn.Module) -> Mapping[str, float]:
-        return _watched(rank_targets(RowsScorer(module, held, popularity), held.rows, top=0))
+        return _watched(rank_targets(RowsScorer(module, held, popularity), held.rows, top=0, within=WATCHED))
 
     return validate

@@ -27,7 +27,8 @@ from braidrec.progress import progress
 BLOCK_ROWS = 1_024  # more rows make no matrix product faster
 BUDGET_BYTES = 1 << 30  # beside a million item vectors of width 64 and the interpreter this stays under 2 GB
 GROUP = 32  # columns whose largest score stands for them
-CPU_CELLS, OTHER_CELLS = 1 << 18, 1 << 24  # scores compared at a time: what a core's cache holds; what fills an accelerator
+NARROW = 8_192  # columns that are sooner selected from as they are
+CPU_CELLS, OTHER_CELLS = 1 << 19, 1 << 24  # scores compared at a time: what a core's cache holds; what fills an accelerator
 
 
 class Scorer(Protocol):
@@ -225,6 +226,7 @@ def rank_targets(
     mask_target_if_seen: bool = True,
     candidates: NDArray[np.bool_] | None = None,
     top: int = 10,
+    within: int | None = None,
     budget_bytes: int = BUDGET_BYTES,
     show_progress: bool = False,
 ) -> Ranking:
@@ -233,19 +235,23 @@ def rank_targets(
     mask_seen: what a row has seen is no candidate.  mask_target_if_seen: not even a target, which then ranks last
     (PAD's protocol); False spares the row's targets.
     candidates (I + 1,) bool: items that may be listed or ranked; None for all.
+    within: ranks 1..within alone are wanted, and any other target gets the rank I; all that metrics at k <= within read, found
+    in a list instead of by comparing every target with all items.  None ranks every target.
     budget_bytes: bound on the scores of a block and what is made from them row by row; a block has one row at least, and the
     comparison has a few MB of its own.
 
     The result depends on the scores alone, not on the size of the blocks (a matrix product, however, may round differently).
-    Raises DataError on scores of another shape or dtype, and on nan, naming row, user and item.
+    Raises DataError on scores of another shape or dtype, on nan, naming row, user and item, and on ``within`` below 1.
     """
     width = rows.num_items + 1
+    if within is not None and within < 1:
+        raise DataError(f"ranks within {within}; accepted: 1 or more, or None for all")
     if candidates is not None and candidates.shape != (width,):
         raise DataError(
             f"candidates has shape {candidates.shape}; accepted: ({width},), one flag per catalogue row and padding"
         )
     barred = None if candidates is None else torch.from_numpy(~candidates | (np.arange(width) == 0))
-    kept = max(1, min(top, rows.num_items))  # one even where no list is wanted: it shows nan
+    kept = max(1, min(max(top, within or 0), rows.num_items))  # one even where no list is wanted: it shows nan
     longest = int((rows.seen_last - rows.seen_first).max(initial=0) + np.diff(rows.target_start).max(initial=1) - 1)
     row_bytes = 4 * width + width // 4 + 48 * (longest + min(width, kept * GROUP))
     block = max(1, min(BLOCK_ROWS, budget_bytes // row_bytes))
@@ -271,7 +277,9 @@ def rank_targets(
             _refuse_nan(values, columns, rows, begin)
             listed = columns.masked_fill_(values == -math.inf, 0)
             lists[here, : min(top, kept)] = listed[:, : min(top, kept)].cpu().numpy()
-            place, missing = _places(scores, *(torch.from_numpy(each).to(scores.device) for each in (target_owner, target)))
+            pairs = (torch.from_numpy(target_owner).to(scores.device), torch.from_numpy(target).to(scores.device))
+            missing = scores[pairs] == -math.inf
+            place = _places(scores, *pairs) if within is None else _listed(listed[:, :within], *pairs, rows.num_items)
             masked[there] = missing.cpu().numpy()
             rank[there] = np.where(masked[there], rows.num_items, place.cpu().numpy())
             del scores  # before the next block's come
@@ -305,8 +313,14 @@ def _refuse_nan(values: Tensor, columns: Tensor, rows: RetrievalRows, begin: int
         )
 
 
-def _places(scores: Tensor, owner: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank (t,) of column ``target`` (t,) in row ``owner`` (t,) of ``scores`` (b, I + 1), and whether it is no candidate.
+def _listed(lists: Tensor, owner: Tensor, target: Tensor, otherwise: int) -> Tensor:
+    """Rank (t,) of ``target`` (t,) in the list ``owner`` (t,) of ``lists`` (b, K); ``otherwise`` where it is not there."""
+    hits = lists[owner] == target[:, None]
+    return torch.where(hits.any(1), hits.int().argmax(1) + 1, otherwise)
+
+
+def _places(scores: Tensor, owner: Tensor, target: Tensor) -> Tensor:
+    """Rank (t,) of column ``target`` (t,) in row ``owner`` (t,) of ``scores`` (b, I + 1).
 
     Every row owns one target at least, ascending.  Comparisons are made as 0/1 floats, whose sums are fast and exact: in place
     where each row has one target, so ``scores`` is lost; in a copy of the row for each target where some have more.
@@ -317,18 +331,20 @@ def _places(scores: Tensor, owner: Tensor, target: Tensor) -> tuple[Tensor, Tens
     place = torch.empty(count, dtype=torch.int64, device=scores.device)
     step = max(1, (CPU_CELLS if scores.is_cpu else OTHER_CELLS) // width)
     buffer = torch.empty(min(step, count), width, device=scores.device)
+    copies = torch.empty_like(buffer) if count > len(scores) else None
     for begin in range(0, count, step):
         mine, here = own[begin : begin + step], slice(begin, begin + step)
-        part = scores[here] if count == len(scores) else scores[owner[here]]
-        above = buffer[: len(part)].copy_(part).gt_(mine).sum(1, dtype=exact)
-        equal = part.eq_(mine)
-        tied = torch.nonzero(equal.sum(1, dtype=exact) > 1).squeeze(1)
-        place[here] = above.long() + 1
+        above = buffer[: len(mine)]
+        part = scores[here] if copies is None else torch.index_select(scores, 0, owner[here], out=copies[: len(mine)])
+        torch.gt(part, mine, out=above)
+        level = part.ge_(mine)
+        higher = above.sum(1, dtype=exact)
+        tied = torch.nonzero(level.sum(1, dtype=exact) > higher + 1).squeeze(1)
+        place[here] = higher.long() + 1
         if len(tied):
-            wanted = target[begin + tied]
-            earlier = torch.arange(width, device=scores.device) < wanted[:, None]
-            place[begin + tied] += (equal[tied] * earlier).sum(1, dtype=exact).long()
-    return place, own.squeeze(1) == -math.inf
+            earlier = torch.arange(width, device=scores.device) < target[begin + tied][:, None]
+            place[begin + tied] += ((level[tied] - above[tied]) * earlier).sum(1, dtype=exact).long()
+    return place
 
 
 def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -336,15 +352,31 @@ def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     scores float32, left as they are; k is 1..n    values (b, k) float32    columns (b, k) int64
     Exact, and the same however rows are cut into blocks; beside the scores a row takes about n / 8 + 1,500 k bytes.
-
-    Columns stand in groups of 32.  The first k groups, by largest score descending and then by number, hold the answer, for an
-    item of any other group has k items before it: the largest of each of the k.  So one pass over the scores leaves 32 k of
-    them to sort, where a selection by score alone would cost as much as the matrix product and leave ties to chance.
     nan counts as the largest, -0.0 equals 0.0.  Raises DataError on another dtype or k.
     """
     width = scores.shape[1]
     if scores.dtype != torch.float32 or not 1 <= k <= width:
         raise DataError(f"the best {k} of {tuple(scores.shape)} {scores.dtype}; accepted: 1..{width} of torch.float32")
+    if width > NARROW:
+        return _best(scores, k)
+    # a selection by score alone leaves ties to chance: right where the k + 1 best are distinct numbers
+    values, columns = scores.topk(min(k + 1, width), dim=1)
+    unsure = values[:, 0].isnan() | (values[:, 1:] == values[:, :-1]).any(dim=1)
+    values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
+    again = unsure.nonzero().squeeze(1)
+    if len(again):
+        values[again], columns[again] = _best(scores[again], k)
+    return values, columns
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`best` of rows with ties, or many columns.
+
+    Columns stand in groups of 32.  The first k groups, by largest score descending and then by number, hold the answer, for an
+    item of any other group has k items before it: the largest of each of the k.  So one pass over the scores leaves 32 k of
+    them to sort, where a selection from all of many would cost as much as the matrix product.
+    """
+    width = scores.shape[1]
     if width <= k * GROUP:
         values, columns = scores, torch.arange(width, device=scores.device).expand(scores.shape)
     else:

@@ -156,7 +156,7 @@ def _found_cold(config: RunConfig, parts: Parts, held: Held, hidden: NDArray[np.
         put_fitted(stage.module, stage.fit())
     scorer = RowsScorer(stage.module, held, torch.from_numpy(parts.graph.item_counts))
     return {
-        name: float(row_gains(rank_targets(scorer, held.rows, candidates=mask, top=0), "recall", 20).mean())
+        name: float(row_gains(rank_targets(scorer, held.rows, candidates=mask, top=0, within=20), "recall", 20).mean())
         for name, mask in (("among_hidden", hidden), ("among_all", None))
     }
 
