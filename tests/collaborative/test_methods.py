@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from planted_strands import Strands, chosen, model_of, parts_of, strands, trained
-from small_worlds import random_graph, random_text
+from small_worlds import graph_of, random_graph, random_text
 
 from braidrec.collaborative import TASK
 from braidrec.collaborative.contracts import Parts, Propagated, Widths
@@ -56,7 +56,9 @@ def test_text_is_centred_by_kind_and_at_length_one() -> None:
     text = NodeText(TextConfig(width=None), parts)
     given = parts.node_text()[parts.num_users :]
     torch.testing.assert_close(text.items, F.normalize(given - given.mean(dim=0)))
-    torch.testing.assert_close(text.users.norm(dim=1), torch.ones(parts.num_users))
+    known = torch.from_numpy(parts.graph.user_counts[1:] > 0)
+    assert not bool(known.all())  # one has nothing, so no text
+    torch.testing.assert_close(text.users.norm(dim=1), known.float())
     torch.testing.assert_close(text.of_items(given[3:5]), text.items[3:5])
 
 
@@ -78,6 +80,32 @@ def test_an_item_without_text_has_no_direction() -> None:
     graph = random_graph()
     text = NodeText(TextConfig(width=None), Parts(15, graph, TextTable(vectors), num_users=40))
     assert not text.items[3].any()
+
+
+def test_a_user_of_whom_training_knows_nothing_has_no_direction_and_no_say_in_the_mean() -> None:
+    """Such as one who liked nothing that they met: their items' mean is a sum of nothing."""
+    pairs = np.array([[user, 1 + (user + at) % 15] for user in range(1, 41) for at in range(3)])
+    vectors = random_text() + 1  # a common part, less which zeros would be a direction like any other
+    lone, others = (
+        NodeText(TextConfig(width=None), Parts(15, graph, TextTable(vectors), num_users=graph.num_users))
+        for graph in (graph_of(pairs, 42, 15), graph_of(pairs, 40, 15))
+    )
+    assert not lone.users[40:].any()
+    assert torch.equal(lone.users[:40], others.users)
+    assert torch.equal(lone.items, others.items)
+    reduced = NodeText(TextConfig(width=3), Parts(15, graph_of(pairs, 42, 15), TextTable(vectors), num_users=42))
+    assert not reduced.users[40:].any()
+
+
+def test_an_item_whose_text_the_encoder_knows_nothing_of_has_no_direction() -> None:
+    vectors = random_text() + 1
+    vectors[4] = 0
+    text = NodeText(TextConfig(width=None), Parts(15, random_graph(), TextTable(vectors), num_users=40))
+    given = vectors[[1, 2, 3, *range(5, 16)]]
+    assert not text.items[3].any()
+    torch.testing.assert_close(text.items[[0, 1, 2, *range(4, 15)]], F.normalize(given - given.mean(dim=0)))
+    assert not text.of_items(torch.zeros(1, 6)).any()
+    torch.testing.assert_close(text.of_items(given[:2]), text.items[:2])
 
 
 def test_text_that_is_read_as_it_is() -> None:

@@ -3,7 +3,8 @@
 x_v = P^T unit(t_v - mean of its kind)    P (S, R): the leading principal directions of all nodes
 
 Sentence vectors share a large common part, which alignment would have to learn away, and a vector of thousands of columns
-costs an MLP more than everything else in a step.
+costs an MLP more than everything else in a step.  A node that nothing is known of (zeros, or the mean that stands in for
+missing text) has zeros, and no say in the mean.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class NodeText(nn.Module):
         centre, directions, nodes = torch.zeros(given), torch.zeros(given, self.width), None
         if parts.text is not None:
             read = parts.node_text().split([parts.num_users, parts.num_items])
-            centre = read[1].mean(dim=0)
+            centre = _told(read[1]).mean(dim=0)
             nodes = torch.cat([_away(kind) if config.centred else kind for kind in read])
             if self.width < given:
                 directions = _directions(nodes, self.width)
@@ -83,15 +84,25 @@ class NodeText(nn.Module):
     def of_items(self, vectors: Tensor) -> Tensor:
         """(m, S) of items that come later -> (m, R)."""
         given = vectors.to(self.centre)
-        own = F.normalize(given - self.centre) if self.config.centred else given
+        said = given.any(dim=1, keepdim=True)
+        own = F.normalize(torch.where(said, given - self.centre, 0)) if self.config.centred else given
         return own if self.directions is None else own @ self.directions
 
 
+def _told(vectors: Tensor) -> Tensor:
+    """The rows that say something, all of them where none does: users with nothing in training have zeros for a text."""
+    some = vectors.any(dim=1)
+    return vectors if bool(some.all()) or not bool(some.any()) else vectors[some]
+
+
 def _away(vectors: Tensor) -> Tensor:
-    """Rows less their mean at length 1; one that is next to it is of a node without text, which got the mean: zeros."""
-    away = vectors - vectors.mean(dim=0)
-    length = away.norm(dim=1, keepdim=True)
-    return torch.where(length < NO_TEXT * length.median(), 0.0, away / length.clamp_min(1e-12))
+    """Rows less their mean at length 1; zeros for one of zeros, and for one next to the mean: it had no text and got that."""
+    told = _told(vectors)
+    mean = told.mean(dim=0)
+    away = vectors - mean
+    length, usual = away.norm(dim=1, keepdim=True), (told - mean).norm(dim=1).median()
+    silent = (length < NO_TEXT * usual) | ~vectors.any(dim=1, keepdim=True)
+    return torch.where(silent, 0.0, away / length.clamp_min(1e-12))
 
 
 def _directions(rows: Tensor, width: int) -> Tensor:
