@@ -586,9 +586,18 @@ def test_data_without_old_events_are_refused() -> None:
     wanted = resolve(
         RunRequest(data=str(dataset().path), backbone="deepfm", model={**MODEL, "train_on": "knowledge+train"}), "test"
     )
-    made = TASKS["ranking"].room().plan(wanted, dataset(), None, show_progress=False)
     with pytest.raises(DataError, match="no part 'knowledge'"):
-        made.batches(made.stages[-1])
+        TASKS["ranking"].room().plan(wanted, dataset(), None, show_progress=False)
+
+
+def test_one_class_is_enough_where_old_events_have_the_other() -> None:
+    data = world()
+    label = data.log.label.copy()
+    label[data.split["train"]] = 1.0
+    one = replace(data, log=replace(data.log, label=label))
+    with pytest.raises(DataError, match=r"rows of the part 'train' have label 1, so there is nothing for the stage 'rank'"):
+        plan(one)
+    assert [stage.name for stage in plan(one, model={"train_on": "knowledge+train"}).stages] == [STAGE, "rank"]
 
 
 def test_old_events_of_one_class_are_refused() -> None:

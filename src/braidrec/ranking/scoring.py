@@ -123,9 +123,9 @@ def negative_sampler(
             )
         known = training_positions(dataset) if training else None
         return NegativeSampler(dataset.log, dataset.num_items, per_positive, seed, known)
-    if dataset.log.label[dataset.split["train"]].all():
+    if dataset.log.label.all():  # where the training part alone is of one class, drawn negatives are no remedy
         raise ConfigError(
-            f"{dataset.name}: every training row is positive, so there is nothing to rank against; say how many negatives to "
+            f"{dataset.name}: every row is positive, so there is nothing to rank against; say how many negatives to "
             f"draw for each positive: {remedy('negatives=4', 'negatives = 4 in the run file, or --negatives 4')}"
         )
     return None

@@ -128,9 +128,8 @@ class RankingTask:
         every = [*(each.stage for each in earlier), own]
         stages = left_to_train(every, settings.start_from)
         labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
-        for stage in stages[:-1]:
-            if isinstance(stage, Stage):
-                _check_both(data, stage, negatives)
+        for stage in stages:
+            _check_both(data, stage.train if isinstance(stage, Stage) else settings.rows, stage.name, negatives)
 
         def batches(stage: Stage) -> RankingBatches:
             return RankingBatches(
@@ -256,13 +255,13 @@ def _labels_of_both(data: Dataset, part: str, negatives: NegativeSampler | None)
     return labels
 
 
-def _check_both(data: Dataset, stage: Stage, negatives: NegativeSampler | None) -> None:
-    """Raises DataError where the rows that an earlier stage trains on are of one class."""
-    labels = part_labels(data, stage.train, negatives)
+def _check_both(data: Dataset, part: str, stage: str, negatives: NegativeSampler | None) -> None:
+    """Raises DataError where the rows of ``part`` that a stage trains on are of one class."""
+    labels = part_labels(data, part, negatives)
     if labels.min() == labels.max():
         raise DataError(
-            f"{data.name}: all {len(labels):,} rows of the part '{stage.train}' have label {labels[0]:.0f}, so there is "
-            f"nothing for the stage '{stage.name}' to learn; prepare it with another split or positive_above"
+            f"{data.name}: all {len(labels):,} rows of the part '{part}' have label {labels[0]:.0f}, so there is "
+            f"nothing for the stage '{stage}' to learn; prepare it with another split or positive_above"
         )
 
 
