@@ -160,9 +160,26 @@ def test_gates_that_are_all_closed_or_all_open_are_finite(value: float) -> None:
             return torch.full((16, LAYOUT.num_fields, 4), 100.0 if value else -100.0, requires_grad=True)
 
     made.extractor = Forced()  # type: ignore[assignment]
-    losses = stepped(module, one)
-    assert all(torch.isfinite(loss) for loss in losses.values())
+    step = module.step(one)
+    assert all(torch.isfinite(loss) for loss in step.losses().values())
     assert torch.equal(made(one).gates, torch.full((16, LAYOUT.num_fields, 4), value))
+    seen = {name: step.monitors[name].item() for name in ("open patterns", "all closed", "fields kept")}
+    assert seen == pytest.approx(
+        {"open patterns": 4 * value, "all closed": 1 - value, "fields kept": LAYOUT.num_fields * value}
+    )
+
+
+def test_low_gates_are_not_closed_ones() -> None:
+    """Whatever noise makes of them: the second stage reads gates without it, and refuses those that are all 0."""
+    module = compression()
+    assert module.knowledge.extractor is not None
+    for height, closed in (
+        (-2.0, False),
+        (-3.0, True),
+    ):  # gates of .04, and of 0, of which one of six is above one half by noise
+        module.knowledge.extractor.forward = lambda read, own=height: torch.full((16, LAYOUT.num_fields, 4), own)  # type: ignore[method-assign, misc]
+        seen = module.step(batch(16)).monitors
+        assert (seen["open patterns"].item(), seen["all closed"].item()) == ((0.0, 1.0) if closed else (4.0, 0.0))
 
 
 # -- the losses -----------------------------------------------------------------------------------------------------------
@@ -482,6 +499,8 @@ def test_a_stage_of_another_run_is_taken_over(tmp_path: Path) -> None:
     mine, theirs = (edk_of(each).knowledge.state_dict() for each in (run, first()))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     assert [phase["name"] for phase in run.record["phases"]] == ["rank"]
+    assert run.record["taken"] == {f"weights of stage '{STAGE}'": first().record["weights"][STAGE]}
+    assert "taken" not in first().record
     with pytest.raises(ConfigError, match=r"model.start_from.knowledge = .*its weights do not fit stage 'rank'"):
         trained("edk-other-width", edk={"width": 4}, start_from={STAGE: str(first().path)})
     with pytest.raises(ConfigError, match=r"names the stage 'knowledge', which is none that another follows"):
