@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.main import get_command
 
 import small_runs
 from braidrec.bench import children, marks, models
-from braidrec.data.dataset import Dataset
+from braidrec.cli import app
+from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError
 
 
@@ -59,6 +63,20 @@ def test_long_histories_are_held_against_short_ones(tick: list[float], monkeypat
     rows = marks.PARTS["long"](small_runs.dataset().path, 0.001)
     assert [row[0] for row in rows] == ["sdim: history of 50, runs of 64, training step"] * 2
     assert ["din, its MLP over 30 (mark 2.0x" in row[2] for row in rows] == [True, False]
+
+
+def test_knowledge_of_old_events_is_held_and_stands_beside_a_backbone_without(tick: list[float], tmp_path: Path) -> None:
+    settings = PrepareSettings(split=SplitConfig(kind="knowledge"), sequences="all")
+    data = Dataset.prepare(small_runs.world_tables(), tmp_path / "old", settings)
+    rows = marks.PARTS["old"](data.path, 0.001)
+    assert [row[0].split(":")[0] for row in rows] == ["deepfm-edk", "dcn-edk", "dcn-edk-concat"]
+    assert all("-mean (mark 1.3x at most)" in row[2] for row in rows)
+
+
+def test_the_command_names_every_part() -> None:
+    command: Any = get_command(app)
+    (said,) = (each.help for each in command.commands["bench"].params if each.name == "parts")
+    assert said == f"Some of: {', '.join(marks.PARTS)} (by commas)."
 
 
 def test_a_mark_that_is_missed_says_by_how_much() -> None:
