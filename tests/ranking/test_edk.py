@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -542,6 +542,16 @@ def test_each_stage_is_validated_by_what_it_watches() -> None:
     assert own == {"auc", "log_loss", "ndcg@10"}
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Positions of which nothing but their number is to be looked at."""
+
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 def test_knowledge_that_is_held_is_knowledge_that_is_read() -> None:
     data = world()
     held, read = (plan(model={"edk": {**SMALL, "cache_mib": size}}).stages[-1].module for size in (1024, 0))
@@ -556,6 +566,9 @@ def test_knowledge_that_is_held_is_knowledge_that_is_read() -> None:
     torch.testing.assert_close(first_step, read.step(one).losses()["prediction"], atol=1e-5, rtol=1e-5)  # type: ignore[operator]
     cached, on_the_fly = (model.sources[0] for model in (held, read))  # type: ignore[index, union-attr]
     assert on_the_fly._held is None
+    parts = replace(data.split, parts={name: Counted(rows) for name, rows in data.split.parts.items()})  # type: ignore[arg-type]
+    on_the_fly._data = replace(data, split=parts)
+    read.step(one)  # type: ignore[operator]  # and the parts are not joined at every batch to find that out
     assert len(cached._held.positions) == len(data.split["train"]) + len(data.split["valid"])
     other = replace(one, item=one.item % 100 + 1, fields=one.fields.flip(0))
     torch.testing.assert_close(cached._vectors(other), on_the_fly._vectors(other), atol=1e-5, rtol=1e-5)

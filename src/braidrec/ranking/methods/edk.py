@@ -568,7 +568,8 @@ class EDK(nn.Module, PatternSource):
         """Whether the knowledge of all rows may be held, in training; negatives that are drawn anew are read in any case."""
         if self._data is None or not self.training:
             return False
-        return len(self._positions) * self.vectors * self.config.width * 4 <= self.config.cache_mib << 20
+        rows = sum(len(self._data.split[part]) for part in self._parts.split("+"))  # asked at every batch where they do not fit
+        return rows * self.vectors * self.config.width * 4 <= self.config.cache_mib << 20
 
     @property
     def _positions(self) -> Positions:
