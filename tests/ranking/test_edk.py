@@ -23,6 +23,8 @@ from braidrec.data.batches import RankingBatch
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
+from braidrec.evaluation.metrics import auc
 from braidrec.layers.text import TextTable
 from braidrec.ranking.build import build_ranker, table_layout
 from braidrec.ranking.config import RankingConfig
@@ -630,6 +632,26 @@ def test_one_class_is_enough_where_old_events_have_the_other() -> None:
     with pytest.raises(DataError, match=r"rows of the part 'train' have label 1, so there is nothing for the stage 'rank'"):
         plan(one)
     assert [stage.name for stage in plan(one, model={"train_on": "knowledge+train"}).stages] == [STAGE, "rank"]
+
+
+def test_rankings_without_learning_count_what_the_run_beside_them_trained_on() -> None:
+    data = world()
+    log, split, room = data.log, data.split, TASKS["ranking"].room()
+    for train_on in ("train", "knowledge+train"):
+        own = request(enhance=[], model={"train_on": train_on})
+        del own["model"]["edk"]
+        config = resolve(RunRequest(**own, training=TRAINING), "test")
+        counted = split["train" if train_on == "train" else "knowledge+knowledge_valid+train"]
+        for part in ("test", "valid"):
+            found = RankingLog(log.user, log.item, log.label, counted, split["valid"], split[part], log.visible)
+            best = item_mean_user_residual(found).test
+            if part == "test":
+                outcome = room.baseline("item-mean-user-residual", config, data, part)
+                assert outcome is not None
+                np.testing.assert_array_equal(outcome.values["scores"], best)
+            else:
+                (yardstick,) = room.plan(config, data, None, show_progress=False).yardsticks().values()
+                assert yardstick["auc"] == pytest.approx(auc(log.label[split[part]], best))
 
 
 def test_old_events_of_one_class_are_refused() -> None:

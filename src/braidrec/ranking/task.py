@@ -163,7 +163,7 @@ class RankingTask:
                 **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
             },
             average_epochs=None if averaging == training.average_epochs else averaging,
-            yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
+            yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data, settings.rows),
         )
 
     def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:
@@ -179,13 +179,13 @@ class RankingTask:
         return Outcome(*part_pairs(data, part, negatives), {"scores": logits}, "logits")
 
     def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome | None:
-        """Of the test part, of logs that have negatives of their own."""
+        """Of the test part, of logs that have negatives of their own; counted on what the run of ``config`` trained on."""
         spec = SPEC.baselines[name]
         if part != "test" or _held_out(config, data) is not None:
             return None
-        log, split = data.log, data.split
+        log, split, rows = data.log, data.split, "train" if config is None else settings_of(config).rows
         ranking = spec.build(spec.config())(
-            RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["test"], log.visible)
+            RankingLog(log.user, log.item, log.label, split[rows], split["valid"], split["test"], log.visible)
         )
         return Outcome(*part_pairs(data, part, None), {"scores": ranking.test}, "scores")
 
