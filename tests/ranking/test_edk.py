@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from tiny_ranking import DIM, LAYOUT, SMALL_DISCO, WIDTH, batch, item_fields, ranker
+from tiny_ranking import DIM, LAYOUT, WIDTH, batch, item_fields, ranker
 from tiny_ranking import knowledge as vectors
 from torch import Tensor, nn
 
@@ -26,14 +26,12 @@ from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
 from braidrec.evaluation.metrics import auc
 from braidrec.layers.text import TextTable
+from braidrec.ranking import TASK
 from braidrec.ranking.build import build_ranker, table_layout
-from braidrec.ranking.config import RankingConfig
-from braidrec.ranking.contracts import Material, RankingInput, SourceContext
-from braidrec.ranking.methods.disco import SPEC as DISCO
+from braidrec.ranking.contracts import Material, PatternSource, RankingInput
 from braidrec.ranking.methods.edk import (
     EDK,
     GROUP,
-    SPEC,
     STAGE,
     Compression,
     EDKConfig,
@@ -404,12 +402,22 @@ def test_knowledge_that_says_nothing_is_as_many_empty_fields() -> None:
     assert torch.equal(one(rows, items, model.embed).extras, torch.zeros(12, 4, DIM))
 
 
-def test_two_methods_stand_side_by_side() -> None:
-    context = SourceContext(RankingConfig(dim=DIM), Material(LAYOUT, item_fields(), TextTable(vectors()), WIDTH))
-    both = [DISCO.build(SMALL_DISCO, context), SPEC.build(config(), context)]
-    model = ranker("din", sources=both).eval()
-    assert model(batch(12)).shape == (12,)
-    assert sum(each.num_extras for each in both) == 8 + 4
+@pytest.mark.parametrize("backbone", TASK.backbones)
+def test_two_methods_stand_side_by_side(backbone: str) -> None:
+    own = {"edk": SMALL, "disco": {"semantic_hidden": 16, "sufficiency_weight": 0.02, "disentangle_weight": 0.01}, "dim": DIM}
+    both = resolve(RunRequest(data="-", backbone=backbone, enhance=("disco", "edk"), model=own), "test")
+    torch.manual_seed(0)
+    model = build_ranker(both, Material(LAYOUT, item_fields(), TextTable(vectors()), WIDTH)).train()
+    assert sum(cast(PatternSource, each).num_extras for each in model.sources if each.name in ("disco", "edk")) == 8 + 4
+    step = model.step(batch(12))
+    assert model.weights == {"prediction": 1.0, "sufficiency": 0.02, "disentanglement": 0.01}
+    losses = step.losses()
+    total = torch.stack([weight * losses[name] for name, weight in model.weights.items()]).sum()
+    trained = [weight for group in model.groups() if group.name == "main" for weight in group.parameters]
+    reached = dict(zip(map(id, trained), torch.autograd.grad(total, trained, allow_unused=True), strict=True))
+    for source in model.sources[:2]:  # what makes patterns into fields learns from what is made of them
+        adapter = source.adapter if isinstance(source, EDK) else source.attention
+        assert all(slope is not None and slope.any() for slope in (reached[id(weight)] for weight in adapter.parameters()))  # type: ignore[operator, union-attr]
 
 
 def test_gates_that_all_closed_are_an_error_with_a_remedy() -> None:
