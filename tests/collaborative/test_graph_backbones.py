@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -196,6 +197,17 @@ def test_autocf_hides_what_is_around_its_seeds_and_asks_for_pairs_without_repeat
     asked[row, column] = True
     assert torch.equal(asked, asked.T)
     assert bool(asked[left > 0].all())
+
+
+def test_autocf_says_once_that_its_seeds_hide_nearly_all(caplog: pytest.LogCaptureFixture) -> None:
+    graph = random_graph(60, 40, 0.05, 8)
+    for seeds, told in ((1, 0), (40, 1)):
+        found, drawn = backbone("autocf", graph, dim=8, seeds=seeds, refresh=1), rng()
+        for _ in range(3):
+            found.step(nodes_of(graph), graph, batch_of(graph, negatives=0), drawn)
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == told
+    assert re.match(r"AutoCF: its 40 seeds .* hide all but \d\.\d % of this graph's edges.*fewer \(model\.seeds\)", said[0])
 
 
 def test_autocf_s_attention_is_a_softmax_over_the_entries_of_a_row_for_each_head() -> None:

@@ -206,6 +206,7 @@ def test_what_is_said_of_users_is_the_model_s_to_say(tmp_path: Path) -> None:
     assert "by linear regression" in kept.notes(new_user=True, added=0)[0]
     assert kept.past(3).user == 3
     assert kept.past(3, np.array([1], np.int32)).user == 0  # their vector does not know the news
+    assert "given with newer items, they count as somebody new" in kept.notes(new_user=False, added=0)[0]
     with pytest.raises(Exception, match="knows items by who has them alone"):
         kept.with_items(None)
 

@@ -143,6 +143,19 @@ def test_a_sample_of_rows_teaches_those_rows_alone() -> None:
     assert int((grad.abs().sum(dim=1) > 0).sum()) == 10
 
 
+def test_both_sides_are_of_the_same_rows_drawn_anew_in_every_step() -> None:
+    parts = small_parts()
+    method, nodes, drawn = darec(parts, sample=10), nodes_of(parts), rng()
+    seen = []
+    for _ in range(2):
+        rows = torch.randperm(parts.graph.num_nodes, generator=torch.Generator().set_state(drawn.get_state()))[:10]
+        got = method.losses(Propagated(nodes), batch_of(parts), None, drawn)
+        own, text = method.maps["shared"](nodes[rows]), method.maps["text_shared"](method.text.known[rows])
+        torch.testing.assert_close(got["global"], global_structure(own, text))
+        seen.append(rows.tolist())
+    assert seen[0] != seen[1]
+
+
 @pytest.mark.parametrize("term", ["orthogonality", "uniformity", "global", "local"])
 def test_a_term_that_is_left_out_takes_nothing_else_with_it(term: str) -> None:
     parts = small_parts()
@@ -201,6 +214,34 @@ def test_gen_hides_nodes_behind_one_token_and_asks_for_their_text() -> None:
     _, one = Generative(GenConfig(masked=1e-6), parts, NODES).inputs(nodes, rng())
     assert one is not None
     assert len(one) == 1
+
+
+@pytest.mark.parametrize("negatives", [0, 1])
+def test_text_stays_as_it_is_and_what_a_step_hides_need_not_be_in_its_batch(negatives: int) -> None:
+    parts = small_parts()
+    batch, nodes = batch_of(parts, negatives=negatives), nodes_of(parts)
+    others = torch.tensor(sorted({*range(parts.graph.num_nodes)} - {*batch.user.tolist(), *batch.item.tolist()})[-4:])
+    for method in (
+        Contrastive(ConConfig(), parts, NODES),
+        Generative(GenConfig(), parts, NODES),
+        KAR(KARConfig(), parts, NODES),
+    ):
+        given, _ = method.inputs(nodes, rng())
+        losses = method.losses(Propagated(given), batch, others, rng())
+        total = torch.stack([given.square().sum(), *losses.values()]).sum()
+        grads = torch.autograd.grad(total, [nodes, *method.parameters()], allow_unused=True)
+        assert all(torch.isfinite(each).all() for each in grads if each is not None)
+        assert sum(float(each.abs().sum()) for each in grads[1:] if each is not None) > 0
+        assert not method.text.known.requires_grad
+        assert not any(len(each) == parts.graph.num_nodes for each in method.parameters())
+
+
+def test_without_weight_nothing_says_how_an_item_is_known_by_text() -> None:
+    """The networks between text and nodes are then as they were drawn."""
+    parts = small_parts()
+    for weight in (0.0, 0.1):
+        assert Contrastive(ConConfig(weight=weight), parts, NODES).knows_by_text is (weight > 0)
+        assert Generative(GenConfig(weight=weight), parts, NODES).knows_by_text is (weight > 0)
 
 
 # -- KAR ------------------------------------------------------------------------------------------------------------------

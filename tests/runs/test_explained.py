@@ -137,6 +137,29 @@ def test_an_item_known_by_text_alone_is_recommended_to_who_has_the_like(tmp_path
     assert own.similar("NEW", "model", k=1)[0].score != 0
 
 
+def test_an_item_that_came_later_is_alike_by_the_vector_that_the_model_has_of_it(tmp_path: Path) -> None:
+    once = {"max_epochs": 1, "checks_per_epoch": 1}
+    own = fit(
+        positives(),
+        path=tmp_path / "nodes",
+        backbone="lightgcn",
+        enhance="darec",
+        knowledge=knowledge(),
+        model={"dim": 8},
+        training=once,
+        show_progress=False,
+    )
+    own.add_items({"NEW": own.catalogue.title(8)})
+    ids, vectors, _ = own.item_vectors()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = {each.item: each.score for each in own.similar("NEW", k=own.num_items)}
+    assert found == pytest.approx(dict(zip(ids[:-1], (unit @ unit[-1])[:-1].tolist(), strict=True)), abs=1e-5)
+    other = max(found, key=lambda each: found[each])
+    assert {each.item: each.score for each in own.similar(other, k=own.num_items)}["NEW"] == pytest.approx(
+        found[other], abs=1e-5
+    )
+
+
 def test_the_command_line_explains_and_finds_what_is_alike() -> None:
     user, item = positives().user_ids[0], positives().item_ids[0]
     done = CliRunner().invoke(app, ["recommend", str(run().path), "--user", user, "-k", "2", "--explain"])

@@ -83,8 +83,8 @@ class NodeVectors(nn.Module, MatrixModel):
     @property
     def known_user(self) -> str:
         return (
-            "a known user is answered by their vector as of training, which what came later does not change; reasons are those "
-            "of somebody new who has the same"
+            "a known user is answered by their vector as of training, which what came later does not change; given with newer "
+            "items, they count as somebody new who has those and theirs; reasons are those of somebody new who has the same"
         )
 
     @property

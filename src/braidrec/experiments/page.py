@@ -93,7 +93,7 @@ def pages(file: Path, results: Path) -> dict[Path, str]:
     parts = [_INTRODUCTION]
     for paper, about in ABOUT.items():
         if found[paper] is not None:
-            parts += [_summary(paper, about, results, f"{folder.name}/{paper}.md")]
+            parts += [_summary(about, results, f"{folder.name}/{paper}.md")]
     named = {file: "\n".join([*parts, _READING])}
     return named | {folder / f"{paper}.md": text for paper, text in found.items() if text is not None}
 
@@ -123,7 +123,7 @@ def _page(paper: str, results: Path, folder: Path, overview: Path) -> str | None
     return "\n".join([*parts, *sections.values()])
 
 
-def _summary(paper: str, about: About, results: Path, link: str) -> str:
+def _summary(about: About, results: Path, link: str) -> str:
     """What the overview says of a paper: where its gain comes from, and its rows of note, the best first."""
     found = [line for id, data, names in about.tables for line in _rows_of(EXPERIMENTS[id], data, names, results, about)]
     several = len({line.data for line in found}) > 1

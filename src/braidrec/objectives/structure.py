@@ -112,7 +112,7 @@ def global_structure(first: Tensor, second: Tensor, *, normalised: bool = True, 
     return found / len(first) ** 2 if mean else found
 
 
-def local_structure(first: Tensor, second: Tensor, *, normalised: bool = True) -> Tensor:
+def local_structure(first: Tensor, second: Tensor) -> Tensor:
     """How far matched ``first`` and ``second``, (K, D) both, are from one orthonormal set; scalar, 0 where they are one.
 
     Row i of the one goes with row i of the other (`matched`).  The mean of (cos_ii - 1)^2 plus that of cos_ij^2 over i != j.

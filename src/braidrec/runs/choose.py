@@ -136,7 +136,7 @@ def choose(
     bases = search.read_texts([str(each) for each in tried], path_of(knowledge, "knowledge"), confirm)
     search.run(bases)
     if deep:
-        search.train_defaults(path_of(runs, "runs"), next(iter(bases.values()), None))
+        search.train_defaults(path_of(runs, "runs"))
     return search.choices()
 
 
@@ -190,7 +190,7 @@ class _Search:
                 self._try(candidate)
                 advance(1)
 
-    def train_defaults(self, folder: Path, knowledge: Path | None) -> None:
+    def train_defaults(self, folder: Path) -> None:
         """One run of each other task's default; it stands in order where its rows are those of the others."""
         for name, task in TASKS.usable().items():
             if name == self.task.name:

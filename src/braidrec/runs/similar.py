@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -16,7 +15,7 @@ from braidrec.evaluation.closed_form import interactions
 from braidrec.layers.text import NO_TEXT
 from braidrec.runs.catalogue import Catalogue
 from braidrec.runs.knowledge import KnowledgeBases
-from braidrec.task import Model
+from braidrec.task import Model, Task
 
 By = Literal["meaning", "behaviour", "model"]
 Floats = NDArray[np.float32]
@@ -37,15 +36,16 @@ class Asked(Protocol):
     @property
     def model(self) -> Model: ...
 
-    def inspect(self) -> Mapping[str, Floats]: ...
+    @property
+    def task(self) -> Task: ...
 
 
 def alike(run: Asked, row: int, by: By) -> Floats:
     """(n,) how much each catalogue row 1..n is like ``row``, itself included; -inf where nothing is known.
 
     meaning: cosine of the text vectors, less what all texts share    behaviour: users who have both, over the root of the users
-    of each (cosine), by all positives of the log    model: mean cosine of the model's own item vectors, or, where it has none,
-    its scores for somebody who has this item alone
+    of each (cosine), by all positives of the log    model: mean cosine of the model's own item vectors, or, where it has none
+    of this item, its scores for somebody who has it alone
     Raises ConfigError for another word, RunError where the run lacks what is asked for.
     """
     if by not in get_args(By):
@@ -86,10 +86,12 @@ def _by_behaviour(run: Asked, row: int) -> Floats:
 
 
 def _by_model(run: Asked, row: int) -> Floats:
-    spaces = run.inspect() if row <= len(run.catalogue.ids) else {}
-    if spaces:
-        return np.mean([_cosines(vectors[1:], row) for vectors in spaces.values()], axis=0, dtype=np.float32)
-    model, rows = run.model, np.arange(1, len(run.catalogue) + 1, dtype=np.int32)
+    model, count = run.model, len(run.catalogue)
+    spaces = run.task.inspect(model.module, count)
+    known = min(map(len, spaces.values()), default=0)  # rows; of what came after training some models have no vectors
+    if row < known:
+        return np.mean([_cosines(vectors[1:known], row) for vectors in spaces.values()], axis=0, dtype=np.float32)
+    rows = np.arange(1, count + 1, dtype=np.int32)
     return model.scores([model.past(None, np.array([row], np.int32))], rows)[0]
 
 

@@ -41,10 +41,9 @@ Term = Literal["orthogonality", "uniformity", "global", "local"]
 
 
 class DaRecConfig(Strict):
-    """weight: lambda    width: of the four parts    clusters: K    sample: rows of a step    terms: those that are left
-
-    uniformity_rows: as many of the sample are paired with one another; None: all
-    literal: equation 5 as printed, of rows of any length and as a sum
+    """weight: lambda    width: of the four parts    clusters: K, of fewer rows as many    sample: rows of a step, at most all
+    terms: those that are left    uniformity_rows: as many of the sample are paired with one another; None: all
+    literal: equation 5 as printed, of rows of any length and as a sum; clusters are then of rows of any length, too
     """
 
     weight: float = Setting(default=0.1, ge=0)

@@ -60,6 +60,7 @@ class Contrastive(nn.Module, Enhancer):
         self.config = config
         self.text = NodeText(config.text, parts)
         self.project = projector(self.text.width, nodes.outputs)
+        self.knows_by_text = config.weight > 0  # else nothing brings text and nodes together
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -100,6 +101,7 @@ class Generative(nn.Module, Enhancer):
         self.token = nn.Parameter(torch.zeros(nodes.inputs))
         self.read = projector(nodes.outputs, self.text.width)
         self.register_buffer("keys", None)
+        self.knows_by_text = config.weight > 0  # likewise
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -132,6 +134,6 @@ class Generative(nn.Module, Enhancer):
         return self.text.near(self.text.of_items(text), self.keys, items)
 
 
-# Their values on Amazon-book with LightGCN; those of other backbones and data stand in the rows of experiments.
+# Their values on Amazon-book with LightGCN; those of other backbones there stand in the rows of experiments.
 SPEC = Spec("rlmrec-con", "RLMRec-Con", ConConfig, Contrastive, presets={"authors": {}}, reads_text=True)
 GEN = Spec("rlmrec-gen", "RLMRec-Gen", GenConfig, Generative, presets={"authors": {}}, reads_text=True)

@@ -407,8 +407,9 @@ class BlockVectors(nn.Module, MatrixModel):
     @property
     def known_user(self) -> str:
         return (
-            "a known user is answered by their code as of training, which what came later does not change; items behind a "
-            "score are those of somebody new who has the same"
+            "a known user is answered by their code as of training, which what came later does not change; given with newer "
+            "items, they count as somebody new who has those and theirs; items behind a score are those of somebody new who "
+            "has the same"
         )
 
     @property
