@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.main import get_command
 
 import small_runs
 from braidrec.bench import children, marks, models
-from braidrec.data.dataset import Dataset
+from braidrec.cli import app
+from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.planted import PlantedConfig
+from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError
 
 
@@ -59,6 +64,24 @@ def test_long_histories_are_held_against_short_ones(tick: list[float], monkeypat
     rows = marks.PARTS["long"](small_runs.dataset().path, 0.001)
     assert [row[0] for row in rows] == ["sdim: history of 50, runs of 64, training step"] * 2
     assert ["din, its MLP over 30 (mark 2.0x" in row[2] for row in rows] == [True, False]
+
+
+@cache
+def old_events() -> Dataset:
+    settings = PrepareSettings(split=SplitConfig(kind="knowledge"), sequences="all")
+    return Dataset.prepare(small_runs.world_tables(), small_runs.root() / "bench-old", settings)
+
+
+def test_knowledge_of_old_events_is_held_and_stands_beside_a_backbone_without(tick: list[float]) -> None:
+    rows = marks.PARTS["old"](old_events().path, 0.001)
+    assert [row[0].split(":")[0] for row in rows] == ["deepfm-edk", "dcn-edk", "dcn-edk-concat"]
+    assert all("-mean (mark 1.3x at most)" in row[2] for row in rows)
+
+
+def test_the_command_names_every_part() -> None:
+    command: Any = get_command(app)
+    (said,) = (each.help for each in command.commands["bench"].params if each.name == "parts")
+    assert said == f"Some of: {', '.join(marks.PARTS)} (by commas)."
 
 
 def test_a_mark_that_is_missed_says_by_how_much() -> None:
@@ -149,7 +172,8 @@ def test_the_encoder_is_measured() -> None:
 
 @pytest.mark.parametrize("model", sorted(models.MODELS))
 def test_every_model_has_a_training_speed(model: str) -> None:
-    assert children.training_speed(model, small_runs.rich().path, 0.01) > 0
+    data = old_events() if model.split("-")[1:2] == ["edk"] else small_runs.rich()
+    assert children.training_speed(model, data.path, 0.01) > 0
 
 
 def test_a_log_smaller_than_a_batch_can_be_measured() -> None:

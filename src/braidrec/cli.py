@@ -692,7 +692,8 @@ def bench(
     parts: Annotated[
         str | None,
         typer.Option(
-            help="Some of: memory, data, training, packing, knowledge, tables, sequential, collaborative, text (by commas)."
+            help="Some of: memory, data, training, packing, long, old, knowledge, tables, sequential, collaborative, text "
+            "(by commas)."
         ),
     ] = None,
     prepared: Annotated[Path | None, typer.Option("--data", help="A prepared data set; a planted world when left out.")] = None,

@@ -6,15 +6,15 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from tiny_ranking import DIM, LAYOUT, SMALL_DISCO, WIDTH, batch, item_fields, ranker
+from tiny_ranking import DIM, LAYOUT, WIDTH, batch, item_fields, ranker
 from tiny_ranking import knowledge as vectors
 from torch import Tensor, nn
 
@@ -23,15 +23,15 @@ from braidrec.data.batches import RankingBatch
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
+from braidrec.evaluation.metrics import auc
 from braidrec.layers.text import TextTable
+from braidrec.ranking import TASK
 from braidrec.ranking.build import build_ranker, table_layout
-from braidrec.ranking.config import RankingConfig
-from braidrec.ranking.contracts import Material, RankingInput, SourceContext
-from braidrec.ranking.methods.disco import SPEC as DISCO
+from braidrec.ranking.contracts import Material, PatternSource, RankingInput
 from braidrec.ranking.methods.edk import (
     EDK,
     GROUP,
-    SPEC,
     STAGE,
     Compression,
     EDKConfig,
@@ -160,9 +160,26 @@ def test_gates_that_are_all_closed_or_all_open_are_finite(value: float) -> None:
             return torch.full((16, LAYOUT.num_fields, 4), 100.0 if value else -100.0, requires_grad=True)
 
     made.extractor = Forced()  # type: ignore[assignment]
-    losses = stepped(module, one)
-    assert all(torch.isfinite(loss) for loss in losses.values())
+    step = module.step(one)
+    assert all(torch.isfinite(loss) for loss in step.losses().values())
     assert torch.equal(made(one).gates, torch.full((16, LAYOUT.num_fields, 4), value))
+    seen = {name: step.monitors[name].item() for name in ("open patterns", "all closed", "fields kept")}
+    assert seen == pytest.approx(
+        {"open patterns": 4 * value, "all closed": 1 - value, "fields kept": LAYOUT.num_fields * value}
+    )
+
+
+def test_low_gates_are_not_closed_ones() -> None:
+    """Whatever noise makes of them: the second stage reads gates without it, and refuses those that are all 0."""
+    module = compression()
+    assert module.knowledge.extractor is not None
+    for height, closed in (
+        (-2.0, False),
+        (-3.0, True),
+    ):  # gates of .04, and of 0, of which one of six is above one half by noise
+        module.knowledge.extractor.forward = lambda read, own=height: torch.full((16, LAYOUT.num_fields, 4), own)  # type: ignore[method-assign, misc]
+        seen = module.step(batch(16)).monitors
+        assert (seen["open patterns"].item(), seen["all closed"].item()) == ((0.0, 1.0) if closed else (4.0, 0.0))
 
 
 # -- the losses -----------------------------------------------------------------------------------------------------------
@@ -385,12 +402,22 @@ def test_knowledge_that_says_nothing_is_as_many_empty_fields() -> None:
     assert torch.equal(one(rows, items, model.embed).extras, torch.zeros(12, 4, DIM))
 
 
-def test_two_methods_stand_side_by_side() -> None:
-    context = SourceContext(RankingConfig(dim=DIM), Material(LAYOUT, item_fields(), TextTable(vectors()), WIDTH))
-    both = [DISCO.build(SMALL_DISCO, context), SPEC.build(config(), context)]
-    model = ranker("din", sources=both).eval()
-    assert model(batch(12)).shape == (12,)
-    assert sum(each.num_extras for each in both) == 8 + 4
+@pytest.mark.parametrize("backbone", TASK.backbones)
+def test_two_methods_stand_side_by_side(backbone: str) -> None:
+    own = {"edk": SMALL, "disco": {"semantic_hidden": 16, "sufficiency_weight": 0.02, "disentangle_weight": 0.01}, "dim": DIM}
+    both = resolve(RunRequest(data="-", backbone=backbone, enhance=("disco", "edk"), model=own), "test")
+    torch.manual_seed(0)
+    model = build_ranker(both, Material(LAYOUT, item_fields(), TextTable(vectors()), WIDTH)).train()
+    assert sum(cast(PatternSource, each).num_extras for each in model.sources if each.name in ("disco", "edk")) == 8 + 4
+    step = model.step(batch(12))
+    assert model.weights == {"prediction": 1.0, "sufficiency": 0.02, "disentanglement": 0.01}
+    losses = step.losses()
+    total = torch.stack([weight * losses[name] for name, weight in model.weights.items()]).sum()
+    trained = [weight for group in model.groups() if group.name == "main" for weight in group.parameters]
+    reached = dict(zip(map(id, trained), torch.autograd.grad(total, trained, allow_unused=True), strict=True))
+    for source in model.sources[:2]:  # what makes patterns into fields learns from what is made of them
+        adapter = source.adapter if isinstance(source, EDK) else source.attention
+        assert all(slope is not None and slope.any() for slope in (reached[id(weight)] for weight in adapter.parameters()))  # type: ignore[operator, union-attr]
 
 
 def test_gates_that_all_closed_are_an_error_with_a_remedy() -> None:
@@ -482,6 +509,8 @@ def test_a_stage_of_another_run_is_taken_over(tmp_path: Path) -> None:
     mine, theirs = (edk_of(each).knowledge.state_dict() for each in (run, first()))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     assert [phase["name"] for phase in run.record["phases"]] == ["rank"]
+    assert run.record["taken"] == {f"weights of stage '{STAGE}'": first().record["weights"][STAGE]}
+    assert "taken" not in first().record
     with pytest.raises(ConfigError, match=r"model.start_from.knowledge = .*its weights do not fit stage 'rank'"):
         trained("edk-other-width", edk={"width": 4}, start_from={STAGE: str(first().path)})
     with pytest.raises(ConfigError, match=r"names the stage 'knowledge', which is none that another follows"):
@@ -523,6 +552,16 @@ def test_each_stage_is_validated_by_what_it_watches() -> None:
     assert own == {"auc", "log_loss", "ndcg@10"}
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Positions of which nothing but their number is to be looked at."""
+
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 def test_knowledge_that_is_held_is_knowledge_that_is_read() -> None:
     data = world()
     held, read = (plan(model={"edk": {**SMALL, "cache_mib": size}}).stages[-1].module for size in (1024, 0))
@@ -537,6 +576,9 @@ def test_knowledge_that_is_held_is_knowledge_that_is_read() -> None:
     torch.testing.assert_close(first_step, read.step(one).losses()["prediction"], atol=1e-5, rtol=1e-5)  # type: ignore[operator]
     cached, on_the_fly = (model.sources[0] for model in (held, read))  # type: ignore[index, union-attr]
     assert on_the_fly._held is None
+    parts = replace(data.split, parts={name: Counted(rows) for name, rows in data.split.parts.items()})  # type: ignore[arg-type]
+    on_the_fly._data = replace(data, split=parts)
+    read.step(one)  # type: ignore[operator]  # and the parts are not joined at every batch to find that out
     assert len(cached._held.positions) == len(data.split["train"]) + len(data.split["valid"])
     other = replace(one, item=one.item % 100 + 1, fields=one.fields.flip(0))
     torch.testing.assert_close(cached._vectors(other), on_the_fly._vectors(other), atol=1e-5, rtol=1e-5)
@@ -586,9 +628,38 @@ def test_data_without_old_events_are_refused() -> None:
     wanted = resolve(
         RunRequest(data=str(dataset().path), backbone="deepfm", model={**MODEL, "train_on": "knowledge+train"}), "test"
     )
-    made = TASKS["ranking"].room().plan(wanted, dataset(), None, show_progress=False)
     with pytest.raises(DataError, match="no part 'knowledge'"):
-        made.batches(made.stages[-1])
+        TASKS["ranking"].room().plan(wanted, dataset(), None, show_progress=False)
+
+
+def test_one_class_is_enough_where_old_events_have_the_other() -> None:
+    data = world()
+    label = data.log.label.copy()
+    label[data.split["train"]] = 1.0
+    one = replace(data, log=replace(data.log, label=label))
+    with pytest.raises(DataError, match=r"rows of the part 'train' have label 1, so there is nothing for the stage 'rank'"):
+        plan(one)
+    assert [stage.name for stage in plan(one, model={"train_on": "knowledge+train"}).stages] == [STAGE, "rank"]
+
+
+def test_rankings_without_learning_count_what_the_run_beside_them_trained_on() -> None:
+    data = world()
+    log, split, room = data.log, data.split, TASKS["ranking"].room()
+    for train_on in ("train", "knowledge+train"):
+        own = request(enhance=[], model={"train_on": train_on})
+        del own["model"]["edk"]
+        config = resolve(RunRequest(**own, training=TRAINING), "test")
+        counted = split["train" if train_on == "train" else "knowledge+knowledge_valid+train"]
+        for part in ("test", "valid"):
+            found = RankingLog(log.user, log.item, log.label, counted, split["valid"], split[part], log.visible)
+            best = item_mean_user_residual(found).test
+            if part == "test":
+                outcome = room.baseline("item-mean-user-residual", config, data, part)
+                assert outcome is not None
+                np.testing.assert_array_equal(outcome.values["scores"], best)
+            else:
+                (yardstick,) = room.plan(config, data, None, show_progress=False).yardsticks().values()
+                assert yardstick["auc"] == pytest.approx(auc(log.label[split[part]], best))
 
 
 def test_old_events_of_one_class_are_refused() -> None:

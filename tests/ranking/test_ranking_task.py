@@ -241,9 +241,23 @@ def test_drawn_negatives_are_the_same_for_every_seed(tmp_path: Path) -> None:
     assert np.isfinite(phases[-1].metrics["auc"])
 
 
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("backbone", ["din", "gbdt"])
+def test_training_rows_of_one_class_teach_nothing(backbone: str, label: int) -> None:
+    """Drawn negatives would be no remedy: elsewhere the log has its own."""
+    data = small_runs.dataset()
+    labels = data.log.label.copy()
+    labels[data.split["train"]] = label
+    config = configured() if backbone == "din" else resolve(RunRequest(data="-", backbone="gbdt"), "test")
+    with pytest.raises(
+        DataError, match=rf"rows of the part 'train' have label {label}, so there is nothing for the stage 'rank'"
+    ):
+        planned(config, replace(data, log=replace(data.log, label=labels)))
+
+
 def test_what_cannot_be_planned() -> None:
     data, positives = small_runs.dataset(), small_runs.positives()
-    with pytest.raises(ConfigError, match=r"every training row is positive.*negatives=4$"):
+    with pytest.raises(ConfigError, match=r"every row is positive.*negatives=4$"):
         planned(configured(), positives)
     with pytest.raises(ConfigError, match="negatives = 2, but this log has negative rows of its own"):
         planned(configured(negatives=2), data)

@@ -178,7 +178,7 @@ def test_two_processes_do_not_train_one_folder(tmp_path: Path) -> None:
 
 def test_logs_of_positives_need_a_number_of_negatives(tmp_path: Path) -> None:
     data = small_runs.positives()
-    with pytest.raises(ConfigError, match=r"every training row is positive.*draw for each positive: negatives=4$"):
+    with pytest.raises(ConfigError, match=r"every row is positive.*draw for each positive: negatives=4$"):
         train(tmp_path / "run", data, task="ranking")
     run = train(tmp_path / "run", data, negatives=2, training={"batch_size": 256})
     report = run.evaluate(show_progress=False)

@@ -70,11 +70,12 @@ def report(parts: Sequence[str] | None, prepared: Path | None, seconds: float) -
     return plain_table(title, ("what", "measured", "against", "ratio"), rows)
 
 
-# The planted worlds of the parts.  That for long histories has 1,333 events a user, that for sequences the sizes of Amazon's
-# Prime Pantry, that for graphs MovieLens-1M's.
+# The planted worlds of the parts.  That for long histories has 1,333 events a user, that for old events is cut at two moments,
+# that for sequences has the sizes of Amazon's Prime Pantry, that for graphs MovieLens-1M's.
 _WORLDS: Mapping[str, tuple[PlantedConfig, PrepareSettings]] = {
     "": (PlantedConfig(interactions=400_000, users=6000, items=4000), PrepareSettings()),
     "long": (PlantedConfig(interactions=400_000, users=300, items=4000), PrepareSettings()),
+    "old": (PlantedConfig(interactions=400_000, users=6000, items=4000), PrepareSettings(split=SplitConfig(kind="knowledge"))),
     "sequential": (
         PlantedConfig(interactions=115_004, users=12_871, items=8_347, cold_fraction=0.1),
         PrepareSettings(split=SplitConfig(kind="leave_last_two", min_history=1)),
@@ -216,6 +217,15 @@ def _long(prepared: Path, seconds: float) -> list[Line]:
     return rows
 
 
+def _old(prepared: Path, seconds: float) -> list[Line]:
+    """EDK's second stage with the knowledge of all rows held, beside the same backbone without it."""
+    dataset, rows = Dataset.open(prepared), []
+    for plain, enhanced in (("deepfm-mean", "deepfm-edk"), ("dcn-mean", "dcn-edk"), ("dcn-mean", "dcn-edk-concat")):
+        first, second = _alternate([bare_step(ranker(name, dataset))[0] for name in (plain, enhanced)], seconds)
+        rows.append(_slower(f"{enhanced}: training step, knowledge held", second, first, plain, 1.3))
+    return rows
+
+
 def _faster(what: str, now: float, before: float, against: str, mark: float) -> Line:
     short = f" ({mark - before / now:.2f}x short)" if before / now < mark else ""
     return (what, f"{now * 1e3:.2f} ms", f"{before * 1e3:.2f} ms {against} (mark {mark}x){short}", f"{before / now:.2f}x")
@@ -353,6 +363,7 @@ PARTS: Mapping[str, Callable[[Path, float], list[Line]]] = {
     "training": _training,
     "packing": _packing,
     "long": _long,
+    "old": _old,
     "knowledge": _knowledge,
     "tables": _tables,
     "sequential": _sequential,

@@ -49,6 +49,9 @@ MODELS: Mapping[str, tuple[str, str | None, str, Mapping[str, Any]]] = {
     "din-disco-terms": ("din", "disco", "ours", {"enhance": {"disentangle_weight": 0.01}}),
     "deepfm-disco": ("deepfm", "disco", "ours", {}),
     "dcn-disco": ("dcn", "disco", "ours", {}),
+    "deepfm-edk": ("deepfm", "edk", "ours", {"edk": {"compress": False}}),  # weights as drawn take as long
+    "dcn-edk": ("dcn", "edk", "ours", {"edk": {"compress": False}}),
+    "dcn-edk-concat": ("dcn", "edk", "ours", {"edk": {"compress": False, "inject": "concat"}}),
 }
 
 

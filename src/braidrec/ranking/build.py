@@ -89,7 +89,8 @@ def build_ranker(config: RunConfig, material: Material) -> Ranker:
     layout, extras = material.layout, sum(source.num_extras for source in sources if not source.deep)
     deep = sum(source.num_extras for source in sources if source.deep)
     if deep and not own_settings.has_mlp:
-        names = ", ".join(name for name, spec in TASK.backbones.items() if BackboneConfig.of(spec.config()).has_mlp)
+        usual = {name: BackboneConfig.of(spec.config()) for name, spec in TASK.backbones.items()}
+        names = ", ".join(name for name, own in usual.items() if own.has_mlp and own.mixes_extras)
         raise ConfigError(
             f"'{chosen.backbone.name}' has no MLP to read what {' and '.join(s.name for s in sources if s.deep)} is to give it "
             f"alone; set inject = 'fields', or take one of {names}"

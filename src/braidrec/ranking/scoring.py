@@ -88,10 +88,11 @@ def part_pairs(dataset: Dataset, part: str, negatives: NegativeSampler | None) -
     return log.user[rows].repeat(per_event), items.numpy()
 
 
-def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset) -> dict[str, dict[str, float]]:
+def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset, rows: str = "train") -> dict[str, dict[str, float]]:
     """What the best ranking without learning that takes seconds reaches on validation, title -> metric -> value.
 
     Item mean + user residual; item mean alone for logs of millions of events, nothing above.
+    rows: the part of the split that is counted, or several (``a+b``)
     """
     log, split = dataset.log, dataset.split
     name = next((each for each, most in CHEAP_EVENTS.items() if len(log) <= most), None)
@@ -99,7 +100,7 @@ def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset) -> dict[str, dic
         return {}
     spec, users = baselines[name], log.user[split["valid"]]
     ranking = spec.build(spec.config())(
-        RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["valid"], log.visible)
+        RankingLog(log.user, log.item, log.label, split[rows], split["valid"], split["valid"], log.visible)
     )
     labels = part_labels(dataset, "valid", None)
     by_user = user_gains(labels, ranking.valid, users)
@@ -123,9 +124,9 @@ def negative_sampler(
             )
         known = training_positions(dataset) if training else None
         return NegativeSampler(dataset.log, dataset.num_items, per_positive, seed, known)
-    if dataset.log.label[dataset.split["train"]].all():
+    if dataset.log.label.all():  # where the training part alone is of one class, drawn negatives are no remedy
         raise ConfigError(
-            f"{dataset.name}: every training row is positive, so there is nothing to rank against; say how many negatives to "
+            f"{dataset.name}: every row is positive, so there is nothing to rank against; say how many negatives to "
             f"draw for each positive: {remedy('negatives=4', 'negatives = 4 in the run file, or --negatives 4')}"
         )
     return None

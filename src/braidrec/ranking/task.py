@@ -128,9 +128,8 @@ class RankingTask:
         every = [*(each.stage for each in earlier), own]
         stages = left_to_train(every, settings.start_from)
         labels = {stage.valid: _labels_of_both(data, stage.valid, held_out) for stage in stages}
-        for stage in stages[:-1]:
-            if isinstance(stage, Stage):
-                _check_both(data, stage, negatives)
+        for stage in stages:
+            _check_both(data, stage.train if isinstance(stage, Stage) else settings.rows, stage.name, negatives)
 
         def batches(stage: Stage) -> RankingBatches:
             return RankingBatches(
@@ -164,7 +163,7 @@ class RankingTask:
                 **({} if data.rates is None else {"rates": list(data.rates.scale.names)}),
             },
             average_epochs=None if averaging == training.average_epochs else averaging,
-            yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data),
+            yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data, settings.rows),
         )
 
     def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:
@@ -180,13 +179,13 @@ class RankingTask:
         return Outcome(*part_pairs(data, part, negatives), {"scores": logits}, "logits")
 
     def baseline(self, name: str, config: RunConfig | None, data: Dataset, part: str) -> Outcome | None:
-        """Of the test part, of logs that have negatives of their own."""
+        """Of the test part, of logs that have negatives of their own; counted on what the run of ``config`` trained on."""
         spec = SPEC.baselines[name]
         if part != "test" or _held_out(config, data) is not None:
             return None
-        log, split = data.log, data.split
+        log, split, rows = data.log, data.split, "train" if config is None else settings_of(config).rows
         ranking = spec.build(spec.config())(
-            RankingLog(log.user, log.item, log.label, split["train"], split["valid"], split["test"], log.visible)
+            RankingLog(log.user, log.item, log.label, split[rows], split["valid"], split["test"], log.visible)
         )
         return Outcome(*part_pairs(data, part, None), {"scores": ranking.test}, "scores")
 
@@ -256,13 +255,13 @@ def _labels_of_both(data: Dataset, part: str, negatives: NegativeSampler | None)
     return labels
 
 
-def _check_both(data: Dataset, stage: Stage, negatives: NegativeSampler | None) -> None:
-    """Raises DataError where the rows that an earlier stage trains on are of one class."""
-    labels = part_labels(data, stage.train, negatives)
+def _check_both(data: Dataset, part: str, stage: str, negatives: NegativeSampler | None) -> None:
+    """Raises DataError where the rows of ``part`` that a stage trains on are of one class."""
+    labels = part_labels(data, part, negatives)
     if labels.min() == labels.max():
         raise DataError(
-            f"{data.name}: all {len(labels):,} rows of the part '{stage.train}' have label {labels[0]:.0f}, so there is "
-            f"nothing for the stage '{stage.name}' to learn; prepare it with another split or positive_above"
+            f"{data.name}: all {len(labels):,} rows of the part '{part}' have label {labels[0]:.0f}, so there is "
+            f"nothing for the stage '{stage}' to learn; prepare it with another split or positive_above"
         )
 
 

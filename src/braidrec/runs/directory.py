@@ -213,12 +213,13 @@ def save_record(
     sized: str | None,
     warnings: Sequence[str],
     reads_text: bool,
+    taken: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a run has besides its model, which is saved before; run.json last, so a folder with it is complete.
 
     choices: what training settled by itself    knowledge: identity and place of each knowledge base
     sized: what the size of the log settled, in words    warnings: what a reader should doubt
-    reads_text: whether the model can know an item by text alone
+    reads_text: whether the model can know an item by text alone    taken: digests of weights that another run trained
     ``best`` and ``training`` are those of the last phase; all of them stand in ``phases``.  Returns run.json's entries.
     """
     shutil.copyfile(dataset.path / "vocabulary.json", path / "vocabulary.json")
@@ -249,6 +250,7 @@ def save_record(
         "training": phases[-1]["training"],
         "sized": sized,
         "warnings": list(warnings),
+        **({"taken": dict(taken)} if taken else {}),
     }
     metrics = path / "training" / "metrics.jsonl"
     if not metrics.exists():

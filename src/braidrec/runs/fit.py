@@ -203,6 +203,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
             plan.choices,
             [] if bases is None else bases.identities,
             reads_text=model.reads_text,
+            taken=starts,
             sized=said_by_size(config, size),
             warnings=doubts(config, plan, phases, result.phases),
         )

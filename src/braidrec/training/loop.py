@@ -690,9 +690,7 @@ class _PhaseRun:
 
     def _not_finite(self, names: Sequence[str], values: Sequence[float], step: int) -> None:
         at = f"phase '{self.phase.name}', {self._place(step)}"
-        remedy = (
-            "lower lr or set clip_norm, and look for such numbers in the input; the last checkpoint and best weights are intact"
-        )
+        remedy = f"{self._remedy}, and look for such numbers in the input; the last checkpoint and best weights are intact"
         broken = [f"{_spell(name)} is {value}" for name, value in zip(names, values, strict=False) if not math.isfinite(value)]
         if not broken:
             bad = next((name for name, each in self.names.items() if each.grad is not None and not _finite(each.grad)), None)
@@ -705,8 +703,13 @@ class _PhaseRun:
         if name := self._broken_weights():
             raise TrainingError(
                 f"phase '{self.phase.name}', {self._place(self.step)}: '{name}' is not finite, from its gradient in one of the "
-                f"last {_GRADIENT_CHECK} steps; nothing was saved over the last checkpoint; lower lr or set clip_norm"
+                f"last {_GRADIENT_CHECK} steps; nothing was saved over the last checkpoint; {self._remedy}"
             )
+
+    @property
+    def _remedy(self) -> str:
+        apart = ", ".join(f"'{group.name}' ({group.lr:g})" for group in self.phase.groups if not group.is_main)
+        return "lower lr or set clip_norm" + (f", or lower the rate of {apart}" if apart else "")
 
     def _broken_weights(self) -> str | None:
         return next((name for name, tensor in self.module.state_dict().items() if not _finite(tensor)), None)

@@ -13,7 +13,8 @@ Departures: gates are hard concrete, clamped to [0, 1], with the network's outpu
 of what may be negative).  H keeps H0, heads of psi have a width of their own, closed gates get no attention and no share of the
 pool (``gate_attn``).  (14) as in `objectives.sufficiency`, (16) as in `objectives.patterns`; (15) calls vCLUB a lower bound, it
 is an upper one, and its X side is detached, so that it presses c and not the table (``detach_x``).  Sums over patterns are
-means.  Values that the old events lack share a row of their field, trained by replacing ids with it (``kb_oov``).
+means.  Values that the old events lack share a row of their field, trained by replacing ids with it (``kb_oov``).  A backbone
+keeps the mean history that it has without EDK, in every preset, where the paper's have none (``history.mean = false``).
 ``inject``: K fields, or one, or K vectors that the backbone's MLP alone reads.
 """
 
@@ -437,10 +438,12 @@ class Compression(nn.Module, RankingModel):
 
 @torch.no_grad()
 def _monitors(found: Knowledge) -> dict[str, Tensor]:
-    """Means of the gates, of patterns with an open one, of samples without any, of cosines of two patterns, of c's norm, and of
-    the even gates that would be as uneven as a pattern's without noise (`Seen`).
+    """Means of the gates as they were drawn, of cosines of two patterns, and of c's norm; and without noise, as the second
+    stage reads them, of patterns with a gate that is not closed, of samples without any, and of the even gates that would be as
+    uneven as a pattern's (`Seen`).
     """
-    opened = (found.gates > 0.5).any(dim=1)  # (B, K)
+    still = found.gates if found.logits is None else settled_gates(found.logits)
+    opened = (still > 0).any(dim=1)  # (B, K)
     count = found.patterns.shape[1]
     both = F.normalize(found.patterns, dim=2).sum(dim=1).square().sum(dim=1) - count
     return {
@@ -449,7 +452,7 @@ def _monitors(found: Knowledge) -> dict[str, Tensor]:
         "all closed": (~opened).all(dim=1).float().mean(),
         "cosine of patterns": both.mean() / max(count * (count - 1), 1),
         "norm of summary": found.summary.norm(dim=1).mean(),
-        "fields kept": effective_gates(found.gates if found.logits is None else settled_gates(found.logits)).mean(),
+        "fields kept": effective_gates(still).mean(),
     }
 
 
@@ -565,7 +568,8 @@ class EDK(nn.Module, PatternSource):
         """Whether the knowledge of all rows may be held, in training; negatives that are drawn anew are read in any case."""
         if self._data is None or not self.training:
             return False
-        return len(self._positions) * self.vectors * self.config.width * 4 <= self.config.cache_mib << 20
+        rows = sum(len(self._data.split[part]) for part in self._parts.split("+"))  # asked at every batch where they do not fit
+        return rows * self.vectors * self.config.width * 4 <= self.config.cache_mib << 20
 
     @property
     def _positions(self) -> Positions:
