@@ -120,7 +120,8 @@ def test_sequences_give_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nodes_give_rows() -> None:
     rows = marks.PARTS["collaborative"](small_runs.positives().path, 0.01)
-    assert [row[0] for row in rows] == [f"LightGCN + DaRec, {preset}: training step" for preset in ("ours", "paper")]
+    forms = ("ours", "paper, uniformity of 1,024 rows", "paper")
+    assert [row[0] for row in rows] == [f"LightGCN + DaRec, {form}: training step" for form in forms]
     assert all(float(row[3].removesuffix("x")) > 0 for row in rows)
 
 

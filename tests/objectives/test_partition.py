@@ -45,7 +45,7 @@ def test_a_contrast_with_one_to_choose_from_is_zero_and_with_several_a_cross_ent
     assert contrast(query, query, torch.tensor([0]), 0.1).item() == pytest.approx(0, abs=1e-6)
     query, pool, own = drawn(5, 4, 1), drawn(9, 4, 2), torch.tensor([3, 0, 8, 3, 1])
     logits = F.normalize(query, dim=1) @ F.normalize(pool, dim=1).T / 0.3
-    assert float(contrast(query, pool, own, 0.3)) == pytest.approx(float(F.cross_entropy(logits, own)))
+    assert contrast(query, pool, own, 0.3).item() == pytest.approx(F.cross_entropy(logits, own).item())
     twice = contrast(query[[0, 0, 1]], pool, own[[0, 0, 1]], 0.3) * 3
     once = contrast(query[[0, 1]], pool, own[[0, 1]], 0.3, torch.tensor([2.0, 1.0], dtype=torch.float64))
     assert float(twice) == pytest.approx(float(once))
