@@ -85,6 +85,33 @@ def test_a_layer_is_attention_over_heads_of_a_width_of_their_own() -> None:
     torch.testing.assert_close(module(rows, torch.log(gates + 1e-9)), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_the_other_half_of_a_layer_is_an_mlp_of_four_times_the_width() -> None:
+    """Of members normalised with 1e-5, which keeps those small that are: the normal of +-1e-4 is about .03, not 1."""
+    module, (rows, _) = encoder().layers[0], members()
+    rows = 1e-3 * rows
+    first, last = module.rest[0], module.rest[2]
+    assert (first.out_features, last.out_features) == (32, 8)
+    torch.nn.init.zeros_(module.value)  # nothing is attended to
+    apart = rows - rows.mean(dim=2, keepdim=True)
+    normed = apart / (apart.square().mean(dim=2, keepdim=True) + 1e-5).sqrt()
+    hidden = normed @ first.weight.T
+    normal = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2  # GELU
+    torch.testing.assert_close(module(rows, None), rows + normal @ last.weight.T, atol=1e-6, rtol=1e-5)
+
+
+def test_the_pool_is_a_mean_by_gates() -> None:
+    """Without a layer: (4 * 1 + 8 * .25 + 100 * 0) / 1.25, and the plain mean of the literal form."""
+    rows, gates = torch.tensor([[[4.0], [8.0], [100.0]]]), torch.tensor([[1.0, 0.25, 0.0]])
+    gated, literal = (GatedEncoder(1, layers=0, heads=1, head_width=1, gated=each) for each in (True, False))
+    assert gated(rows, gates).item() == pytest.approx(4.8, rel=1e-5)
+    assert literal(rows, gates).item() == pytest.approx(112 / 3)
+
+
+def test_without_gates_in_attention_they_bear_on_members_alone() -> None:
+    module, (rows, gates) = encoder(gated=False), members()
+    assert torch.equal(module(rows, gates), module(rows, torch.ones_like(gates)))
+
+
 def test_a_closed_member_is_as_if_it_were_not_there() -> None:
     module, (rows, gates) = encoder(), members()
     gates[:, 2] = 0.0

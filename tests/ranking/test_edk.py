@@ -14,13 +14,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from tiny_ranking import DIM, LAYOUT, WIDTH, batch, item_fields, ranker
+from tiny_ranking import DIM, LAYOUT, WIDTH, batch, item_fields, ranker, rows
 from tiny_ranking import knowledge as vectors
 from torch import Tensor, nn
 
 from braidrec.config import RunRequest, resolve
-from braidrec.data.batches import RankingBatch
+from braidrec.data.batches import RankingBatch, RankingView
 from braidrec.data.dataset import Dataset, PrepareSettings
+from braidrec.data.history import RecentHistory
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
@@ -79,6 +80,31 @@ def stepped(module: Compression, one: RankingBatch) -> Mapping[str, Tensor]:
     return module.step(one).losses()
 
 
+# -- settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_holds_by_default_and_what_the_presets_say() -> None:
+    """The paper's numbers where it has some: K, depth, heads; of its relatives and the spec what it leaves open."""
+    usual = EDKConfig()
+    assert (usual.width, usual.patterns, usual.layers, usual.heads, usual.head_width) == (16, 20, 3, 3, None)
+    assert (usual.reg_weight, usual.label_weight, usual.input_weight) == (0.02, 5.0, 1.0)
+    assert (usual.disentangle_weight, usual.l0_weight) == (1.0, 0.01)
+    assert (usual.disentangle, usual.temperature, usual.include_positive, usual.view_dropout) == ("contrast", 0.2, False, 0.1)
+    assert (usual.gate_attn, usual.mask, usual.kb_oov, usual.oov_rate, usual.leave_out) == (True, "learned", "row", 0.01, ())
+    assert (usual.detach_x, usual.estimator_lr, usual.estimator_steps) == (True, 1e-3, 1)
+    assert (usual.club_per_dimension, usual.club_floor) == (False, False)  # the literal estimate
+    assert (usual.compress, usual.inject, usual.with_summary) == (True, "fields", False)
+    paper, ours = (
+        resolve(RunRequest(data="-", backbone="deepfm", enhance=("edk",), preset=preset), "test")
+        for preset in ("paper", "ours")
+    )
+    assert paper.model.of("edk") == usual
+    assert ours.model.of("edk") == EDKConfig(patterns=8, layers=2, club_per_dimension=True, club_floor=True)
+    first, second = (paper.training.of_phase(name) for name in (STAGE, "rank"))
+    assert (first.batch_size, first.max_epochs, first.patience) == (1024, 10, 3)
+    assert (second.batch_size, second.max_epochs, second.patience) == (1024, 50, 5)
+
+
 # -- the network ----------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +120,66 @@ def test_shapes_of_what_the_network_makes(mask: str, width: int, patterns: int) 
     assert found.summary.shape == (12, width)
     assert (found.logits is None) == (mask == "ones")
     assert ((found.gates >= 0) & (found.gates <= 1)).all()
+
+
+def test_tables_begin_near_zero_and_are_two() -> None:
+    """N(0, 1e-4) each, so gates begin at one half and a row that nothing trained says next to nothing; padding is nothing."""
+    torch.manual_seed(0)
+    made = KnowledgeNetwork(config(patterns=20), LAYOUT)
+    assert made.extractor is not None
+    tables = (made.extractor.fields.table.weight, made.memory.table.weight)
+    assert not torch.equal(*tables)
+    for table in tables:
+        assert table[1:].std().item() == pytest.approx(1e-4, rel=0.1)
+        assert not table[0].any()
+    gates = made(batch(12)).gates
+    torch.testing.assert_close(gates, torch.full_like(gates, 0.5), atol=1e-3, rtol=0)
+
+
+def test_weights_of_the_network_are_counted() -> None:
+    """Two tables of V + 5 rows and two layers of numbers, an attention, a head; three layers of psi; two MLPs d-2d-d."""
+    d, heads, own, patterns, rows = 8, 3, 8, 4, LAYOUT.rows + 5
+    table = rows * d + (1 + 1) * d + (3 + 1) * d
+    layer = 4 * heads * d * own + d + 2 * 2 * d + (d + 1) * 4 * d + (4 * d + 1) * d
+    mlp = (d + 1) * 2 * d + (2 * d + 1) * d
+
+    def size(module: nn.Module) -> int:
+        return sum(weight.numel() for weight in module.parameters())
+
+    made = compression(layers=3)
+    assert size(made.knowledge) == 2 * table + 3 * d * d + d * patterns + 3 * layer + 2 * mlp
+    assert size(compression(layers=3, mask="ones").knowledge) == table + 3 * layer + 2 * mlp
+    q = 2 * ((LAYOUT.num_fields * d + 1) * 2 * d + (2 * d + 1) * d)  # mean and variance of c given all vectors side by side
+    view = 2 * d + 2 * (d + 1) * d  # of a normalised pattern
+    assert size(made) - size(made.knowledge) == (d + 1) + (d * d + 1) + q + view
+    other = compression(layers=3, disentangle="infomin", head_width=5)
+    assert size(other) == size(made) - 3 * 4 * heads * d * (own - 5) + d * d + 1
+
+
+def test_the_head_of_gates_has_no_bias_and_begins_within_its_bounds() -> None:
+    """Xavier-uniform: |w| below the root of 6 / (d + K)."""
+    made = KnowledgeNetwork(config(width=64, patterns=100), LAYOUT)
+    assert made.extractor is not None
+    assert made.extractor.out.bias is None
+    assert made.extractor.out.weight.abs().max().item() == pytest.approx((6 / 164) ** 0.5, rel=0.01)
+
+
+def test_logits_end_at_the_logarithm_of_a_hundred() -> None:
+    """Beyond, a gate would have no gradient left to come back by; there it is 0 or 1 without noise."""
+    made = network()
+    assert made.extractor is not None
+    with torch.no_grad():
+        made.extractor.out.weight.mul_(1e6)
+    found = made(batch(12))
+    assert found.logits is not None
+    assert found.logits.min().item() == pytest.approx(-math.log(100))
+    assert found.logits.max().item() == pytest.approx(math.log(100))
+    assert set(found.gates.unique().tolist()) == {0.0, 1.0}
+
+
+def test_without_a_mask_every_gate_is_open() -> None:
+    found = network(mask="ones")(batch(12), torch.Generator())
+    assert torch.equal(found.gates, torch.ones(12, LAYOUT.num_fields, 4))
 
 
 def test_equations_20_to_31() -> None:
@@ -223,10 +309,81 @@ def test_gates_as_they_start_and_a_discriminator_that_says_nothing() -> None:
     assert stepped(module, one_class)["essential"].item() == 0
 
 
+def encoding(module: Compression, patterns: Tensor, summary: Tensor) -> Compression:
+    """The same, whose network makes these of its samples."""
+    module.knowledge.encode = lambda memory, gates: (patterns, summary)  # type: ignore[method-assign]
+    return module
+
+
+def test_patterns_are_held_against_summaries_of_others() -> None:
+    """Two clicks, two others, each marked: D is sure of a summary of the only other sample of the class, and of no other."""
+    one, marks = replace(batch(4), label=torch.tensor([1.0, 0, 0, 1])), torch.eye(8)
+    mates = (3, 2, 1, 0)
+    module = encoding(compression(), marks[:4, None].expand(4, 4, 8), marks[4:])
+    assert module.discriminator is not None
+    with torch.no_grad():
+        module.discriminator.weight.zero_()
+        module.discriminator.weight[:4, 4:] = 40.0 * torch.eye(4)[list(mates)] - 20.0
+    assert stepped(module, one)["essential"].item() < 1e-6
+    with torch.no_grad():  # and of one of the sample itself
+        module.discriminator.weight[:4, 4:] = 40.0 * torch.eye(4) - 20.0
+    assert stepped(module, one)["essential"].item() == pytest.approx(20.0, abs=1e-4)
+
+
+def test_the_essential_part_moves_patterns_summaries_and_discriminator() -> None:
+    patterns, summary = torch.randn(16, 4, 8, requires_grad=True), torch.randn(16, 8, requires_grad=True)
+    module = encoding(compression(), patterns, summary)
+    assert module.discriminator is not None
+    loss = stepped(module, batch(16))["essential"]
+    for slope in torch.autograd.grad(loss, [patterns, summary, module.discriminator.weight, module.discriminator.bias]):
+        assert slope.any()
+
+
+def test_rows_of_one_user_alone_have_nobody_to_be_held_against() -> None:
+    one = batch(16)
+    shared = replace(one, history=rows(one, torch.tensor([5])).history.shared(16))
+    losses = stepped(compression(), shared)
+    assert losses["essential"].item() == losses["input"].item() == 0.0
+    apart = stepped(compression(), one)
+    assert apart["essential"].item() != 0.0 != apart["input"].item()
+
+
+def test_views_of_a_pattern_are_two_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(17): each drops out anew, then is normalised, then goes through an MLP; without dropout both are one."""
+    for dropout in (0.1, 0.0):
+        module, seen = compression(view_dropout=dropout), []
+        assert isinstance(module.view, nn.Sequential)
+        assert [type(part).__name__ for part in module.view] == ["Dropout", "LayerNorm", "Sequential"]
+        assert [type(part).__name__ for part in module.view[2]] == ["Linear", "ReLU", "Linear"]
+        monkeypatch.setattr(module, "_disentangled", lambda *views, into=seen: into.append(views) or views[0].sum())
+        stepped(module.train(), batch(16))
+        assert torch.equal(*seen[0]) == (dropout == 0)
+
+
+def test_prediction_is_the_weighted_cross_entropy_of_the_summary() -> None:
+    """(34) with its sign."""
+    module = compression(mask="ones", oov_rate=0.0)
+    one = replace(batch(16), weight=torch.linspace(0, 2, 16))
+    chance = torch.sigmoid(module.head(module.knowledge(one).summary)[:, 0])
+    torch.testing.assert_close(torch.sigmoid(module(one)), chance)
+    right = torch.where(one.label > 0, chance, 1 - chance)
+    torch.testing.assert_close(stepped(module, one)["prediction"], -(one.weight * right.log()).mean())  # type: ignore[operator]
+
+
+def test_monitors_by_hand() -> None:
+    """Of four patterns two and two are alike, so 4 of 12 pairs have a cosine of 1, the others 0."""
+    patterns = 3 * torch.eye(8)[[0, 0, 5, 5]].expand(16, 4, 8)
+    found = encoding(compression(), patterns, torch.tensor([3.0, 4.0, 0, 0, 0, 0, 0, 0]).expand(16, 8)).step(batch(16)).monitors
+    assert found["cosine of patterns"].item() == pytest.approx(1 / 3)
+    assert found["norm of summary"].item() == pytest.approx(5.0)
+    single = encoding(compression(patterns=1), patterns[:, :1], patterns[:, 0]).step(batch(16)).monitors
+    assert single["cosine of patterns"].item() == 0.0
+
+
 def test_each_optimiser_moves_what_is_its_own() -> None:
     module, one = compression(), batch(16)
     main, apart = module.groups()
-    assert apart.name == GROUP
+    assert (apart.name, apart.lr, apart.weight_decay, apart.steps) == (GROUP, 1e-3, 0.0, 1)
     assert {id(weight) for weight in (*main.parameters, *apart.parameters)} == {id(weight) for weight in module.parameters()}
     step = module.step(one)
     assert all(slope is None for slope in torch.autograd.grad(step.first[GROUP](), list(main.parameters), allow_unused=True))
@@ -239,13 +396,15 @@ def test_each_optimiser_moves_what_is_its_own() -> None:
 
 @pytest.mark.parametrize("detached", [True, False])
 def test_the_input_part_presses_the_summary_and_not_the_table(detached: bool) -> None:
+    """The table of the memory is X, and is moved by way of c alone, unless it is asked for."""
     module = compression(detach_x=detached, mask="ones")
-    step = module.step(batch(16))
     table, head = module.knowledge.memory.table.weight, module.knowledge.summary[2].weight
-    for slope in torch.autograd.grad(step.losses()["input"], [head, table]):
-        assert slope.any()
-    assert module.estimator is not None
-    assert module.estimator.target_dim == 8
+    assert all(slope.any() for slope in torch.autograd.grad(stepped(module, batch(16))["input"], [head, table]))
+    summary = torch.randn(16, 8, requires_grad=True)
+    loss = stepped(encoding(module, torch.randn(16, 4, 8), summary), batch(16))["input"]
+    by_summary, by_table = torch.autograd.grad(loss, [summary, table], allow_unused=True)
+    assert by_summary.any()
+    assert by_table is None if detached else by_table.any()
 
 
 # -- what is read ---------------------------------------------------------------------------------------------------------
@@ -300,6 +459,9 @@ def test_unknown_rows_are_learned_by_swapping_ids_for_them() -> None:
     assert 0 < changed.sum() < changed.numel()
     assert (swapped.ids[changed] == made.unknown[: len(LAYOUT.names)].expand_as(still.ids)[changed]).all()
     assert (swapped.bags[0][still.bags[0] == 0] == 0).all()
+    changed = still.bags[0] != swapped.bags[0]
+    assert changed.any()
+    assert (swapped.bags[0][changed] == made.unknown[-1]).all()
     assert torch.equal(network(kb_oov="untrained", oov_rate=0.5).read(one, swap=True).ids, still.ids)
 
 
@@ -326,6 +488,23 @@ def test_knowledge_stands_beside_the_fields(values: dict[str, Any], extras: int)
     assert {id(weight) for group in model.groups() for weight in group.parameters}.isdisjoint(
         {id(weight) for weight in one.knowledge.parameters()}
     )
+
+
+@pytest.mark.parametrize("with_summary", [False, True])
+def test_one_adapter_reads_every_pattern(with_summary: bool) -> None:
+    """Linear(d, e)-ReLU-Linear(e, e) for each, the summary behind them; "concat" has one of Linear(K d, e) for all."""
+    one, rows_of = source(with_summary=with_summary), batch(12)
+    model = ranker("dcn", sources=[one]).eval()
+    items, found = model.embed.items(rows_of.item, rows_of.history), one.knowledge(rows_of)
+    vectors = [*found.patterns.unbind(1), *([found.summary] if with_summary else [])]
+    extras = one(rows_of, items, model.embed).extras
+    torch.testing.assert_close(extras, torch.stack([one.adapter(vector) for vector in vectors], dim=1))
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in one.adapter]
+    assert sizes == [(8 + 1) * DIM, 0, (DIM + 1) * DIM]
+    whole = source(inject="concat", with_summary=with_summary)
+    assert whole.adapter[0].weight.shape == (DIM, 8 * len(vectors))
+    torch.testing.assert_close(whole(rows_of, items, model.embed).extras, whole.adapter(torch.cat(vectors, dim=1))[:, None])
+    assert [name for name, _ in one.named_children()] == ["knowledge", "adapter"]  # what the first stage alone needs is gone
 
 
 def built(backbone: str, *, apart: bool, **edk: Any) -> Ranker:
@@ -609,7 +788,11 @@ def test_a_look_inside() -> None:
     assert (seen.open >= seen.sizes).all()
     assert ((seen.effective >= 1) & (seen.effective <= seen.open + 1e-4))[seen.open > 0].all()
     assert seen.patterns.shape == (50, 4, 8)
-    assert seen.raw.shape == (50, 8)
+    view = RankingView(data, RecentHistory(data.log, 1)).at(torch.from_numpy(positions))
+    with torch.no_grad():
+        own = edk_of(run).knowledge(view)
+    assert seen.sizes.tolist() == [[int((gates > 0.5).sum()) for gates in row.T] for row in own.gates]
+    np.testing.assert_allclose(seen.raw, own.memory.numpy().mean(axis=1), atol=1e-6)  # the fields' own vectors
     plain = ranker("dcn", "mean")
     with pytest.raises(RunError, match="no patterns of EDK; look into a run of enhance = 'edk'"):
         seen_patterns(plain, data, positions)
