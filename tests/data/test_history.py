@@ -192,6 +192,10 @@ def test_principal_directions_have_length_one_and_a_zero_padding_row(width: int)
         assert np.allclose(directions[1:] @ directions[1:].T, exact @ exact.T, atol=1e-5)
 
 
+def test_directions_are_of_width_512_where_texts_are_wider() -> None:
+    assert principal_directions(np.random.default_rng(0).normal(size=(530, 515)).astype(np.float32)).shape == (530, 512)
+
+
 class Searches(TorchDispatchMode):
     """Notes how many rows and columns every search for the most similar has."""
 

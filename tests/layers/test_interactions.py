@@ -124,6 +124,19 @@ def test_cross_gradients(cross: nn.Module) -> None:
     assert torch.autograd.gradcheck(by_weights, tuple(weight.detach().clone().requires_grad_() for weight in weights.values()))
 
 
+def test_weights_begin_xavier_normal() -> None:
+    """Of DCN-Mix, too, whose factors are N(0, 1) in other code, which saturates both tanh."""
+    torch.manual_seed(0)
+    mix, cin, attention = CrossMix(300, 1, 2, 100), CIN(10, (200, 100)), FieldAttention(300, 4, 50)
+    spreads = [(matrix, 400) for stack in (mix.u[0], mix.v[0]) for matrix in stack] + [(matrix, 200) for matrix in mix.c[0]]
+    spreads += [(cin.weights[0], 200 + 10 * 10), (cin.weights[1], 100 + 200 * 10)]
+    spreads += [(part, 300 + 200) for part in attention.weight.split(200)]
+    for weight, ends in spreads:
+        assert weight.std().item() == pytest.approx((2 / ends) ** 0.5, rel=0.05)
+    assert not mix.bias.any()
+    assert not mix.gate.bias.any()
+
+
 def test_fm_gradients() -> None:
     assert torch.autograd.gradcheck(fm_second_order, (noise(2, 3, 4).requires_grad_(),))
 

@@ -29,6 +29,7 @@ from braidrec.data.batches import RankingBatch
 from braidrec.errors import ConfigError
 from braidrec.layers.attention import PerSample
 from braidrec.layers.mlp import Mixed
+from braidrec.objectives.sufficiency import BilinearDiscriminator
 from braidrec.ranking.contracts import Patterns
 from braidrec.ranking.methods.disco import Block, DisCo, DisCoConfig, PatternAttention, SemanticItems
 from braidrec.ranking.ranker import Ranker
@@ -278,6 +279,67 @@ def test_silent_discriminators_cost_four_ln_two() -> None:
     for discriminator in disco_of(model).discriminators.values():
         torch.nn.init.zeros_(discriminator.weight)
     assert model.step(one).losses()["sufficiency"].item() == pytest.approx(4 * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["intra", "all"])
+@pytest.mark.parametrize("anchor", ["candidate", "history"])
+def test_sufficiency_is_equation_25_in_every_space(anchor: str, scope: str) -> None:
+    """Histories of one behaviour, the same of all clicks and of all others, so that no pattern depends on who is drawn.
+
+    The anchor of a space is the half that its query comes from, of the candidate or of the behaviour.
+    """
+    model = ranker("dcn v1", disco=config(sufficiency_anchor=anchor, sufficiency_scope=scope))
+    one = batch(8, lengths=torch.ones(8, dtype=torch.long))
+    met = torch.where(one.label > 0, 7, 11).int()
+    one = with_history(one, items=one.history.mask * met[:, None])
+    source, items = disco_of(model), model.embed.items(one.item, one.history)
+    assert source.fuse is not None
+    quarters = torch.cat([source.fuse(items.fields.flatten(1)), source.semantic(items.rows)], dim=1).unflatten(1, (4, HALF))
+    candidate, behaviour, expected = quarters[items.candidate], quarters[items.past.index[:, 0]], torch.zeros(())
+    click, other = (int((one.label == label).nonzero()[0]) for label in (1, 0))
+    for at, block in enumerate(ALL if scope == "all" else ALL[:2]):
+        query, keys = READS[block]
+        h = (candidate if anchor == "candidate" else behaviour)[:, query]
+        pattern = behaviour[:, keys] @ source.attention.value[at]
+        opposite = pattern[torch.where(one.label > 0, other, click)]
+        told: Any = source.discriminators[block]
+        expected = expected + (F.softplus(-told(h, pattern)) + F.softplus(told(h, opposite))).mean()  # four of each class
+    torch.testing.assert_close(model.step(one).losses()["sufficiency"], expected)
+
+
+def test_what_holds_by_default() -> None:
+    """The paper's weights, one normalised layer of 128 before an item's text is of width D, candidates as anchors, H alone."""
+    usual = DisCoConfig()
+    assert (usual.sufficiency_weight, usual.disentangle_weight, usual.inter) == (0.02, 0.01, True)
+    assert (usual.item_fusion, usual.semantic_hidden, usual.semantic_norm) == ("concat_linear", 128, True)
+    assert (usual.attention_bias, usual.attention_scale) == (False, True)
+    assert (usual.sufficiency_scope, usual.sufficiency_anchor, usual.disentangle_scope) == ("intra", "candidate", "H")
+    assert (usual.estimator, usual.estimator_lr, usual.estimator_steps) == ("gaussian", 1e-3, 1)
+    (group,) = disco_of(ranker()).groups()
+    assert (group.name, group.lr, group.weight_decay, group.steps) == ("estimators", 1e-3, 0.0, 1)
+
+
+def test_projections_begin_xavier_normal_and_discriminators_xavier_uniform() -> None:
+    torch.manual_seed(0)
+    blocks = PatternAttention(400, ALL, bias=True, scale=True)
+    for stack in (blocks.query, blocks.key, blocks.value):
+        for matrix in stack:
+            assert matrix.std().item() == pytest.approx((2 / 600) ** 0.5, rel=0.03)
+    assert blocks.query_bias is not None
+    assert not blocks.query_bias.any()
+    told = BilinearDiscriminator(200, 400)
+    assert told.weight.abs().max().item() == pytest.approx((6 / 600) ** 0.5, rel=0.01)
+    assert told.bias.item() == 0.0
+
+
+def test_lengths_of_patterns_are_watched() -> None:
+    """Patterns that run away, or die, are seen in the log; nothing of that is asked of a model that answers."""
+    for weight in (0.01, 0.0):
+        model, one = ranker("dcn v1", disco=config(disentangle_weight=weight, sufficiency_weight=0.0)), batch(12)
+        lengths = model.step(one).monitors
+        expected = patterns(model, one).extras if weight else patterns(model, one).extras.dense().unflatten(1, (8, DIM))
+        for at, block in enumerate(ALL):
+            torch.testing.assert_close(lengths[f"norm {block}"], expected[:, 2 * at].norm(dim=1).mean())
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

@@ -122,6 +122,49 @@ def test_what_the_presets_say() -> None:
     assert ranking_config("ours", "deepfm", None, {}, "x").backbone.extras_in_fm
 
 
+def test_how_the_papers_train() -> None:
+    """Adam with its own weight decay, no clipping, patience in epochs; the first preset has rates of its own by the data."""
+    for preset, lr in (("paper", 5e-4), ("authors", 1e-4)):
+        training = resolved(preset, "dcn", None, {}, "x").training
+        assert (training.lr, training.weight_decay, training.decoupled, training.clip_norm) == (lr, 1e-5, False, None)
+        assert (training.batch_size, training.max_epochs, training.patience, training.checks_per_epoch) == (256, 50, 10, 1)
+    plain = ranking_config("paper", "dcn", None, {}, "x")
+    assert (plain.dim, plain.initial, plain.history) == (32, "xavier", HistoryConfig(kind="recent", length=30, mean=True))
+
+
+OF_A_BACKBONE: Mapping[str, Mapping[str, Any]] = {
+    "fm": {"extra_linear": False},
+    "ffm": {"width": 4},
+    "fwfm": {"linear": "fields"},
+    "pnn": {"product": "inner"},
+    "dcn": {"variant": "mix", "layers": None, "experts": 2, "rank": 8},
+    "xdeepfm": {"cin": (100, 100), "cin_bias": False, "linear": True, "dnn_input": "flat"},
+    "autoint": {"layers": 1, "heads": 4, "head_width": 8, "scale": True, "projection": "always", "linear": False},
+    "din": {"variant": "bilinear", "softmax": False, "history_fields": "id"},
+    "dien": {"gru": "augru", "attention": "bilinear", "history_fields": "id", "auxiliary": "dot", "auxiliary_weight": 0.0},
+    "sdim": {"groups": 16, "bits": 3, "history_fields": "id"},  # 48 planes by threes
+    "finalmlp": {"gates": "user_item", "heads": 2, "second": None},
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_what_a_backbone_is_by_default(backbone: str) -> None:
+    """As the papers and the authors of DisCo have them; extras meet everything, and every MLP is of 128 and 64 alone."""
+    usual = TASK.backbones[backbone].config()
+    wanted: dict[str, Any] = {"mlp": (128, 64), "norm": "none", "dropout": 0.0}
+    wanted |= {"extras_meet": "all", "extras_in_fm": True, "extras_in_cin": True}
+    found = usual.model_dump()
+    assert {key: value for key, value in found.items() if key in wanted} == {key: wanted[key] for key in wanted if key in found}
+    own = OF_A_BACKBONE.get(backbone, {})
+    assert {key: found[key] for key in own} == own
+
+
+def test_finalmlp_of_its_paper() -> None:
+    found = ranking_config("textbook", "finalmlp", None, {}, "x").backbone
+    assert (found.mlp, found.second, found.heads) == ((400,), None, 1)
+    assert (found.gates, found.gate_hidden) == ("user_item", (64,))
+
+
 def test_changes_win_over_the_preset_table_by_table() -> None:
     changes = tomllib.loads(
         """
