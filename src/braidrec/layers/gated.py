@@ -11,13 +11,12 @@ have probability mass.  With logits a, temperature b, stretch (lo, hi) = (-.1, 1
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import initialise
+from braidrec.layers.set_attention import set_attention
 
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
@@ -45,35 +44,6 @@ def _stretched(values: Tensor) -> Tensor:
     return (values * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-class _Attention(torch.autograd.Function):
-    """O = A V with A = softmax(Q K^T + favour) over each of many small sets.
-
-    dS = A * (dO V^T - sum_w dO * O), dQ = dS K, dK = dS^T Q, dV = A^T dO.  By hand, since a softmax of a handful of numbers
-    takes PyTorch longer than all products here, and its fused attention has no gradient for what is added to logits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, favour: Tensor | None) -> Tensor:
-        """query, key, value (H n, F, w), favour (n, F) -> (H n, F, w)."""
-        weights = query @ key.transpose(1, 2)
-        if favour is not None:
-            weights.unflatten(0, (-1, len(favour))).add_(favour[:, None])
-        weights.sub_(weights.amax(dim=2, keepdim=True)).exp_()
-        weights.div_(weights.sum(dim=2, keepdim=True))
-        mixed = weights @ value
-        ctx.sets = None if favour is None else len(favour)
-        ctx.save_for_backward(query, key, value, weights, mixed)
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        query, key, value, weights, mixed = ctx.saved_tensors
-        logits = grad @ value.transpose(1, 2)
-        logits.sub_((grad * mixed).sum(dim=2, keepdim=True)).mul_(weights)
-        favour = None if ctx.sets is None else logits.unflatten(0, (-1, ctx.sets)).sum(dim=(0, 2))
-        return logits @ key, logits.transpose(1, 2) @ query, weights.transpose(1, 2) @ grad, favour
-
-
 class GatedLayer(nn.Module):
     """x + Attention(LN x), x + FFN(LN x); heads have a width of their own, so they need not divide ``dim``.
 
@@ -95,12 +65,11 @@ class GatedLayer(nn.Module):
         """members (n, F, d), favour (n, F) added to every query's logits of a member -> (n, F, d)."""
         count, size, _ = members.shape
         rows = self.before_attention(members).flatten(0, 1).expand(self.heads, -1, -1)
-        with torch.autocast(members.device.type, enabled=False):
-            parts = (
-                torch.bmm(rows, weight).view(self.heads * count, size, -1)
-                for weight in (self.query * self.scale, self.key, self.value)
-            )
-            mixed = _Attention.apply(*parts, favour).view(self.heads, count * size, -1)
+        query, key, value = (
+            torch.bmm(rows, weight).view(self.heads * count, size, -1)
+            for weight in (self.query * self.scale, self.key, self.value)
+        )
+        mixed = set_attention(query, key, value, favour).view(self.heads, count * size, -1)
         members = members + ((mixed @ self.out).sum(dim=0) + self.bias).view_as(members)
         out: Tensor = members + self.rest(self.before_rest(members))
         return out
@@ -138,9 +107,9 @@ class SetAttention(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.scale = dim**-0.5
         initialise(self)
 
     def forward(self, members: Tensor) -> Tensor:
         """(B, F, d) -> (B, F, d)."""
-        out: Tensor = members + F.scaled_dot_product_attention(self.query(members), self.key(members), self.value(members))
-        return out
+        return members + set_attention(self.query(members) * self.scale, self.key(members), self.value(members))
