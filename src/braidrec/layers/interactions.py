@@ -143,10 +143,10 @@ class FieldAttention(nn.Module):
 
     def _sides(self, fields: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values (heads B, T, width), residual (B, T, heads * width)."""
-        inside, *rest = (fields @ self.weight.T).split([3 * self.out, len(self.weight) - 3 * self.out], dim=2)
-        sides = inside.unflatten(2, (3 * self.heads, -1)).permute(2, 0, 1, 3).contiguous()
+        inside, rest = self.weight[: 3 * self.out], self.weight[3 * self.out :]
+        sides = (fields @ inside.T).unflatten(2, (3 * self.heads, -1)).permute(2, 0, 1, 3).contiguous()
         queries, keys, values = sides.unflatten(0, (3, self.heads)).flatten(1, 2)
-        return queries * self.scale, keys, values, rest[0] if rest[0].shape[2] else fields
+        return queries * self.scale, keys, values, fields @ rest.T if len(rest) else fields
 
 
 class BilinearFusion(nn.Module):
