@@ -14,7 +14,7 @@ from small_data import SCHEMA, SETTINGS, plain_tables, small_dataset, small_tabl
 
 from braidrec.data import dataset as dataset_module
 from braidrec.data.dataset import Dataset, PrepareSettings
-from braidrec.data.schema import Schema
+from braidrec.data.schema import Field, Schema
 from braidrec.data.settings import SplitConfig
 from braidrec.data.tables import Tables
 from braidrec.data.vocabulary import Vocabulary
@@ -227,6 +227,38 @@ def test_numbers_are_standardised_by_the_training_rows(prepared: Dataset) -> Non
     for column in (price, hour):
         assert column.mean() == pytest.approx(0, abs=1e-5)
         assert column.std() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "later"), [("standard", 3.0), ("log", np.log(9 / 6))])
+def test_a_field_with_one_value_says_nothing_in_training_and_how_far_off_another_is_later(
+    tmp_path: Path, scale: str, later: float
+) -> None:
+    tables = small_tables(per_user=40)
+    border = int(tables.interactions["time"].sort()[-30])
+    log = tables.interactions.with_columns(
+        hour=pl.when(pl.col("time") < border).then(5.0).otherwise(8.0), device=pl.lit("phone")
+    )
+    context = (Field(name="device"), Field.model_validate({"name": "hour", "kind": "numeric", "scale": scale}))
+    schema = SCHEMA.model_copy(update={"context_fields": context})
+    dataset = small_dataset(tmp_path, tables=Tables("one", schema, log, tables.items, tables.users))
+    early = dataset.log.timestamp < border
+    assert early[dataset.split["train"]].all()
+    hours = dataset.features.context_numbers[:, 0]
+    np.testing.assert_allclose(hours[early], 0, atol=1e-6)
+    np.testing.assert_allclose(hours[~early], later, rtol=1e-6)
+    assert field(dataset, "device").values == ("phone",)
+    assert (single_rows(dataset, "device") == field(dataset, "device").offset + 1).all()
+
+
+def test_half_stars_are_ten_signals_and_three_and_a_half_is_liked(tmp_path: Path) -> None:
+    """The label is 1 above 3; each rating that occurs has a signal of its own."""
+    ratings = [(at % 10 + 1) / 2 for at in range(60)]
+    frame = pl.DataFrame({"user": [1] * 60, "item": range(60), "time": range(60), "rating": ratings})
+    tables = Tables("halves", Schema(user="user", item="item", rating="rating", timestamp="time"), frame)
+    dataset = small_dataset(tmp_path, tables=tables)
+    assert dataset.num_signals == 10
+    assert dataset.log.signal.tolist() == [at % 10 + 1 for at in range(60)]
+    assert dataset.log.label.tolist() == [float(rating >= 3.5) for rating in ratings]
 
 
 def test_a_numeric_field_without_training_numbers_is_refused_and_nothing_left_behind(tmp_path: Path) -> None:

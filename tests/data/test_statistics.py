@@ -41,7 +41,8 @@ def plain(
     """Prior, mean and spread as fitted on the rows ``train``."""
     prior = (float(np.mean([events[at][2] for at in train])), float(np.mean([events[at][2] > 3 for at in train])))
     raw = np.array([plain_row(events, prior, events[at][0], events[at][1], at) for at in train])
-    return prior, raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
+    spread = raw.std(axis=0)
+    return prior, raw.mean(axis=0), np.where(spread > 1e-6, spread, 1.0)
 
 
 def close(found: NDArray[np.float32], raw: NDArray[np.float64], mean: NDArray[np.float64], spread: NDArray[np.float64]) -> bool:
@@ -85,6 +86,18 @@ def test_training_rows_have_mean_zero_and_spread_one() -> None:
     rows = CausalStatistics(log, ITEMS, train).before(train)
     assert np.allclose(rows.mean(axis=0), 0, atol=1e-5)
     assert np.allclose(rows.std(axis=0), 1, atol=1e-5)
+
+
+def test_a_column_of_one_value_in_training_is_not_blown_up_by_another_later() -> None:
+    """Everything is rated 3 until training ends: nothing to go by, and a mean rating of 3.4 is .4 away from it afterwards."""
+    log = log_of([(1 + at % 4, 1 + at % 7, 3 if at < 50 else 1 + at % 5) for at in range(80)])
+    log = replace(log, label=(np.arange(80) % 2).astype(np.float32))
+    train = np.arange(20, 50)
+    statistics = CausalStatistics(log, ITEMS, train)
+    alone = [NAMES.index(name) for name in ("item mean rating", "user rating residual", "user rating spread")]
+    assert statistics.scale.spread[alone].tolist() == [1.0, 1.0, 1.0]
+    np.testing.assert_allclose(statistics.before(train)[:, alone], 0, atol=1e-6)
+    assert np.abs(statistics.before(np.arange(50, 80))).max() < 10
 
 
 @pytest.mark.parametrize("moment", [40, 55, 79])

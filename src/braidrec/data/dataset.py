@@ -767,7 +767,9 @@ def _fit_scaling(field: Field, owner: Owner, values: NDArray[np.float64]) -> Sca
     if not len(present):
         raise DataError(f"field '{field.name}': no number in the training rows; drop the field")
     numbers = np.log1p(np.maximum(present, 0.0)) if field.scale == "log" else present
-    return Scaling(field.name, owner, field.scale == "log", float(numbers.mean()), float(max(numbers.std(), 1e-9)))
+    # of one value alone there is no spread to go by, and by next to none another value later would be a billion
+    spread = max(numbers.std(), 1e-9) if numbers.min() < numbers.max() else 1.0
+    return Scaling(field.name, owner, field.scale == "log", float(numbers.mean()), float(spread))
 
 
 def _padded(values: NDArray[Any]) -> NDArray[Any]:
