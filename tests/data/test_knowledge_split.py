@@ -140,6 +140,15 @@ def test_too_short_a_time_is_an_error_that_names_the_moments() -> None:
         make_split(log_at(range(5)), config(quantiles=(0.4, 0.9999999999), knowledge_valid=0.4))
 
 
+def test_moments_outside_the_log_are_named_with_its_own() -> None:
+    with pytest.raises(
+        DataError,
+        match=r"leaves no row for 'train': 30 events.*from 1970-01-01T00:00:00Z to 1970-01-01T00:00:29Z, where training begins "
+        r"at 2024-01-01T00:00:00Z and the rest at 2024-06-01T00:00:00Z; choose other split.quantiles, or train_from and valid",
+    ):
+        make_split(log_at(range(30)), config(train_from="2024-01-01", valid_from="2024-06-01"))
+
+
 def test_a_log_without_a_clock_is_cut_by_user_alone() -> None:
     schema = Schema(user="u", item="i", order="o")
     with pytest.raises(DataError, match=r"split.kind = 'knowledge' needs a timestamp column.*use split.per_user = true"):
@@ -168,7 +177,15 @@ def test_other_tasks_train_on_what_came_before(tmp_path: Path, per_user: bool) -
     held = np.concatenate([data.split["valid"], data.split["test"]])
     assert np.array_equal(training_positions(data), np.setdiff1d(np.arange(len(data.log)), held))
     assert training_ends(data).sum() == len(data.log) - len(held)
-    assert any("rows whose id 'knowledge' has not seen: 'knowledge_valid' " in note for note in data.notes)
+    (note,) = [note for note in data.notes if note.startswith("rows whose id 'knowledge' has not seen: ")]
+    old = [set(ids[data.split["knowledge"]].tolist()) for ids in (data.log.user, data.log.item)]
+    for part in PARTS[1:]:  # shares of rows, not of ids
+        rows = data.split[part]
+        users, items = (
+            np.mean([each not in met for each in ids[rows].tolist()])
+            for met, ids in zip(old, (data.log.user, data.log.item), strict=True)
+        )
+        assert f"'{part}' {users:.1%} by user, {items:.1%} by item" in note
     again = Dataset.open(data.path)
     assert sizes(again.split) == sizes(data.split)
 

@@ -23,7 +23,7 @@ from braidrec.data.batches import RankingBatch, RankingView
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.history import RecentHistory
 from braidrec.data.settings import SplitConfig
-from braidrec.errors import ConfigError, DataError, RunError
+from braidrec.errors import ConfigError, DataError, RunError, TrainingError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
 from braidrec.evaluation.metrics import auc
 from braidrec.layers.text import TextTable
@@ -851,6 +851,22 @@ def test_old_events_of_one_class_are_refused() -> None:
     label[data.split["knowledge"]] = 0.0
     with pytest.raises(DataError, match=r"rows of the part 'knowledge' have label 0, so there is nothing for the stage"):
         plan(replace(data, log=replace(data.log, label=label)))
+
+
+def test_old_events_that_cannot_be_validated_on_are_refused() -> None:
+    data = world()
+    label = data.log.label.copy()
+    label[data.split["knowledge_valid"]] = 0.0
+    with pytest.raises(
+        DataError, match=r"all 540 'knowledge_valid' rows have label 0, so no AUC can choose .*; prepare it with"
+    ):
+        plan(replace(data, log=replace(data.log, label=label)))
+
+
+def test_an_estimator_that_explodes_ends_the_run_by_name() -> None:
+    said = r"phase 'knowledge', epoch 1, .*(nan|inf).*; lower lr or set clip_norm, or lower the rate of 'estimators\.edk' \(1e"
+    with pytest.raises(TrainingError, match=said):
+        trained("edk-exploded", edk={"estimator_lr": 1e30})
 
 
 def test_knowledge_stands_beside_text(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from braidrec.data.batches import RankingBatch
 from braidrec.data.dataset import Dataset
 from braidrec.data.history import principal_directions
 from braidrec.data.settings import PrepareSettings, SplitConfig
+from braidrec.data.splits import Split
+from braidrec.data.vocabulary import stack
 from braidrec.errors import ConfigError, DataError, RunError
 from braidrec.evaluation.baselines import RankingLog, ranking_baselines
 from braidrec.evaluation.metrics import auc
@@ -458,3 +460,23 @@ def load_tensors_of(folder: Path, weights: str) -> Mapping[str, Tensor]:
     from braidrec.training.checkpoint import read_archive
 
     return read_archive(folder / "weights" / weights).files["model"]
+
+
+@pytest.mark.parametrize(("backbone", "enhance"), [("din", ()), ("fm", ()), ("lr", ()), ("deepfm", ("edk",))])
+def test_a_field_of_more_values_than_there_is_memory_for_is_named(backbone: str, enhance: tuple[str, ...]) -> None:
+    """No list of so many values is made, here or there; FFM counts bytes by itself."""
+    data = small_runs.dataset()
+    many = [
+        replace(entry, values=range(10**12)) if entry.name == "publisher" else entry for entry in data.features.vocabularies
+    ]
+    split = {**data.split.parts, "knowledge": data.split["train"], "knowledge_valid": data.split["valid"]}
+    large = replace(data, features=replace(data.features, vocabularies=stack(many)), split=Split(split))
+    config = resolve(RunRequest(data="-", backbone=backbone, enhance=enhance), "test")
+    with pytest.raises(RunError) as caught:
+        TASK.plan(config, large, None, show_progress=False)
+    for part in (
+        "planted: a table of 1,000,000,000,",
+        "rows, 1,000,000,000,000 of them values of the field 'publisher', asks for memory that is not there (",
+        "at once); lower model.dim, or prepare the data with fewer: leave that field out, or users and items of few events",
+    ):
+        assert part in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from braidrec.evaluation.significance import PairedTest, paired_test
 from braidrec.evaluation.slices import ranking_slices
 from braidrec.layers.mlp import reads_batch_statistics
 from braidrec.layers.text import TextTable
+from braidrec.memory import there_is
 from braidrec.ranking import TASK as SPEC
 from braidrec.ranking.build import build_model, history_of, material_of, reads_rates
 from braidrec.ranking.config import Monitor, settings_of
@@ -53,6 +55,7 @@ from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Fitted, Stage, left_to_train
 
 STAGE = "rank"
+_LARGE = 1 << 24  # rows, 2 GiB of width 32: below, it is something else that asks for too much
 
 
 class RankingTask:
@@ -93,7 +96,8 @@ class RankingTask:
         seed_everything(config.seed)
         table = TextTable(text) if text is not None and config.reads_text else None
         material = material_of(data, table, seed=config.seed, sparse=tables != "dense")
-        network = build_model(config, material)
+        with _room_for_tables(data):
+            network = build_model(config, material)
         if wanted.run > 1 and reads_batch_statistics(as_module(network)):
             raise ConfigError(
                 f"model.history.run = {wanted.run} puts rows of one user side by side, whose statistics are not "
@@ -235,6 +239,18 @@ def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[str, 
             "or tables = 'dense'"
         )
     return tables, 0.0
+
+
+def _room_for_tables(data: Dataset) -> AbstractContextManager[None]:
+    """Names the field that most rows of large tables are of, where the machine has no memory for them."""
+    features = data.features
+    if features.num_rows < _LARGE:
+        return nullcontext()
+    most = max(features.vocabularies, key=lambda entry: entry.known)
+    return there_is(
+        f"{data.name}: a table of {features.num_rows:,} rows, {most.known:,} of them values of the field '{most.name}',",
+        "lower model.dim, or prepare the data with fewer: leave that field out, or users and items of few events by k_core",
+    )
 
 
 def _held_out(config: RunConfig | None, data: Dataset) -> NegativeSampler | None:
