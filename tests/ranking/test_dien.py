@@ -175,6 +175,17 @@ def test_auxiliary_by_hand() -> None:
     assert NextBehaviour(2, "dot", 0)(0 * states, steps, items, windows).item() == pytest.approx(2 * math.log(2))
 
 
+def test_auxiliary_is_a_mean_over_the_steps_that_another_follows() -> None:
+    """[1, 2, 1] and [3]: g_1 = 2 k_1 before k_2, g_2 = 2 k_2 before k_1, both against 3; nothing follows the last ones."""
+    items = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 2.0], [-1.0, 1.0]])
+    index, length = torch.tensor([[1, 2, 1], [3, 0, 0]]), torch.tensor([3, 1])
+    steps = Steps.of(length, 3)
+    states = torch.cat([torch.zeros(1, 2), 2 * items[index.flatten()[steps.rows]]])
+    loss = NextBehaviour(2, "dot", 0)(states, steps, items, Sequences(index, length, None))
+    first, second = (math.log1p(math.exp(-1.0)) + math.log1p(math.exp(wrong)) for wrong in (-2.0, 3.0))
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
 def test_negatives_are_uniform_among_what_others_met() -> None:
     index = torch.tensor([[4, 2, 4, 0], [9, 7, 5, 2], [0, 0, 0, 0], [2, 2, 0, 0]])
     length = torch.tensor([3, 4, 0, 2])

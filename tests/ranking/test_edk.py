@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tiny_ranking import DIM, LAYOUT, WIDTH, batch, item_fields, ranker, rows
@@ -50,7 +51,7 @@ from braidrec.strict import parse
 from braidrec.task import Plan
 from braidrec.training.seeding import seed_everything
 from braidrec.training.stages import Stage
-from small_runs import MODEL, TRAINING, dataset, knowledge, root, world_tables
+from small_runs import MODEL, TRAINING, dataset, knowledge, rich_tables, root, world_tables
 
 SMALL = {"width": 8, "patterns": 4, "layers": 1}
 LARGER = 300.0  # tables start near zero, where nothing shows
@@ -450,6 +451,33 @@ def test_values_that_old_events_lack_share_a_row_of_their_field() -> None:
     assert rows[0] == 0
     made = KnowledgeNetwork(config(), layout, known=rows)
     assert made.memory.table.num_embeddings == layout.rows + len(layout.names) + len(layout.bags)
+
+
+def test_of_every_kind_of_field_what_old_events_have_keeps_its_row() -> None:
+    """Ids, single values and bags of users, items and events, by a loop over the old events; all else, unknown rows included,
+    is the unknown row of its field.
+    """
+    tables, border = rich_tables(), 1_700_000_000 + 60 * 20
+    late = pl.col("time") >= border
+    log = tables.interactions.with_columns(
+        device=pl.when(late).then(pl.lit("watch")).otherwise("device"), tags=pl.when(late).then(pl.lit("z|a")).otherwise("tags")
+    )
+    cut = parse(SplitConfig, {"kind": "knowledge", "quantiles": (0.01, 0.5)}, "split")
+    data = Dataset.prepare(replace(tables, interactions=log), root() / "edk-rich", PrepareSettings(split=cut))
+    layout, features, met = table_layout(data), data.features, {0}
+    for at in data.split["knowledge"].tolist():
+        rows_of = {"user": data.log.user[at], "item": data.log.item[at], "context": at}
+        for owner, fields in rows_of.items():
+            met |= set(getattr(features, f"{owner}_fields")[fields].tolist())
+        for bag in features.bags:
+            met |= set(bag.rows[rows_of[bag.owner]].tolist())
+    found, lacking = known_rows(data, layout).tolist(), set()
+    assert found[0] == 0
+    for place, entry in enumerate(features.vocabularies):
+        for row in range(entry.offset + 1, entry.last_row + 1):
+            assert found[row] == (row if row in met else layout.rows + place), (entry.name, row)
+            lacking |= {entry.name} if row not in met and row < entry.unknown_row else set()
+    assert {"user", "item", "device", "tags"} <= lacking
 
 
 def test_unknown_rows_are_learned_by_swapping_ids_for_them() -> None:
