@@ -340,6 +340,17 @@ def test_the_essential_part_moves_patterns_summaries_and_discriminator() -> None
         assert slope.any()
 
 
+@pytest.mark.parametrize("form", ["contrast", "infomin"])
+def test_the_disentangled_part_moves_patterns_and_their_views(form: str) -> None:
+    patterns, summary = torch.randn(16, 4, 8, requires_grad=True), torch.randn(16, 8)
+    module = encoding(compression(disentangle=form), patterns, summary)
+    assert module.view is not None
+    own = [*module.view.parameters(), *([] if module.classifier is None else [module.classifier.weight])]
+    assert (module.classifier is None) == (form == "contrast")
+    slopes = torch.autograd.grad(stepped(module, batch(16))["disentangled"], [patterns, *own])
+    assert all(slope.isfinite().all() and slope.any() for slope in slopes)
+
+
 def test_rows_of_one_user_alone_have_nobody_to_be_held_against() -> None:
     one = batch(16)
     shared = replace(one, history=rows(one, torch.tensor([5])).history.shared(16))
@@ -409,6 +420,30 @@ def test_the_input_part_presses_the_summary_and_not_the_table(detached: bool) ->
 
 
 # -- what is read ---------------------------------------------------------------------------------------------------------
+
+
+def test_sparse_tables_of_the_first_stage_learn_alike() -> None:
+    """Rows that a pass may read are named before it, unknown ones that ids are swapped for among them."""
+    made, one = [], batch(12)
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        own = config(oov_rate=0.5)
+        made.append(Compression(own, KnowledgeNetwork(own, LAYOUT, sparse=sparse), 0))
+        torch.manual_seed(1)
+        torch.stack(list(stepped(made[-1], one).values())).sum().backward()
+    assert made[0].lazy_rows(one) == {}
+    touched, expected = made[1].lazy_rows(one), dict(made[0].named_parameters())
+    found = {
+        name: weight.grad for name, weight in made[1].named_parameters() if weight.grad is not None and weight.grad.is_sparse
+    }
+    assert set(found) == set(touched) == {"knowledge.memory.table.weight", "knowledge.extractor.fields.table.weight"}
+    for name, slope in found.items():
+        whole = expected[name].grad
+        assert whole is not None
+        torch.testing.assert_close(slope.to_dense(), whole, atol=1e-6, rtol=1e-4)
+        moved = set(whole.any(dim=1).nonzero().flatten().tolist())
+        assert moved <= set(touched[name].tolist())
+        assert moved & set(made[1].knowledge.unknown.tolist())
 
 
 def test_fields_are_left_out_by_name_or_by_role() -> None:

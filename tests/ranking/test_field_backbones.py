@@ -239,6 +239,19 @@ def test_finalmlp_is_its_formula(gates: Any) -> None:
     torch.testing.assert_close(model(given), model.fusion(first, second))
 
 
+@pytest.mark.parametrize(("logit", "height"), [(-1e4, 0.0), (1e4, 2.0)])
+def test_gates_that_are_all_closed_or_all_open_are_finite(logit: float, height: float) -> None:
+    """FinalMLP's: streams of nothing, which is what it then says of every sample, or of twice the fields."""
+    model, given = FinalMLP(FinalMLPConfig(gates="learned"), EXTRA), inputs(3)
+    for gate in model.gates:
+        nn.init.constant_(gate.free, logit)  # type: ignore[arg-type]
+    flat = height * given.all_fields.flatten(1)
+    logits = model(given)
+    torch.testing.assert_close(logits, model.fusion(*(stream(flat) for stream in model.streams)))
+    logits.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
 # What may be changed, and what may not ------------------------------------------------------------------------------------
 
 
