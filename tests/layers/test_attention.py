@@ -239,6 +239,13 @@ def test_dice_is_its_formula() -> None:
     torch.testing.assert_close(dice(rows), p * rows + dice.alpha * (1 - p) * rows)
 
 
+def test_dice_moves_its_statistics_by_a_hundredth() -> None:
+    dice, rows = Dice(3), 3 + 2 * noise(50, 3)
+    dice(rows)
+    torch.testing.assert_close(dice.norm.running_mean, rows.mean(dim=0) / 100)
+    torch.testing.assert_close(dice.norm.running_var, 0.99 + rows.var(dim=0) / 100)
+
+
 def test_dice_with_alpha_one_is_the_identity() -> None:
     dice, rows = Dice(3), noise(6, 3)
     nn.init.ones_(dice.alpha)

@@ -578,6 +578,27 @@ def built(backbone: str, *, apart: bool, **edk: Any) -> Ranker:
     return build_ranker(found, Material(LAYOUT, item_fields()))
 
 
+def test_knowledge_is_drawn_apart_from_what_stands_beside_it() -> None:
+    """By the seed of the run, so whatever becomes of the network, all else begins alike; and it has tables of its own."""
+
+    def drawn(seed: int, **edk: Any) -> Ranker:
+        own = {"dim": DIM, "edk": {**SMALL, **edk}}
+        torch.manual_seed(0)
+        made = resolve(RunRequest(data="-", backbone="deepfm", enhance=("edk",), model=own), "test")
+        return build_ranker(made, Material(LAYOUT, item_fields(), seed=seed))
+
+    usual, deeper, other = drawn(1), drawn(1, layers=2, heads=2, leave_out=["user"]), drawn(2)
+    for model in (deeper, other):
+        assert torch.equal(model.embed.table.weight, usual.embed.table.weight)  # type: ignore[union-attr]
+        assert torch.equal(model.sources[0].adapter[0].weight, usual.sources[0].adapter[0].weight)  # type: ignore[union-attr, index]
+    tables = [model.sources[0].knowledge.memory.table.weight for model in (usual, other, drawn(1))]  # type: ignore[union-attr]
+    assert torch.equal(tables[0], tables[2])
+    assert not torch.equal(tables[0], tables[1])
+    assert not {id(weight) for weight in usual.sources[0].knowledge.parameters()} & {  # type: ignore[union-attr]
+        id(weight) for weight in usual.embed.parameters()
+    }
+
+
 MIXING = ("deepfm", "dcn", "pnn", "xdeepfm", "autoint", "finalmlp")
 
 

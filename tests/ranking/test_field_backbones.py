@@ -269,6 +269,17 @@ def test_extras_of_zero_leave_models_of_pairs_as_they_were(name: str, meet: str)
     torch.testing.assert_close(joined(given), plain(alone))
 
 
+@pytest.mark.parametrize("name", ["widedeep", "pnn"])
+def test_extras_of_zero_are_zeros_before_the_mlp_and_their_products_are_too(name: str) -> None:
+    plain, joined = built(name, SIZES), built(name, EXTRA)
+    kept = list(range(4 * DIM))
+    if name == "pnn":
+        kept += [7 * DIM + at for at, (_, later) in enumerate(joined._pairs.T.tolist()) if later < 4]
+    plain.load_state_dict({**joined.state_dict(), "mlp.layers.0.weight": joined.mlp.layers[0].weight[:, kept]})
+    given = RankingInput(noise(5, 4, DIM), torch.zeros(5, 3, DIM), noise(5, 4, seed=2))
+    torch.testing.assert_close(joined(given), plain(replace(given, extras=given.extras[:, :0])))
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"), [("pnn", "extras_meet", "none"), ("xdeepfm", "extras_in_cin", False)], ids=["pnn", "xdeepfm"]
 )
