@@ -76,6 +76,17 @@ def test_sums_of_a_shared_window_are_those_of_a_window_each_and_of_loops(first: 
 
 
 @pytest.mark.parametrize(("first", "last"), WINDOWS)
+def test_directions_are_those_of_vectors_of_any_length(first: list[list[int]], last: list[list[int]]) -> None:
+    """Tables begin as near zero as 1e-4, in the form of the papers' own code."""
+    history, codes = shared(first, last, 9), drawn(0, 4, 9, 5)
+    rows, asked = torch.randn(9, 4, generator=torch.Generator().manual_seed(1)), codes[drawn(1, 9, 6)]
+    own = History(history.items, history.signals, history.mask)
+    for past in (behaviours(history, history.slots.long(), 3), behaviours(own, own.items.long(), 3)):
+        short, usual = (past.bucketed(length * rows, codes, asked, 4)[0] for length in (1e-4, 1.0))
+        torch.testing.assert_close(short, usual, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("first", "last"), WINDOWS)
 def test_half_precision_around_them_leaves_the_sums_as_they_are(first: list[list[int]], last: list[list[int]]) -> None:
     history, codes = shared(first, last, 9), drawn(0, 4, 9, 5)
     rows, asked = torch.randn(9, 4, generator=torch.Generator().manual_seed(1)), codes[drawn(1, 9, 6)]

@@ -28,6 +28,32 @@ def test_patterns_at_right_angles(temperature: float, both: float) -> None:
     )
 
 
+FIRST, SECOND = torch.tensor([[[2.0, 0.0], [0.0, 3.0]]]), torch.tensor([[[1.0, 1.0], [0.0, 5.0]]])
+
+
+def test_two_patterns_by_hand() -> None:
+    """Cosines of the first views with the second ones: r and 0, r and 1, with r the root of a half; the temperature is .5.
+
+    Two samples of which the second is the first with its patterns in the other order: pairs are those of one sample.
+    """
+    r = math.sqrt(0.5)
+    views = [torch.cat([view, view.flip(1)]) for view in (FIRST, SECOND)]
+    alone = (-2 * r + (2 * r - 2)) / 2
+    assert pattern_contrast(*views, temperature=0.5).item() == pytest.approx(alone, abs=1e-6)
+    whole = (math.log(math.exp(2 * r) + 1) - 2 * r + math.log(math.exp(2 * r) + math.exp(2)) - 2) / 2
+    assert pattern_contrast(*views, temperature=0.5, include_positive=True).item() == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_classifier_of_two_patterns_by_hand() -> None:
+    """D = h_1 H_1 - h_2 H_2: real pairs give 2 and -15, the only strange ones 0 and -3."""
+    judge = BilinearDiscriminator(2, 2)
+    with torch.no_grad():
+        judge.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    real, strange = (sum(math.log1p(math.exp(z)) for z in logits) / 2 for logits in ((-2, 15), (0, -3)))
+    found = pattern_infomin(FIRST, SECOND, judge, torch.Generator())
+    assert found.item() == pytest.approx(real + strange, rel=1e-6)
+
+
 def test_a_single_pattern_has_none_to_differ_from() -> None:
     views = torch.randn(4, 1, 8, requires_grad=True)
     for loss in (

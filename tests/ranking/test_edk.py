@@ -27,6 +27,7 @@ from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError, TrainingError
 from braidrec.evaluation.baselines import RankingLog, item_mean_user_residual
 from braidrec.evaluation.metrics import auc
+from braidrec.layers.gated import LIMIT
 from braidrec.layers.text import TextTable
 from braidrec.ranking import TASK
 from braidrec.ranking.build import build_ranker, table_layout
@@ -37,6 +38,7 @@ from braidrec.ranking.methods.edk import (
     STAGE,
     Compression,
     EDKConfig,
+    Extractor,
     KnowledgeNetwork,
     effective_gates,
     known_rows,
@@ -750,6 +752,7 @@ def test_the_stages_are_of_the_parts_that_they_name() -> None:
     ]
     old = made.stages[0]
     assert isinstance(old, Stage)
+    assert (old.monitor, old.mode) == ("auc", "max")  # of the logits of the summary, on the last tenth of the old events
     assert made.batches(old).num_samples == len(world().split["knowledge"])  # type: ignore[attr-defined]
     more = plan(model={"train_on": "knowledge+train"}).stages[-1]
     assert isinstance(more, Stage)
@@ -967,6 +970,20 @@ def test_an_estimator_that_explodes_ends_the_run_by_name() -> None:
     said = r"phase 'knowledge', epoch 1, .*(nan|inf).*; lower lr or set clip_norm, or lower the rate of 'estimators\.edk' \(1e"
     with pytest.raises(TrainingError, match=said):
         trained("edk-exploded", edk={"estimator_lr": 1e30})
+
+
+def test_gates_that_all_close_end_the_run_and_leave_what_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stage goes on, says so in its log, and keeps its weights; the second refuses them."""
+    monkeypatch.setattr(Extractor, "forward", lambda self, read: 0.0 * self.out(self.attention(self.fields(read))) - LIMIT)
+    with pytest.raises(
+        RunError, match=r"every gate of the knowledge of 2,048 rows is closed.*model\.edk\.l0_weight = 0\.01, or"
+    ):
+        trained("edk-closed")
+    folder = root() / "edk-closed" / "training"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["monitors"]["all closed"] for line in lines] == [1.0, 1.0]
+    assert all(math.isfinite(loss) for line in lines for loss in line["losses"].values())
+    assert list((folder / "weights").glob(f"{STAGE}-*/model.safetensors"))
 
 
 def test_knowledge_stands_beside_text(tmp_path: Path) -> None:

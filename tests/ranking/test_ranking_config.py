@@ -109,6 +109,7 @@ def test_what_the_presets_say() -> None:
     assert not textbook.history.mean
     assert textbook.backbone.variant == "paper"
     assert textbook.backbone.history_fields == "all"
+    assert not textbook.backbone.softmax
     for backbone, variants in (("dcn", ("mix", "mix", "mix", "v1")), ("din", ("bilinear", "bilinear", "bilinear", "paper"))):
         presets = [ranking_config(preset, backbone, None, {}, "x").backbone for preset in TASK.presets]
         assert tuple(each.variant for each in presets) == variants
