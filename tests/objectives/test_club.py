@@ -67,11 +67,11 @@ def test_two_samples_by_hand() -> None:
 
 
 def test_learning_by_hand_where_the_variance_is_none_of_one() -> None:
-    """Means 0, variances e and 1 / e of two dimensions: (1 + 9) / 2e + 1 of the first, (4 + 16) e / 2 - 1 of the second."""
+    """Means 0, logarithms of variances 1 and -.5 of two dimensions: (1 + 9) / 2e + 1, and (4 + 16) / 2 times e^.5 less .5."""
     club = TrueGaussian(0.0, 2)
-    club.forward = lambda x: (0 * x, torch.tensor([1.0, -1.0]).expand_as(x))  # type: ignore[method-assign]
+    club.forward = lambda x: (0 * x, torch.tensor([1.0, -0.5]).expand_as(x))  # type: ignore[method-assign]
     loss = club.learning_loss(torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    assert loss.item() == pytest.approx((5 / math.e + 1) + (10 * math.e - 1))
+    assert loss.item() == pytest.approx((5 / math.e + 1) + (10 * math.exp(0.5) - 0.5))
 
 
 @pytest.mark.parametrize(("rho", "expected"), [(0.3, 0.4945), (0.5, 1.6667), (0.7, 4.8039), (0.9, 21.316)])
