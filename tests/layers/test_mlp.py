@@ -36,6 +36,13 @@ def test_order_of_the_parts(norm: Norm) -> None:
     torch.testing.assert_close(mlp(x), linears[-1](hidden))
 
 
+@pytest.mark.parametrize(("norm", "own"), [("none", 0), ("bn", 2 * 9), ("ln_post", 0), ("ln_pre", 2 * 9)])
+def test_what_a_norm_adds(norm: Norm, own: int) -> None:
+    """A weight and a bias of each hidden number, but for the form of the authors of DisCo, which only normalises."""
+    mlp = MLP(6, (5, 4), out=2, norm=norm)
+    assert sum(weight.numel() for weight in mlp.parameters()) == 7 * 5 + 6 * 4 + 5 * 2 + own
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_dropout_positions(norm: Norm) -> None:
     parts = [type(layer).__name__ for layer in MLP(6, (5,), out=1, norm=norm, dropout=0.3).layers]
