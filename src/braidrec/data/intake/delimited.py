@@ -247,7 +247,7 @@ class _Scan:
         separator = self.separator.encode()
         parts = cells.split(separator)
         index = min(cells[:at].count(separator), len(self.names) - 1)
-        value = parts[index].decode("latin-1").strip('"')
+        value = parts[index].decode("latin-1").rstrip("\r\n").strip('"')
         return (
             f"column '{self.names[index]}': byte 0x{cells[at]:02x} is not UTF-8 "
             f"(read as latin-1 the value is {_short(value)}); {ENCODING_REMEDY}"
