@@ -25,7 +25,7 @@ OnBadRows = Literal["error", "skip"]
 SEPARATORS = (",", "\t", ";")
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _SMALL_BLOCK, _LARGE_BLOCK = 1 << 16, 1 << 24  # bytes checked at once: small behind damage, doubling while all is well
-ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML)'
+ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML, ReadConfig in Python)'
 _NAMED_SEPARATOR = re.compile(rb"sep=([^\r\n])(?=\r?\n)")  # a first line that spreadsheets write; what is left of it is blank
 _SHOWN = 60  # characters of a bad row that a message quotes
 
