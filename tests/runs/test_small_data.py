@@ -303,6 +303,7 @@ def test_probabilities_that_say_less_than_the_share_of_positives_are_named() -> 
     assert doubt({"auc": 0.7, "log_loss": constant - 0.01}) is None
     said = doubt({"auc": 0.7, "log_loss": constant + 0.01})
     assert said is not None
+    assert said.endswith("too sure; read them as scores, or let them choose: model.monitor = 'log_loss'")
     assert said.startswith(
         f"on validation the log loss is {constant + 0.01:.4f}, and {constant:.4f} where every row has the share"
     )

@@ -109,8 +109,11 @@ def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset, rows: str = "tra
     return {spec.title_of(spec.config()): found}
 
 
-def too_sure(dataset: Dataset, rows: str, reached: Mapping[str, float]) -> str | None:
-    """That the log loss on validation is above that of one number, the share of positives of ``rows``: see `Plan.doubt`."""
+def too_sure(dataset: Dataset, rows: str, monitor: str, reached: Mapping[str, float]) -> str | None:
+    """That the log loss on validation is above that of one number, the share of positives of ``rows``: see `Plan.doubt`.
+
+    monitor: what chose the weights
+    """
     share = np.average(part_labels(dataset, rows, None), weights=part_weights(dataset, rows, None))
     labels = part_labels(dataset, "valid", None)
     constant = log_loss(labels, np.full(len(labels), share), part_weights(dataset, "valid", None))
@@ -119,8 +122,8 @@ def too_sure(dataset: Dataset, rows: str, reached: Mapping[str, float]) -> str |
         return None
     return (
         f"on validation the log loss is {own:.4f}, and {constant:.4f} where every row has the share of "
-        f"positives of '{rows}': the order may be worth something, the probabilities are too sure; read them as scores, or "
-        "let them choose: model.monitor = 'log_loss'"
+        f"positives of '{rows}': the order may be worth something, the probabilities are too sure; read them as scores"
+        + ("" if monitor == "log_loss" else ", or let them choose: model.monitor = 'log_loss'")
     )
 
 

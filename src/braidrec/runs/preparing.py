@@ -52,7 +52,7 @@ def prepare(
         description = load_description(Path(what))
         tables, settings = description.cut(read_tables(description, Path(what).parent))
     else:
-        if Path(what).exists():
+        if Path(what).is_file():
             raise ConfigError(
                 f"'{what}' is no description: write a TOML file with name = \"{Path(what).stem}\" and, below [interactions], "
                 f'file = "{Path(what).name}" (likewise [items] and [users]), and name that; what columns mean is guessed and '
