@@ -85,6 +85,24 @@ def test_a_layer_is_attention_over_heads_of_a_width_of_their_own() -> None:
     torch.testing.assert_close(module(rows, torch.log(gates + 1e-9)), wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_gradients_of_a_layer_are_those_of_its_numbers(gated: bool) -> None:
+    module, (rows, gates) = encoder().layers[0].double(), members()
+    favour = torch.log(gates.double()).requires_grad_() if gated else None
+    inputs = [rows.double().requires_grad_(), *([] if favour is None else [favour])]
+    assert torch.autograd.gradcheck(lambda rows, *favour: module(rows, *(favour or (None,))), inputs)
+
+
+def test_logits_of_any_size_leave_attention_finite() -> None:
+    module, (rows, gates) = encoder().layers[0], members()
+    with torch.no_grad():
+        module.query.mul_(1e4)
+    found = module(rows, torch.log(gates + 1e-9))
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert all(torch.isfinite(weight.grad).all() for weight in module.parameters() if weight.grad is not None)
+
+
 def test_a_closed_member_is_as_if_it_were_not_there() -> None:
     module, (rows, gates) = encoder(), members()
     gates[:, 2] = 0.0

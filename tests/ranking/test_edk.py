@@ -662,6 +662,22 @@ def test_rankings_without_learning_count_what_the_run_beside_them_trained_on() -
                 assert yardstick["auc"] == pytest.approx(auc(log.label[split[part]], best))
 
 
+def test_a_report_says_that_its_slices_do_not_go_by_old_events() -> None:
+    data, room = world(), TASKS["ranking"].room()
+    outcome = room.baseline("item-mean", None, data, "test")
+    said = "by the rows of the part 'train'"
+    for own, older in (
+        (request(), True),
+        (request(enhance=[], model={**MODEL, "train_on": "knowledge+train"}), True),
+        (request(enhance=[]), False),
+    ):
+        if not own["enhance"]:
+            own["model"] = {key: value for key, value in own["model"].items() if key != "edk"}
+        notes = room.report(outcome, resolve(RunRequest(**own), "test"), data, "test").notes
+        assert any(said in note for note in notes) is older
+    assert not any(said in note for note in room.report(outcome, None, data, "test").notes)
+
+
 def test_old_events_of_one_class_are_refused() -> None:
     data = world()
     label = data.log.label.copy()

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import initialise
+from braidrec.layers.set_attention import set_attention
 
 TEMPERATURE = 2 / 3
 LOW, HIGH = -0.1, 1.1
@@ -64,14 +64,12 @@ class GatedLayer(nn.Module):
     def forward(self, members: Tensor, favour: Tensor | None) -> Tensor:
         """members (n, F, d), favour (n, F) added to every query's logits of a member -> (n, F, d)."""
         count, size, _ = members.shape
-        rows = self.before_attention(members).flatten(0, 1)
+        rows = self.before_attention(members).flatten(0, 1).expand(self.heads, -1, -1)
         query, key, value = (
-            torch.matmul(rows, weight).view(self.heads * count, size, -1)
+            torch.bmm(rows, weight).view(self.heads * count, size, -1)
             for weight in (self.query * self.scale, self.key, self.value)
         )
-        logits = (query @ key.transpose(1, 2)).view(self.heads, count, size, size)
-        weights = (logits if favour is None else logits + favour[:, None]).softmax(dim=3)
-        mixed = (weights.flatten(0, 1) @ value).view(self.heads, count * size, -1)
+        mixed = set_attention(query, key, value, favour).view(self.heads, count * size, -1)
         members = members + ((mixed @ self.out).sum(dim=0) + self.bias).view_as(members)
         out: Tensor = members + self.rest(self.before_rest(members))
         return out
@@ -109,9 +107,9 @@ class SetAttention(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.scale = dim**-0.5
         initialise(self)
 
     def forward(self, members: Tensor) -> Tensor:
         """(B, F, d) -> (B, F, d)."""
-        out: Tensor = members + F.scaled_dot_product_attention(self.query(members), self.key(members), self.value(members))
-        return out
+        return members + set_attention(self.query(members) * self.scale, self.key(members), self.value(members))

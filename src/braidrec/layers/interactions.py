@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from braidrec.layers.mlp import initialise
+from braidrec.layers.set_attention import set_attention
 
 
 def fm_second_order(fields: Tensor) -> Tensor:
@@ -131,19 +132,21 @@ class FieldAttention(nn.Module):
             nn.init.xavier_normal_(part)
 
     def forward(self, fields: Tensor) -> Tensor:
-        weights, values, residual = self._attend(fields)
-        return torch.relu((weights @ values).transpose(1, 2).flatten(2) + residual)
+        queries, keys, values, residual = self._sides(fields)
+        mixed = set_attention(queries, keys, values).unflatten(0, (self.heads, -1))
+        return torch.relu(mixed.permute(1, 2, 0, 3).flatten(2) + residual)
 
     def attention(self, fields: Tensor) -> Tensor:
         """(B, heads, T, T), rows summing to 1."""
-        return self._attend(fields)[0]
+        queries, keys, *_ = self._sides(fields)
+        return (queries @ keys.transpose(1, 2)).softmax(dim=2).unflatten(0, (self.heads, -1)).transpose(0, 1)
 
-    def _attend(self, fields: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inside, *rest = (fields @ self.weight.T).split([3 * self.out, len(self.weight) - 3 * self.out], dim=2)
-        sides = inside.unflatten(2, (3 * self.heads, -1)).transpose(1, 2).contiguous()
-        queries, keys, values = sides.split(self.heads, dim=1)
-        weights = (queries @ keys.transpose(2, 3) * self.scale).softmax(dim=3)
-        return weights, values, rest[0] if rest[0].shape[2] else fields
+    def _sides(self, fields: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values (heads B, T, width), residual (B, T, heads * width)."""
+        inside, rest = self.weight[: 3 * self.out], self.weight[3 * self.out :]
+        sides = (fields @ inside.T).unflatten(2, (3 * self.heads, -1)).permute(2, 0, 1, 3).contiguous()
+        queries, keys, values = sides.unflatten(0, (3, self.heads)).flatten(1, 2)
+        return queries * self.scale, keys, values, fields @ rest.T if len(rest) else fields
 
 
 class BilinearFusion(nn.Module):

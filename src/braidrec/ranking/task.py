@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
@@ -195,7 +196,7 @@ class RankingTask:
         self, outcome: Outcome, config: RunConfig | None, data: Dataset, part: str, *, min_rows: int | None = None
     ) -> Report:
         log, train, negatives = data.log, data.split["train"], _held_out(config, data)
-        return evaluate_ranking(
+        found = evaluate_ranking(
             part_labels(data, part, negatives),
             outcome.values["scores"],
             ranking_slices(outcome.user, outcome.item, log.user[train], log.item[train], data.num_items),
@@ -204,6 +205,7 @@ class RankingTask:
             weights=part_weights(data, part, negatives),
             min_rows=MIN_ROWS if min_rows is None else min_rows,
         )
+        return replace(found, notes=(*found.notes, _OLDER)) if config is not None and _reads_older(config) else found
 
     def tests(
         self, first: Sequence[Outcome], second: Sequence[Outcome], config: RunConfig | None, data: Dataset, part: str
@@ -220,6 +222,7 @@ class RankingTask:
 
 
 TASK = RankingTask()
+_OLDER = "seen, warm and tail are by the rows of the part 'train', in every model alike; this one reads older rows, too"
 
 
 def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[str, float]:
@@ -237,6 +240,11 @@ def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[str, 
             "or tables = 'dense'"
         )
     return tables, 0.0
+
+
+def _reads_older(config: RunConfig) -> bool:
+    """Whether a model reads older rows than those of the part ``train``."""
+    return settings_of(config).rows != "train" or any(spec.parts for spec in config.chosen.enhancers)
 
 
 def _held_out(config: RunConfig | None, data: Dataset) -> NegativeSampler | None:
