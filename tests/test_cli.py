@@ -447,7 +447,7 @@ def test_errors_are_one_line_and_exit_code_2(braidrec: Screen, tmp_path: Path) -
     assert "give a run file, or --data" in braidrec.error("fit")
     assert "the run file does not exist" in braidrec.error("fit", tmp_path / "no.toml")
     assert "no prepared data set here" in braidrec.error(*fit, tmp_path / "no", "--out", tmp_path / "x")
-    assert "needs item text vectors" in braidrec.error(*fit, data, "--enhance", "disco", "--out", tmp_path / "x")
+    assert "DIN + DisCo needs item text vectors" in braidrec.error(*fit, data, "--enhance", "disco", "--out", tmp_path / "x")
     assert "other settings" in braidrec.error(*fit, data, "--out", run)
     assert "does not exist" in braidrec.error("evaluate", tmp_path / "no")
     assert "no part 'tset'" in braidrec.error("evaluate", run, "--part", "tset")

@@ -26,6 +26,7 @@ def test_every_error_is_of_the_family() -> None:
         ("lr", ["lr", "lr2"], " (did you mean 'lr'?)"),
         ("learning_rate", ["batch_size", "lr"], " (did you mean 'lr'?)"),
         ("learning-rate", ["batch_size", "lr"], " (did you mean 'lr'?)"),
+        ("epochs", ["max_epochs", "lr", "min_epochs"], " (did you mean 'max_epochs' or 'min_epochs'?)"),
         ("wd", ["batch_size", "weight_decay", "width"], " (did you mean 'weight_decay'?)"),
     ],
 )

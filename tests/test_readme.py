@@ -75,9 +75,10 @@ def test_the_description_is_one(tmp_path: Path) -> None:
     text, run_file = blocks("toml")
     (tmp_path / "run.toml").write_text(run_file)
     assert resolve(read_request(tmp_path / "run.toml", {}), "run.toml").backbone == "din"
-    file = tmp_path / "shop.toml"
+    file = tmp_path / "store.toml"
     file.write_text(text)
-    assert load_description(file).name == "shop"
+    assert load_description(file).name == "store"
+    assert 'data = "prepared/store"' in run_file
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -65,11 +65,11 @@ def remedy(python: str, command: str) -> str:
 
 
 def suggest(name: str, accepted: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the nearest accepted name, or the list of accepted names when none is near."""
+    """ " (did you mean 'x'?)" for the nearest accepted names, or the list of accepted names when none is near."""
     options = sorted(accepted)
-    near = nearest(name, options)
-    if near is not None:
-        return f" (did you mean '{near}'?)"
+    near = _near(name, options)
+    if near:
+        return f" (did you mean {' or '.join(map(repr, sorted(near)))}?)"
     return f" (accepted: {', '.join(options)})" if options else ""
 
 
@@ -77,11 +77,20 @@ def nearest(name: str, accepted: Collection[str]) -> str | None:
     """The accepted name that was perhaps meant: its own initials or those of ``name`` (``lr``, ``learning_rate``), else one
     that is written alike.
     """
+    return next(iter(_near(name, accepted)), None)
+
+
+def _near(name: str, accepted: Collection[str]) -> list[str]:
+    """Those that are equally near: of ``max_epochs`` and ``min_epochs`` neither is more like ``epochs``."""
     for option in accepted:
         if name in (option, _initials(option)) or option == _initials(name):
-            return option
-    near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.6)
-    return near[0] if near else None
+            return [option]
+    near = difflib.get_close_matches(name, accepted, n=3, cutoff=0.6)
+    return [each for each in near if _alike(each, name) == _alike(near[0], name)]
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _initials(name: str) -> str | None:

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def plain(text: str) -> str:
     return escape(redact(text))
 
 
-def console() -> Console:
-    """Rich's for stdout, with every piece of text made harmless at the last step; styles and columns are its own."""
+def console(file: TextIO | None = None) -> Console:
+    """Rich's for stdout or ``file``, every piece of text made harmless at the last step; styles and columns are its own."""
     from rich.console import Console
 
     class Harmless(Console):
@@ -109,7 +109,7 @@ def console() -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=escape(segment.text))
 
-    return Harmless(width=None if sys.stdout.isatty() else 140, emoji=False)
+    return Harmless(file=file, width=None if sys.stdout.isatty() else 140, emoji=False)
 
 
 def plain_logs() -> None:

@@ -168,6 +168,7 @@ class Plan:
     settings: stage -> what the weights of a taken one must have been trained with, by key (`Stage.settings`)
     choices: what was settled on the way, for the record    average_epochs: where it is not as the settings say
     yardsticks: what rankings without learning that take no more than seconds reach on validation: title -> metric -> value
+    doubt: what the task says, with what to do, where the validation metrics that were reached mean less than they seem to
     """
 
     stages: Sequence[AnyStage]
@@ -182,6 +183,7 @@ class Plan:
     choices: Mapping[str, Any] = field(default_factory=dict)
     average_epochs: float | None = None
     yardsticks: Callable[[], Mapping[str, Mapping[str, float]]] = dict
+    doubt: Callable[[Mapping[str, float]], str | None] = lambda reached: None
 
 
 @dataclass(frozen=True)

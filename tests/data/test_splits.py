@@ -226,6 +226,12 @@ def test_what_needs_order_is_refused_for_pairs_alone(tmp_path: Path) -> None:
         said = rf"split.kind = '{kind}' needs to know what came first: .*for pairs alone use split.kind = \"ratio\""
         with pytest.raises(DataError, match=said):
             Dataset.prepare(pairs_alone(), tmp_path / "d", settings)
+    schema = Schema(user="user", item="item", label="good")
+    with pytest.raises(
+        DataError,
+        match=r"clock \(columns without a role: seen, device; timestamp = .* under \[interactions\] makes one the clock\);",
+    ):
+        check_split(SplitConfig(), schema, ["user", "seen", "item", "device", "good"])
     settings = PrepareSettings(split=SplitConfig(kind="ratio", cold_items=0.1))
     with pytest.raises(DataError, match=r"split.cold_items needs to know what came first: .*for pairs alone leave it out"):
         Dataset.prepare(pairs_alone(), tmp_path / "d", settings)

@@ -57,6 +57,21 @@ def test_values_by_name() -> None:
         found.whole("reech")
 
 
+def test_a_report_prints_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = str(report()).splitlines()
+    assert "slice" in lines[1]
+    assert any("62.5000" in line for line in lines)
+    assert not any(line != line.rstrip() or "\x1b" in line for line in lines)
+    assert report()._repr_html_().startswith("<pre ")
+
+
+def test_no_number_is_cut_short_where_the_screen_is_narrow() -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=40).print(render({"one model": report(), "another model": report()}))
+    assert "…" not in stream.getvalue()
+    assert "0.125" in stream.getvalue()
+
+
 def test_interval_of_resamples() -> None:
     clusters = cluster_by_user([1, 1, 2], 3)
     assert Interval.of(np.linspace(0, 1, 1_025), clusters) == Interval(0.025, 0.975, 1_025, 2, 2)

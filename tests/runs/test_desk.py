@@ -158,10 +158,10 @@ def test_whom_nobody_knows_is_an_error_or_has_no_score(tmp_path: Path) -> None:
     user, item = run.dataset.schema.user, run.dataset.schema.item
     frame = pl.DataFrame({user: [USER, "nobody", USER, None, USER], item: ["B00001", "B00001", "nothing", "B00001", "late"]})
     with pytest.raises(
-        DataError, match=r"the pairs, row 1: user 'nobody' is not in planted.*; 2 of 5 rows are such; .*unknown="
+        DataError, match=r"the pairs, row 2: user 'nobody' is not in planted.*; 2 of 5 rows are such; .*unknown="
     ):
         run.score(frame, show_progress=False)
-    with pytest.raises(DataError, match=r"the pairs, row 1: item 'nothing' is not in the catalogue of planted.*; 1 of 3 rows"):
+    with pytest.raises(DataError, match=r"the pairs, row 2: item 'nothing' is not in the catalogue of planted.*; 1 of 3 rows"):
         run.score(frame.filter(pl.col(user) == USER), show_progress=False)
     with at_command_line(), pytest.raises(DataError, match=r"leave their scores empty with --unknown null"):
         run.score(frame, show_progress=False)

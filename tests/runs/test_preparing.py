@@ -53,6 +53,9 @@ def test_a_description_becomes_the_data_set_that_was_described(tmp_path: Path) -
 def test_unknown_names_and_misplaced_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'ml-1mm' is neither a public data set \(did you mean 'ml-1m'\?\)"):
         prepare("ml-1mm", None, tmp_path / "out")
+    (tmp_path / "clicks.csv").write_text("user,item\n1,2\n")
+    with pytest.raises(ConfigError, match=r"clicks.csv' is no description: write a TOML file with name = .clicks. and, below "):
+        prepare(str(tmp_path / "clicks.csv"), None, tmp_path / "out")
     with pytest.raises(ConfigError, match="a description names its own files"):
         prepare(str(tmp_path / "mine.toml"), tmp_path, tmp_path / "out")
     with pytest.raises(BraidError):

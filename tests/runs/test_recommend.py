@@ -206,6 +206,8 @@ def test_an_item_added_with_a_known_item_s_text_and_fields_reads_as_the_same_tex
         (["x"], "the new items: builtins.list is no table; accepted: a path, or a Polars, Arrow or pandas frame"),
         (pl.DataFrame({"item_id": ["x", "x"], "title": ["a", "b"]}), "item 'x' is already known"),
         (pl.DataFrame({"item_id": ["x"], "genre": ["comedy"]}), "item 'x' has no text"),
+        ({"x": "text", "y": "", "z": ""}, "item 'y' has no text; .*; 2 of 3 are such: give them a text or leave them out"),
+        (pl.DataFrame({"item_id": ["x", ""], "title": ["a", "b"]}), "the new items, row 2: the id is empty"),
         (pl.DataFrame({"id": ["x"]}), "no id column 'item_id'"),
     ],
 )

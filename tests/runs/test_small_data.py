@@ -294,6 +294,21 @@ def test_a_simple_ranking_that_is_better_on_validation_is_named(backbone: str, t
     assert f"warning: {text}" in shown.output
 
 
+def test_probabilities_that_say_less_than_the_share_of_positives_are_named() -> None:
+    data = shop()
+    labels = data.log.label[data.split["valid"]].astype(np.float64)
+    share = float(data.log.label[data.split["train"]].mean())
+    constant = -float(np.mean(labels * np.log(share) + (1 - labels) * np.log(1 - share)))
+    doubt = ranker().task.plan(ranker().config, data, None, show_progress=False).doubt
+    assert doubt({"auc": 0.7, "log_loss": constant - 0.01}) is None
+    said = doubt({"auc": 0.7, "log_loss": constant + 0.01})
+    assert said is not None
+    assert said.endswith("too sure; read them as scores, or let them choose: model.monitor = 'log_loss'")
+    assert said.startswith(
+        f"on validation the log loss is {constant + 0.01:.4f}, and {constant:.4f} where every row has the share"
+    )
+
+
 def command(run: Run) -> list[str]:
     values = {"model.dim": 8, "training.lr": 1e-9, "training.max_epochs": 1, "training.checks_per_epoch": 1}
     changes = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]

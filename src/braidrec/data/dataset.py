@@ -391,7 +391,7 @@ class _Preparation:
     def __init__(self, tables: Tables, settings: PrepareSettings):
         self.tables, self.schema, self.settings = tables, tables.schema, settings
         schema = self.schema
-        splits.check_split(settings.split, schema)
+        splits.check_split(settings.split, schema, tables.interactions.columns)
         if settings.ties == "exclude" and schema.clock is None:
             raise DataError(
                 "ties = \"exclude\" needs to know what came first: the interactions need a 'timestamp' column, or 'order'; for "

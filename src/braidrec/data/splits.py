@@ -7,7 +7,7 @@ ones (DisCo's protocol, KDD 2024, section 4.1).  Pairs alone, and ready-made spl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +43,10 @@ class Split:
         return self["+".join(name for name in self.parts if name not in ("valid", "test"))]
 
 
-def check_split(config: SplitConfig, schema: Schema) -> None:
+def check_split(config: SplitConfig, schema: Schema, columns: Sequence[str] = ()) -> None:
     """Raises DataError, naming the remedy, where ``ratios`` are no shares of a whole, and where ``config`` asks for what a log
     with the columns of ``schema`` cannot tell: time of a log without a clock, order of pairs alone, ``cold_items`` of a split
-    without one border in time, parts of a log that names none.
+    without one border in time, parts of a log that names none.  ``columns``: the log's, to name those without a role.
     """
     if config.fault_of_ratios is not None:
         raise DataError(config.fault_of_ratios)
@@ -56,7 +56,7 @@ def check_split(config: SplitConfig, schema: Schema) -> None:
             asked, remedy = "split.cold_items", "for pairs alone leave it out"
         raise DataError(
             f"{asked} needs to know what came first: the interactions need a 'timestamp' column, or 'order' (each user's own "
-            f"order) where there is no clock; {remedy}"
+            f"order) where there is no clock{_unused(schema, columns)}; {remedy}"
         )
     if config.cold_items and config.kind != "temporal":
         raise DataError(
@@ -74,6 +74,15 @@ def check_split(config: SplitConfig, schema: Schema) -> None:
             "split.kind = 'given' reads the parts from a column of the interactions, and none is named; name the one that says "
             'train, valid or test: part = "..." ([interactions] in TOML), or choose split.kind = "ratio"'
         )
+
+
+def _unused(schema: Schema, columns: Sequence[str]) -> str:
+    """Columns that could be the clock, and how one of them is."""
+    taken = {schema.user, schema.item, schema.rating, schema.label, schema.weight, schema.part}
+    free = [name for name in columns if name not in taken | {entry.name for entry in schema.context_fields}]
+    if not free:
+        return ""
+    return f' (columns without a role: {", ".join(free)}; timestamp = "..." under [interactions] makes one the clock)'
 
 
 def make_split(

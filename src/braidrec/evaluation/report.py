@@ -5,6 +5,8 @@ A report of any task: it brings its numbers by name and says itself how a table 
 
 from __future__ import annotations
 
+import html
+import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -13,6 +15,7 @@ import numpy as np
 
 from braidrec.errors import DataError, suggest
 from braidrec.evaluation.metrics import Floats
+from braidrec.shown import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -132,6 +135,15 @@ class Report:
                 return result
         raise DataError(f"the report has no slice '{name}'{suggest(name, [result.name for result in self.slices])}")
 
+    def __str__(self) -> str:
+        """The table that the command line prints."""
+        file = io.StringIO()
+        console(file).print(render({"value": self}), highlight=False)
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="line-height: 1.2">{html.escape(str(self))}</pre>'
+
     def whole(self, name: str) -> float | None:
         """A number of all rows, or of no slice.  Raises DataError where there is none of this name."""
         return self.lists[name] if name in self.lists else self.slices[0][name]
@@ -198,9 +210,10 @@ def render(reports: Mapping[str, Report], shown: Sequence[Shown] | None = None) 
                 f"'{name}' and '{first}' were not evaluated on the same rows: "
                 f"slice (name, rows, {', '.join(each.name for each in counts)}) {here} against {there}"
             )
+    # columns fold where a screen is narrow: a number that is cut short is another number
     table = Table(caption="\n".join([_caption(cells), *map(escape, _shared_notes(reports))]))
     for title in ("slice", "rows", *(each.title for each in counts), *map(escape, reports)):
-        table.add_column(title, justify="left" if title == "slice" else "right")
+        table.add_column(title, justify="left" if title == "slice" else "right", overflow="fold")
     for at, (slice_name, *numbers) in enumerate(rows[first]):
         of_models = [
             _cell(part := report.slices[at], cells, part.intervals if at else report.intervals) for report in reports.values()

@@ -296,12 +296,12 @@ def numbers(
     title = f"{experiment.id} on {data}: {experiment.title}" + (f", {said}" if said else "")
     table = Table(title=escape(title), title_justify="left")
     table.add_column("model", no_wrap=True)
-    table.add_column("seeds")
+    table.add_column("seeds", overflow="fold")
     gains = bool(over) or experiment.columns is None  # a table of many columns has them only where it speaks of gains
     for metric in metrics:
         # a header whose first line is empty stands under the one to its left
         for column in (f"{metric.title}\nprinted", "\nhere", *(("gain\nprinted", "gain\nhere") if gains else ())):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", overflow="fold")
     for row in rows:
         entry = entries.get(row.name)
         seeds = "not run" if entry is None else "-" if row.simple else seeds_said(entry["seeds"])

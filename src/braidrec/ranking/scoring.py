@@ -17,7 +17,7 @@ from braidrec.data.training import training_positions
 from braidrec.errors import ConfigError, remedy
 from braidrec.evaluation.baselines import RankingLog
 from braidrec.evaluation.by_user import USER_METRICS, user_gains
-from braidrec.evaluation.metrics import auc
+from braidrec.evaluation.metrics import auc, log_loss
 from braidrec.progress import progress
 from braidrec.registry import Spec
 
@@ -107,6 +107,24 @@ def yardsticks(baselines: Mapping[str, Spec], dataset: Dataset, rows: str = "tra
     found: dict[str, float] = {"auc": auc(labels, ranking.valid, part_weights(dataset, "valid", None))}
     found |= {metric: value for metric in USER_METRICS if (value := by_user.mean(metric)) is not None}
     return {spec.title_of(spec.config()): found}
+
+
+def too_sure(dataset: Dataset, rows: str, monitor: str, reached: Mapping[str, float]) -> str | None:
+    """That the log loss on validation is above that of one number, the share of positives of ``rows``: see `Plan.doubt`.
+
+    monitor: what chose the weights
+    """
+    share = np.average(part_labels(dataset, rows, None), weights=part_weights(dataset, rows, None))
+    labels = part_labels(dataset, "valid", None)
+    constant = log_loss(labels, np.full(len(labels), share), part_weights(dataset, "valid", None))
+    own = reached.get("log_loss", float("nan"))
+    if not own > constant:
+        return None
+    return (
+        f"on validation the log loss is {own:.4f}, and {constant:.4f} where every row has the share of "
+        f"positives of '{rows}': the order may be worth something, the probabilities are too sure; read them as scores"
+        + ("" if monitor == "log_loss" else ", or let them choose: model.monitor = 'log_loss'")
+    )
 
 
 def negative_sampler(

@@ -43,6 +43,7 @@ from braidrec.ranking.scoring import (
     part_weights,
     score_batches,
     score_with_progress,
+    too_sure,
     yardsticks,
 )
 from braidrec.registry import TaskSpec
@@ -169,6 +170,7 @@ class RankingTask:
             },
             average_epochs=None if averaging == training.average_epochs else averaging,
             yardsticks=lambda: {} if held_out is not None else yardsticks(SPEC.baselines, data, settings.rows),
+            doubt=lambda reached: None if held_out is not None else too_sure(data, settings.rows, settings.monitor, reached),
         )
 
     def load(self, config: RunConfig, saved: Saved, data: Dataset | None, text: Callable[[], Vectors] | None = None) -> Model:

@@ -59,9 +59,12 @@ def encode_additions(
         )
     ids = frame[schema.item].to_list()
     _check_ids(ids, catalogue)
-    for raw, *own in zip(ids, *rendered, strict=True):
-        if not all(own):
-            raise DataError(f"item '{raw}' has no text; a new item is known by its text alone")
+    mute = [raw for raw, *own in zip(ids, *rendered, strict=True) if not all(own)]
+    if mute:
+        raise DataError(
+            f"item '{mute[0]}' has no text; a new item is known by its text alone; {len(mute):,} of {len(ids):,} are such: "
+            "give them a text or leave them out"
+        )
     vectors = bases.encode([[str(text) for text in own] for own in rendered])
     for raw, vector in zip(ids, vectors, strict=True):
         if not np.isfinite(vector).all():
@@ -140,7 +143,7 @@ def _check_ids(ids: Sequence[str], catalogue: Catalogue) -> None:
     seen: set[str] = set()
     for at, raw in enumerate(ids):
         if not raw:
-            raise DataError(f"the new items, row {at}: the id is empty; every item needs one")
+            raise DataError(f"the new items, row {at + 1}: the id is empty; every item needs one")
         if catalogue.has(raw) or raw in seen:
             raise DataError(f"item '{raw}' is already known; an item is added once, under an id of its own")
         seen.add(raw)

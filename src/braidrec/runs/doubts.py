@@ -14,7 +14,7 @@ def doubts(config: RunConfig, plan: Plan, phases: Sequence[AnyPhase], results: S
     """In words, with what to do; empty where there is nothing to doubt."""
     early = [_early(config, result) for result in results]
     simple = _simple(config, phases[-1], results[-1].metrics, plan.yardsticks())
-    return [each for each in (*early, simple) if each is not None]
+    return [each for each in (*early, simple or plan.doubt(results[-1].metrics)) if each is not None]
 
 
 def _early(config: RunConfig, result: PhaseResult) -> str | None:

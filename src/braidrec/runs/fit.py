@@ -154,7 +154,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     device = device_of(config.training.accelerator)
     dataset = dataset or Dataset.open(config.data)
     task = config.chosen.task.room()
-    bases = KnowledgeBases.open(config.knowledge) if task.reads_text(config) else None
+    bases = KnowledgeBases.open(config.knowledge, config.title) if task.reads_text(config) else None
     if bases is not None:
         bases.tell_changes(dataset)
     text = None if bases is None else bases.matrix(dataset)

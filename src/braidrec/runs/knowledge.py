@@ -76,9 +76,10 @@ class _WriterFile(Strict):
     writer: WriterConfig
 
 
-def _none() -> str:
+def _none(who: str = "this") -> str:
     how = remedy("knowledge=FOLDER", '--knowledge FOLDER, or in the run file knowledge = "FOLDER"')
-    return f"this needs item text vectors: give the run a knowledge base ({how})"
+    made = remedy("build_knowledge(data, FOLDER)", "'braidrec knowledge build DATA'")
+    return f"{who} needs item text vectors: give the run a knowledge base ({how}); {made} makes one"
 
 
 def read_settings(folder: Path) -> KnowledgeSettings:
@@ -101,11 +102,11 @@ class KnowledgeBases:
     bases: tuple[KnowledgeBase, ...]
 
     @classmethod
-    def open(cls, folders: Folders) -> KnowledgeBases:
-        """Raises ConfigError for none and for one that is given twice, KnowledgeError for a folder that holds none."""
+    def open(cls, folders: Folders, who: str = "this") -> KnowledgeBases:
+        """Those of ``who``.  Raises ConfigError for none and for one given twice, KnowledgeError where there is none."""
         paths = [path_of(each, "knowledge") for each in ((folders,) if isinstance(folders, str | Path) else folders or ())]
         if not paths:
-            raise ConfigError(_none())
+            raise ConfigError(_none(who))
         for at, path in enumerate(paths):
             if path.resolve() in [other.resolve() for other in paths[:at]]:
                 raise ConfigError(f"the knowledge base {path} is given twice, which says nothing new; name each folder once")
@@ -348,7 +349,10 @@ def _made(
     confirm: Callable[[str], bool] | None,
 ) -> str:
     if not dataset.schema.text:
-        raise DataError(f"{dataset.path}: the catalogue has no text columns; name them in the description (items.text = [...])")
+        raise DataError(
+            f"{dataset.path}: the catalogue has no text columns; name them in the description (items.text = [...]); in Python "
+            "pass a schema"
+        )
     prompt = PromptTemplate(noun=dataset.schema.noun, fields=dataset.schema.text)
     wanted = parse(
         KnowledgeSettings,

@@ -42,7 +42,7 @@ def rows_of(ids: pl.Series, known: Mapping[str, int], role: str, where: str, unk
     if len(strange) and unknown == "error":
         first = ids[int(strange[0])]
         raise DataError(
-            f"the pairs, row {strange[0]}: {role} {first!r} is not in {where}{near(str(first or ''), list(known))}; "
+            f"the pairs, row {strange[0] + 1}: {role} {first!r} is not in {where}{near(str(first or ''), list(known))}; "
             f"{len(strange):,} of {len(rows):,} rows are such; leave their scores empty with "
             + remedy('unknown="null"', "--unknown null")
         )

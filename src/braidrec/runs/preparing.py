@@ -52,6 +52,12 @@ def prepare(
         description = load_description(Path(what))
         tables, settings = description.cut(read_tables(description, Path(what).parent))
     else:
+        if Path(what).is_file():
+            raise ConfigError(
+                f"'{what}' is no description: write a TOML file with name = \"{Path(what).stem}\" and, below [interactions], "
+                f'file = "{Path(what).name}" (likewise [items] and [users]), and name that; what columns mean is guessed and '
+                "shown. In Python Dataset.from_frames takes tables as they are"
+            )
         raise ConfigError(f"'{what}' is neither a public data set{suggest(what, DATA_SETS)} nor a description file (.toml)")
     split = {"cold_items": cold_items, "tie": tie}
     changes: dict[str, Any] = {"split": {key: value for key, value in split.items() if value is not None}}

@@ -156,7 +156,9 @@ class Run:
             ("answers", "probabilities of a positive" if held.model.probabilities else "scores without a unit"),
             (
                 "ask it",
-                "recommend(user), recommend(items=[...]), similar(item), score(pairs), item_vectors(), evaluate()",
+                "recommend(user), recommend(items=[...]), similar(item), score(pairs), "
+                + ("recommend(user, explain=True), " if isinstance(held.model, Explains) else "")
+                + "item_vectors(), evaluate()",
             ),
         ]
 
@@ -266,7 +268,8 @@ class Run:
         """
         if user is None and items is None and fields is None:
             raise DataError(
-                "recommend needs either a user or a list of items that somebody new liked, or fields that describe them"
+                "recommend needs either a user or a list of items that somebody new liked, or fields that describe them: "
+                + remedy("user, items or fields", "--user, --items or --field")
             )
         if user is not None and fields is not None:
             raise DataError(f"fields describe somebody new, and user {user!r} is known by what the data have of them; drop one")

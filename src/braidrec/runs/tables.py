@@ -39,7 +39,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         numeric = all(
             isinstance(row[at], int | float) or str(row[at]).replace(",", "").replace(".", "").isdigit() for row in rows
         )
-        table.add_column(escape(name), justify="right" if rows and numeric else "left")
+        table.add_column(escape(name), justify="right" if rows and numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(
             *(
@@ -57,7 +57,7 @@ def reasons(because: Sequence[Because], most: int = 3) -> str:
     names = [textwrap.shorten(each.title or each.item, 40, placeholder="…") for each in because[:most]]
     shown = [f"{name} {each.share:.0%}" for name, each in zip(names, because, strict=False) if each.share > 0]
     text = [each.text for each in because if each.text is not None]
-    return "; ".join(shown) + (f" (text: {sum(text):.0%} of all)" if text else "")
+    return "; ".join(shown) + (f" (text: {sum(text):z.0%} of all)" if text else "")
 
 
 def divided(parts: Sequence[Share], most: int = 3) -> str:

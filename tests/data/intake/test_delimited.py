@@ -34,6 +34,7 @@ def _rows(text: str | bytes, **options: object) -> list[tuple[str | None, ...]]:
         (b'user,item\n1,"a\n', "line 2: column 'item': a quote"),
         (b'user,item\n"1"x,2\n', "line 2: column 'user': a quote"),
         (b"user,item\n1,2\n3,caf\xe9\n", "line 3: column 'item': byte 0xe9 is not UTF-8 (read as latin-1 the value is 'café')"),
+        (b"user,item\r\n1,caf\xe9\r\n", "line 2: column 'item': byte 0xe9 is not UTF-8 (read as latin-1 the value is 'café')"),
         (b"us\xe9r,item\n1,2\n", "line 1: byte 0xe9 of the column names is not UTF-8"),
         (b"user,item\n1,2\r3\n4,5\n", "line 2: a carriage return inside a value"),
         (b"1,2\n3,4\n", "line 1: '1,2' looks like data, not column names"),

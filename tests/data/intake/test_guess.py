@@ -94,6 +94,28 @@ def test_a_catalogue_gives_text_category_and_fields() -> None:
     assert by_column["items.constant"] == "not used"
 
 
+def test_what_is_not_read_says_how_it_would_be_and_only_text_is_cut() -> None:
+    items = pl.DataFrame(
+        {
+            "item": range(20),
+            "headline": [f"film {at}" for at in range(20)],
+            "Beschreibung": [f"von {at}" for at in range(20)],
+            "labels": [["a"], ["b", "c"]] * 10,
+            "written": ["['a', 'b']", "['c']"] * 10,
+            "vector": [[0.5, 1.0]] * 20,
+        }
+    )
+    schema, guesses = guess_schema(_log("user", "item", "timestamp"), items)
+    said = {guess.column.removeprefix("items."): f"{guess.role} ({guess.why})" for guess in guesses}
+    assert schema.text == ("headline",)
+    assert said["Beschreibung"] == "not used (nearly every row has its own value; to have it read name it in items.text)"
+    assert said["labels"] == "field (multi) (lists)"
+    assert said["written"] == "field (multi) (lists written as text)"
+    assert said["vector"] == "not used (lists of decimal numbers)"
+    with pytest.raises(DataError, match="no column is called like an item id"):
+        guess_schema(_log("user", "what"))
+
+
 def test_kinds_of_fields() -> None:
     assert field_of(pl.Series("zip", [str(at) for at in range(100)] * 2))[0] == Field(name="zip")
     assert field_of(pl.Series("price", list(range(100))))[0] == Field(name="price", kind="numeric")

@@ -88,7 +88,10 @@ def test_ids_of_one_kind_get_one_type() -> None:
         ({"item": [True, False]}, "ids of type Boolean"),
         ({"time": [1, None]}, "row 2, column 'time': None is empty"),
         ({"time": [1.0, float("nan")]}, "row 2, column 'time': nan is not a finite number"),
-        ({"time": [1.0, 1.5]}, "row 2, column 'time': 1.5 has a fraction"),
+        (
+            {"time": [1.0, 1.5]},
+            "row 2, column 'time': 1.5 has a fraction (seconds since 1970); round it to a whole number, or say time_unit = ",
+        ),
         ({"time": [1, -5]}, "row 2, column 'time': -5 is negative"),
         ({"time": [2**64 - 1, 1]}, "does not fit 64 bits"),
         ({"time": ["1", "2", "later"]}, "row 3, column 'time': 'later' is not a number"),

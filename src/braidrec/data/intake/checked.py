@@ -161,13 +161,14 @@ class CheckedTable:
             self.refuse(column, values.is_null(), f"is empty or no number ({role}); fill it in or delete the row")
         return values
 
-    def whole(self, column: str, role: str) -> pl.Series:
+    def whole(self, column: str, role: str, *, otherwise: str = "") -> pl.Series:
+        """Int64 from 0 on; ``otherwise``: what else can be done about fractions than to round them."""
         import polars as pl
 
         values = self.numbers(column, role)
         if values.dtype.is_float():
             partial = (values != values.floor()).fill_null(False)
-            self.refuse(column, partial, f"has a fraction ({role}); round it to a whole number")
+            self.refuse(column, partial, f"has a fraction ({role}); round it to a whole number{otherwise}")
         whole = values.cast(pl.Int64, strict=False)
         self.refuse(column, (values.is_not_null() & whole.is_null()), f"does not fit 64 bits ({role})")
         self.refuse(column, (whole < 0).fill_null(False), f"is negative ({role}); numbers from 0 on are accepted")

@@ -25,7 +25,7 @@ OnBadRows = Literal["error", "skip"]
 SEPARATORS = (",", "\t", ";")
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _SMALL_BLOCK, _LARGE_BLOCK = 1 << 16, 1 << 24  # bytes checked at once: small behind damage, doubling while all is well
-ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML)'
+ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML, ReadConfig in Python)'
 _NAMED_SEPARATOR = re.compile(rb"sep=([^\r\n])(?=\r?\n)")  # a first line that spreadsheets write; what is left of it is blank
 _SHOWN = 60  # characters of a bad row that a message quotes
 
@@ -247,7 +247,7 @@ class _Scan:
         separator = self.separator.encode()
         parts = cells.split(separator)
         index = min(cells[:at].count(separator), len(self.names) - 1)
-        value = parts[index].decode("latin-1").strip('"')
+        value = parts[index].decode("latin-1").rstrip("\r\n").strip('"')
         return (
             f"column '{self.names[index]}': byte 0x{cells[at]:02x} is not UTF-8 "
             f"(read as latin-1 the value is {_short(value)}); {ENCODING_REMEDY}"

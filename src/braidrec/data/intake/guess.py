@@ -47,13 +47,14 @@ _ORDER = _tiers("order position seq sequence step")
 _RATING = _tiers("rating ratings", "stars score overall")
 _LABEL = _tiers("label click clicked isclick", "target liked like y")
 _WEIGHT = _tiers("weight sampleweight")
-_TITLES = _names("title name itemname productname movietitle booktitle")
+_TITLES = _names("title headline name itemname productname movietitle booktitle")
 _KINDS = _names("genre genres category categories brand maincategory topic subject author")
 _SEVERAL = _KINDS | {"tags"}
 _BODIES = _names("description desc summary abstract plot synopsis text body content about features")
 _CATEGORY = _tiers("category maincategory genre topic", "categories genres")
 _SEPARATORS = ("|", ";", ",")
 GIVEN = "given"
+_LISTS, _WRITTEN, _OWN_VALUES = "lists", "lists written as text", "nearly every row has its own value"  # reasons
 _CODES = ("id", "code", "zip")  # endings of names whose numbers are no quantities
 _MANY = 50  # distinct integers beyond which a column counts as a quantity, not as a choice
 _LOOKED_AT = 50_000  # rows of the interactions whose contents are looked at
@@ -221,7 +222,7 @@ def _shared(
         return common[0], f"the only column shared with the {kind} table"
     names = common or free or interactions.columns
     raise DataError(
-        f"interactions: no column is called like a {role} id (candidates: {', '.join(names)}); "
+        f"interactions: no column is called like {'an' if role == 'item' else 'a'} {role} id (candidates: {', '.join(names)}); "
         f'write under [interactions]: {role} = "{names[0]}"'
     )
 
@@ -317,8 +318,12 @@ def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any],
             said.append("category")
         if name in by_name:
             entry = by_name[name]
-            said.append(f"field ({entry.kind}" + (f", cut at {entry.separator!r})" if entry.kind == "multi" else ")"))
-        guesses.append(RoleGuess(f"{kind}.{name}", " + ".join(said) or "not used", roles[name][1]))
+            cut = entry.kind == "multi" and roles[name][1] not in (_LISTS, _WRITTEN)
+            said.append(f"field ({entry.kind}" + (f", cut at {entry.separator!r})" if cut else ")"))
+        why = roles[name][1]
+        if kind == "items" and not said and why == _OWN_VALUES:
+            why += "; to have it read name it in items.text"
+        guesses.append(RoleGuess(f"{kind}.{name}", " + ".join(said) or "not used", why))
     return guesses
 
 
@@ -328,7 +333,10 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
 
     name, count, values = values.name, len(values), values.alias("")  # Polars reads some names as patterns
     if isinstance(values.dtype, pl.List) and not values.dtype.inner.is_nested():
-        return Field(name=name, kind="multi"), "lists"
+        inner = values.explode(empty_as_null=True)
+        if inner.dtype.is_float() and bool((inner.drop_nulls() % 1 != 0).any()):
+            return None, "lists of decimal numbers"
+        return Field(name=name, kind="multi"), _LISTS
     if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype in (pl.Binary, pl.Object):
         return None, f"values of type {values.dtype}"
     distinct = values.n_unique()
@@ -345,7 +353,7 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
     text = values.cast(pl.String).drop_nulls()
     written = listed(text)
     if 2 * int(text.is_in(list(written)).sum()) > len(text):
-        return Field(name=name, kind="multi"), "lists written as text"
+        return Field(name=name, kind="multi"), _WRITTEN
     for separator in _SEPARATORS:
         cut = int(text.str.contains(separator, literal=True).sum())
         if 10 * cut >= len(text) > 0 and (separator == "|" or _plain(name) in _SEVERAL):
@@ -353,5 +361,5 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
             if 2 * pieces <= count or count < 20:
                 return Field(name=name, kind="multi", separator=separator), f"{pieces:,} different values, several in a cell"
     if distinct > 0.9 * count and count > 1:
-        return None, "nearly every row has its own value"
+        return None, _OWN_VALUES
     return Field(name=name), f"{distinct:,} different values in {count:,} rows"

@@ -65,7 +65,8 @@ def seconds_of(log: CheckedTable, column: str) -> pl.Series:
     log.put(column, values)
     if read.time_unit is not None:
         return _by_unit(log, column, read.time_unit)
-    return _by_size(log, column, log.whole(column, "seconds since 1970"))
+    cut = ', or say time_unit = "s" ([read] in TOML, ReadConfig in Python): fractions then say what came first'
+    return _by_size(log, column, log.whole(column, "seconds since 1970", otherwise=cut))
 
 
 def _by_unit(log: CheckedTable, column: str, unit: str) -> pl.Series:
