@@ -311,7 +311,8 @@ def _validation(
 
     def validate(module: nn.Module) -> Mapping[str, float]:
         logits = score_batches(module, batches, place_of(module))
-        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        with np.errstate(over="ignore"):  # of a logit below -709: its probability is 0
+            probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         found = {"auc": auc(labels, logits, weights), "log_loss": log_loss(labels, probabilities, weights)}
         if besides:
             found |= {name: float(values.mean()) for name, values in user_gains(labels, logits, users, besides).values.items()}
