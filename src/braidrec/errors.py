@@ -66,7 +66,7 @@ def remedy(python: str, command: str) -> str:
 
 def suggest(name: str, accepted: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the nearest accepted names, or the list of accepted names when none is near."""
-    options = sorted(accepted)
+    options = sorted(set(accepted))
     near = _near(name, options)
     if near:
         return f" (did you mean {' or '.join(map(repr, sorted(near)))}?)"
