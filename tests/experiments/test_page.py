@@ -142,7 +142,7 @@ def test_where_gains_come_from_is_what_the_numbers_say() -> None:
 
     faster = means("edk/tuned", "auc")
     for name in ("tuned-deepfm", "tuned-din"):
-        assert abs(faster[f"{name}-edk"] - faster[name]) < 0.001
+        assert faster[f"{name}-edk"] < faster[name] or p_of("edk/tuned", f"{name}-edk", name, "auc") > 0.05
         assert faster[f"{name}-all"] > faster[name] + 0.005
     edk = means("edk/table2", "auc")
     for name in (row.removesuffix("-edk") for row in edk if row.endswith("-edk")):
