@@ -28,6 +28,7 @@ from braidrec.files import read_json
 from braidrec.layers.mlp import Norm
 from braidrec.ranking.backbones.dcn import DCN
 from braidrec.ranking.parts import BackboneConfig
+from braidrec.ranking.scoring import too_sure
 from braidrec.registry import TASKS, LogSize, Spec
 from braidrec.runs.doubts import _early
 from braidrec.runs.fit import FitWarning, fit
@@ -307,6 +308,8 @@ def test_probabilities_that_say_less_than_the_share_of_positives_are_named() -> 
     assert said.startswith(
         f"on validation the log loss is {constant + 0.01:.4f}, and {constant:.4f} where every row has the share"
     )
+    weightless = replace(data, log=replace(data.log, weight=np.zeros(len(data.log), np.float32)))
+    assert too_sure(weightless, "train", "auc", {"log_loss": 9.0}) is None
 
 
 def command(run: Run) -> list[str]:

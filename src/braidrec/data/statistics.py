@@ -74,8 +74,11 @@ class CausalStatistics:
         self._user_sums = _sums(np.column_stack([residual, rating, rating**2])[by_user])
         raw = joined(own, self._user_part(log.user, log.past))
         self._mean = raw[rows].mean(axis=0) if known is None else known.mean
-        spread = raw[rows].std(axis=0) if known is None else known.spread
-        self._spread = np.where(spread > 1e-6, spread, 1.0)  # a column that training has one value of is not blown up
+        if known is None:
+            spread = raw[rows].std(axis=0)
+            self._spread = np.where(spread > 1e-6, spread, 1.0)  # a column that training has one value of is not blown up
+        else:
+            self._spread = known.spread
         self._rows = self._scale(raw)
 
     @property

@@ -114,7 +114,10 @@ def too_sure(dataset: Dataset, rows: str, monitor: str, reached: Mapping[str, fl
 
     monitor: what chose the weights
     """
-    share = np.average(part_labels(dataset, rows, None), weights=part_weights(dataset, rows, None))
+    weights = part_weights(dataset, rows, None)
+    if weights is not None and not weights.any():
+        return None
+    share = np.average(part_labels(dataset, rows, None), weights=weights)
     labels = part_labels(dataset, "valid", None)
     constant = log_loss(labels, np.full(len(labels), share), part_weights(dataset, "valid", None))
     own = reached.get("log_loss", float("nan"))

@@ -57,6 +57,7 @@ from braidrec.training.seeding import own_randomness, seed_everything, spawn
 from braidrec.training.stages import AnyStage, Fitted, Stage, left_to_train
 
 STAGE = "rank"
+_OLDER = "seen, warm and tail are by the rows of the part 'train', in every model alike; this one reads older rows, too"
 _LARGE = 1 << 24  # rows, 2 GiB of width 32: below, it is something else that asks for too much
 
 
@@ -226,7 +227,6 @@ class RankingTask:
 
 
 TASK = RankingTask()
-_OLDER = "seen, warm and tail are by the rows of the part 'train', in every model alike; this one reads older rows, too"
 
 
 def _table_updates(training: TrainingConfig, rows: int, dim: int) -> tuple[str, float]:

@@ -103,6 +103,8 @@ def test_what_is_not_read_says_how_it_would_be_and_only_text_is_cut() -> None:
             "labels": [["a"], ["b", "c"]] * 10,
             "written": ["['a', 'b']", "['c']"] * 10,
             "vector": [[0.5, 1.0]] * 20,
+            "vector as text": ["[0.5, -1e-3]", "[1, 2]"] * 10,
+            "counts as text": ["[1, 2]", "[3]"] * 10,
         }
     )
     schema, guesses = guess_schema(_log("user", "item", "timestamp"), items)
@@ -111,7 +113,8 @@ def test_what_is_not_read_says_how_it_would_be_and_only_text_is_cut() -> None:
     assert said["Beschreibung"] == "not used (nearly every row has its own value; to have it read name it in items.text)"
     assert said["labels"] == "field (multi) (lists)"
     assert said["written"] == "field (multi) (lists written as text)"
-    assert said["vector"] == "not used (lists of decimal numbers)"
+    assert said["vector"] == said["vector as text"] == "not used (lists of decimal numbers)"
+    assert said["counts as text"] == "field (multi) (lists written as text)"
     with pytest.raises(DataError, match="no column is called like an item id"):
         guess_schema(_log("user", "what"))
 

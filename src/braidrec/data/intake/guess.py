@@ -55,6 +55,7 @@ _CATEGORY = _tiers("category maincategory genre topic", "categories genres")
 _SEPARATORS = ("|", ";", ",")
 GIVEN = "given"
 _LISTS, _WRITTEN, _OWN_VALUES = "lists", "lists written as text", "nearly every row has its own value"  # reasons
+_DECIMALS = "lists of decimal numbers"
 _CODES = ("id", "code", "zip")  # endings of names whose numbers are no quantities
 _MANY = 50  # distinct integers beyond which a column counts as a quantity, not as a choice
 _LOOKED_AT = 50_000  # rows of the interactions whose contents are looked at
@@ -327,6 +328,10 @@ def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any],
     return guesses
 
 
+def _fractional(numbers: pl.Series) -> bool:
+    return bool((numbers.drop_nulls() % 1 != 0).any())
+
+
 def field_of(values: pl.Series) -> tuple[Field | None, str]:
     """The field that a catalogue column can be, or None, and why."""
     import polars as pl
@@ -334,9 +339,7 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
     name, count, values = values.name, len(values), values.alias("")  # Polars reads some names as patterns
     if isinstance(values.dtype, pl.List) and not values.dtype.inner.is_nested():
         inner = values.explode(empty_as_null=True)
-        if inner.dtype.is_float() and bool((inner.drop_nulls() % 1 != 0).any()):
-            return None, "lists of decimal numbers"
-        return Field(name=name, kind="multi"), _LISTS
+        return (None, _DECIMALS) if inner.dtype.is_float() and _fractional(inner) else (Field(name=name, kind="multi"), _LISTS)
     if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype in (pl.Binary, pl.Object):
         return None, f"values of type {values.dtype}"
     distinct = values.n_unique()
@@ -346,14 +349,15 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
     several = values.dtype == pl.String and _plain(name) in _SEVERAL and values.str.contains(",", literal=True).any()
     numbers = None if several else _as_numbers(values)
     if numbers is not None and values.dtype != pl.Boolean:
-        fractional = bool((numbers.drop_nulls() % 1 != 0).any())
-        if fractional or (distinct > _MANY and not _plain(name).endswith(_CODES)):
+        if _fractional(numbers) or (distinct > _MANY and not _plain(name).endswith(_CODES)):
             return Field(name=name, kind="numeric"), f"{distinct:,} different numbers"
         return Field(name=name), f"{distinct:,} different whole numbers"
     text = values.cast(pl.String).drop_nulls()
     written = listed(text)
     if 2 * int(text.is_in(list(written)).sum()) > len(text):
-        return Field(name=name, kind="multi"), _WRITTEN
+        inner = pl.Series([each for own in written.values() for each in own], dtype=pl.String).cast(pl.Float64, strict=False)
+        decimal = not inner.has_nulls() and _fractional(inner)
+        return (None, _DECIMALS) if decimal else (Field(name=name, kind="multi"), _WRITTEN)
     for separator in _SEPARATORS:
         cut = int(text.str.contains(separator, literal=True).sum())
         if 10 * cut >= len(text) > 0 and (separator == "|" or _plain(name) in _SEVERAL):
