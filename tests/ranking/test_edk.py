@@ -490,6 +490,21 @@ def test_values_that_old_events_lack_share_a_row_of_their_field() -> None:
     assert made.memory.table.num_embeddings == layout.rows + len(layout.names) + len(layout.bags)
 
 
+@pytest.mark.parametrize("kb_oov", ["row", "untrained"])
+def test_values_that_old_events_lack_keep_rows_of_their_own_where_none_is_trained_for_them(kb_oov: str) -> None:
+    data = world()
+    layout = table_layout(data)
+    own = {"dim": DIM, "edk": {**SMALL, "kb_oov": kb_oov}}
+    found = resolve(RunRequest(data="-", backbone="deepfm", enhance=("edk",), model=own), "test")
+    model = build_ranker(found, Material(layout, torch.from_numpy(data.features.item_fields), data=data))
+    each = torch.arange(layout.rows, dtype=torch.int32)
+    assert not torch.equal(known_rows(data, layout), each)
+    networks = [part for part in model.modules() if isinstance(part, KnowledgeNetwork)]
+    assert networks
+    for network in networks:
+        assert torch.equal(network.rows, known_rows(data, layout) if kb_oov == "row" else each)
+
+
 def test_of_every_kind_of_field_what_old_events_have_keeps_its_row() -> None:
     """Ids, single values and bags of users, items and events, by a loop over the old events; all else, unknown rows included,
     is the unknown row of its field.

@@ -67,6 +67,8 @@ _BLOCK = 2048  # rows of which knowledge is read at a time
 class EDKConfig(SourceConfig):
     """width: d    patterns: K    head_width: of each head of psi, None for d    leave_out: fields the network does not read, by
     name, or "user" and "item" for their ids
+    kb_oov: "row": values that the old events lack share a row of their field, which is trained; "untrained": each keeps its own,
+    as it was drawn
 
     label_weight, input_weight, disentangle_weight: of the two parts of the essential principle and of the other one, all times
     reg_weight    mask: "ones" leaves every gate open
@@ -241,7 +243,7 @@ class KnowledgeNetwork(nn.Module):
     unknown: Tensor
 
     def __init__(self, config: EDKConfig, layout: TableLayout, *, sparse: bool = False, known: Tensor | None = None):
-        """known: (V,) row of each value here; None for a saved model, whose tensors hold it"""
+        """known: (V,) row of each value here; None where each keeps its own, and for a saved model, whose tensors hold it"""
         super().__init__()
         self.config, dim = config, config.width
         self.reading = Reading.of(layout, config.leave_out)
@@ -637,7 +639,7 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 def _build(config: EDKConfig, context: SourceContext) -> EDK:
     material, settings = context.material, context.settings
     layout, data = material.layout, material.data
-    known = None if data is None else known_rows(data, layout)
+    known = None if data is None or config.kb_oov == "untrained" else known_rows(data, layout)
     with torch.random.fork_rng(devices=[]):  # the backbone's weights are the same whatever becomes of the knowledge
         torch.manual_seed(spawn(material.seed, STAGE))
         knowledge, earlier = KnowledgeNetwork(config, layout, sparse=material.sparse, known=known), None
