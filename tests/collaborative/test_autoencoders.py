@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_worlds import fitted, graph_of, random_graph, recall, two_causes
 from torch import nn
 
-from braidrec.collaborative.autoencoding import Annealing
+from braidrec.collaborative.autoencoding import Annealing, entry_table
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
@@ -231,6 +231,13 @@ def test_annealing_rises_evenly_to_its_weight_and_stays_there(weight: float, epo
         assert share * weight == pytest.approx(min(weight, step * batch / people / epochs), rel=1e-4, abs=1e-6)
     assert float(Annealing(weight, 0.0).share(batch, people)) == 1
     assert float(Annealing(0.0, epochs).share(batch, people)) == 1
+
+
+def test_first_layers_start_as_a_linear_layer_draws() -> None:
+    found = entry_table(400, 50, None).detach()
+    assert not found[0].any()
+    assert float(found.abs().max()) == pytest.approx(400**-0.5, rel=0.01)
+    assert float(found[1:].square().mean()) == pytest.approx(1 / 400 / 3, rel=0.05)
 
 
 @pytest.mark.parametrize("name", NAMES)

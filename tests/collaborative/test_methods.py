@@ -76,6 +76,8 @@ def test_reduced_text_keeps_what_its_columns_can() -> None:
     assert reduced.known.square().sum().item() == pytest.approx(kept[:4].square().sum().item(), rel=1e-5)
     torch.testing.assert_close(reduced.known.T @ reduced.known, torch.diag(kept[:4].square()), atol=1e-4, rtol=1e-4)
     assert reduced.directions is not None
+    largest = reduced.directions.gather(0, reduced.directions.abs().argmax(dim=0, keepdim=True))
+    assert bool((largest > 0).all())  # so that a direction's sign is no accident
     torch.testing.assert_close((reduced.directions.T @ turned[:4].T).abs(), torch.eye(4), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(reduced.of_items(parts.node_text()[-2:]), reduced.items[-2:])
 
@@ -128,6 +130,8 @@ def test_new_items_are_what_the_nearest_that_training_met_are() -> None:
     torch.testing.assert_close(got[0], items[2])
     torch.testing.assert_close(got[1], items[:15][text.met].mean(dim=0))  # its own is not asked, all others are as far
     assert NEAR >= 14
+    own = NodeText(TextConfig(), parts).near(torch.eye(15)[:1] * 7, torch.eye(15), items)  # cosines of 1 and 0, over .1
+    torch.testing.assert_close(own[0], (np.exp(10) * items[0] + items[1:15].sum(dim=0)) / (np.exp(10) + 14))
 
 
 # -- DaRec ----------------------------------------------------------------------------------------------------------------

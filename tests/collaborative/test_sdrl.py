@@ -26,6 +26,8 @@ from braidrec.collaborative.models.sdrl import (
     rows_bce,
     user_softmax,
 )
+from braidrec.collaborative.task import TASK as ROOM
+from braidrec.config import RunRequest, resolve
 from braidrec.errors import ConfigError, DataError
 from braidrec.insight.blocks import classified
 from braidrec.runs.fit import fit
@@ -196,6 +198,11 @@ def test_sizes_by_proportion(shares: tuple[int, ...], sizes: tuple[int, ...]) ->
 @pytest.mark.parametrize("shares", [(1, 1, 1), (3, 2, 2), (5, 1, 1), (1, 7, 3, 2)])
 def test_sizes_add_up_whatever_the_proportion(shares: tuple[int, ...]) -> None:
     assert sum(proportioned(128, *shares)) == 128
+
+
+def test_the_largest_remainder_gets_what_is_left_and_the_first_of_equal_ones() -> None:
+    assert proportioned(10, 5, 3, 1) == (6, 3, 1)  # 5.56, 3.33 and 1.11
+    assert proportioned(5, 1, 1) == (3, 2)
 
 
 def test_the_code_is_internal_then_external_then_other() -> None:
@@ -453,6 +460,17 @@ def test_parts_add_up_likewise_and_say_what_the_item_is() -> None:
     assert not found[1].says
 
 
+def test_what_an_item_is_comes_by_how_much_somebody_is_for_it() -> None:
+    own = cast(BlockVectors, model(SEEN).eval().kept())
+    own.get_buffer("labels_internal")[5] = True  # of all categories at once
+    baskets = Baskets.of([np.array([1, 2], np.int32)], [3])
+    said = dict(own.divided(baskets, 5)[0].says)
+    taste = torch.sigmoid(own.users[3, :8] @ own.get_buffer("head_internal").T + own.get_buffer("head_bias_internal"))
+    shares = dict(zip(NAMES, (taste / taste.sum()).tolist(), strict=True))
+    assert said == pytest.approx(shares)
+    assert list(said) == sorted(said, key=lambda name: -said[name])
+
+
 def test_somebody_new_counts_each_item_as_the_mean_rating_of_training() -> None:
     own = model(SEEN).eval()
     mean = float(own._entries.data.mean())
@@ -505,6 +523,13 @@ def test_ratings_that_nothing_reads_may_be_anything(rating: float) -> None:
             SDRL(config(**values), odd)
 
 
+def test_somebody_new_is_encoded_by_the_mean_of_their_distribution() -> None:
+    own = model(SEEN, inputs="ones", kl=1.0).eval()
+    has = (np.flatnonzero(np.where(SEEN.held, 0, SEEN.ratings)[4]) + 1).astype(np.int32)
+    known, new = own.scores(Baskets.of([has], [5])), own.scores(Baskets.of([has]))
+    assert torch.allclose(known, new, atol=1e-5)
+
+
 def test_who_rated_nothing_is_answered_as_somebody_new() -> None:
     ratings = SEEN.ratings.copy()
     ratings[4] = 0
@@ -527,6 +552,18 @@ def test_somebody_with_the_items_of_training_is_encoded_as_training_did() -> Non
 # a run -------------------------------------------------------------------------------------------------------------------
 
 TINY = {"hidden": 16, "blocks": {"internal": {"size": 8}, "external": {"size": 4}, "other": {"size": 4}}}
+
+
+def test_a_run_sees_the_ratings_of_its_training_part_alone() -> None:
+    data = rated(SEEN, name="rated-seen")
+    request = RunRequest(data="-", task="collaborative", backbone="sdrl", preset="authors", model=TINY)
+    [stage] = ROOM.plan(resolve(request, "test"), data, None, show_progress=False).stages
+    own = cast(SDRL, stage.module)  # type: ignore[union-attr]
+    users, items = (np.array([int(each) - 1 for each in ids]) for ids in (data.user_ids, data.item_ids))
+    wanted = (np.where(SEEN.held, 0, SEEN.ratings) / 5)[users][:, items]
+    assert np.allclose(own._entries.toarray()[1:, 1:], wanted)
+    taste = wanted @ np.eye(3)[SEEN.category[items]]
+    assert np.allclose(own.get_buffer("labels_internal_users")[1:], taste / taste.sum(1, keepdims=True).clip(1e-9), atol=1e-6)
 
 
 @cache
