@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_worlds import fitted, graph_of, random_graph, recall, two_causes
 from torch import nn
 
-from braidrec.collaborative.autoencoding import Annealing
+from braidrec.collaborative.autoencoding import Annealing, entry_table
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
@@ -114,6 +114,17 @@ def test_vaecf_by_hand() -> None:
     assert float(divergence(torch.zeros(1, 1), torch.full((1, 1), math.log(4.0)))) == pytest.approx((4 - 1 - math.log(4)) / 2)
 
 
+def test_vaecf_drops_what_it_reads_and_keeps_its_mean() -> None:
+    graph = random_graph()
+    model, batch = model_of("vaecf", graph, dropout=0.75, normalised=False), batch_of(graph)
+    drawn = torch.Generator().set_state(model.generators()["draws"].get_state())
+    found = model.encoded(batch.baskets)[0]
+    rows = batch.baskets.dense(16)
+    rows[batch.baskets.owner, batch.baskets.item] = 4.0 * (torch.rand(len(batch.baskets.item), generator=drawn) >= 0.75)
+    wanted = model.inner((rows @ model.entry + model.bias).tanh()).chunk(2, dim=1)[0]
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
 def test_vaecf_has_no_shares() -> None:
     model = model_of("vaecf", random_graph())
     with pytest.raises(RunError, match="vaecf reads all that somebody has at once, so no part of a score is a single item's"):
@@ -147,6 +158,20 @@ def test_macridvae_is_its_formula_facet_by_facet() -> None:
     assert losses["reconstruction"] == pytest.approx(wanted.item(), rel=1e-4)
     assert losses["kl"] == pytest.approx(divergences.mean().item(), rel=1e-4)
     assert torch.allclose(model.eval().scores(batch.baskets)[:, 1:], means.log(), atol=1e-4)
+
+
+def test_macridvae_drops_of_each_facet_what_it_reads_there() -> None:
+    graph = random_graph()
+    model, batch = model_of("macridvae", graph, dropout=0.75, sampled=False), batch_of(graph)
+    drawn = torch.Generator().set_state(model.generators()["draws"].get_state())
+    belongs = model.belonging()[1]
+    found, baskets = model.encoded(batch.baskets, belongs)[0], batch.baskets
+    kept = 4.0 * (torch.rand(len(baskets.item), 3, generator=drawn) >= 0.75)
+    for facet in range(3):
+        rows, left = F.normalize(baskets.dense(16) * belongs[:, facet].exp(), dim=1), baskets.dense(16)
+        left[baskets.owner, baskets.item] = kept[:, facet]
+        first = model.inner((rows * left @ model.entry + model.bias).tanh()).chunk(2, dim=1)[0]
+        assert torch.allclose(found[:, facet], F.normalize(first, dim=1), atol=1e-5)
 
 
 def test_a_sharp_softmax_stays_finite() -> None:
@@ -206,6 +231,27 @@ def test_annealing_rises_evenly_to_its_weight_and_stays_there(weight: float, epo
         assert share * weight == pytest.approx(min(weight, step * batch / people / epochs), rel=1e-4, abs=1e-6)
     assert float(Annealing(weight, 0.0).share(batch, people)) == 1
     assert float(Annealing(0.0, epochs).share(batch, people)) == 1
+
+
+def test_first_layers_start_as_a_linear_layer_draws() -> None:
+    found = entry_table(400, 50, None).detach()
+    assert not found[0].any()
+    assert float(found.abs().max()) == pytest.approx(400**-0.5, rel=0.01)
+    assert float(found[1:].square().mean()) == pytest.approx(1 / 400 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_divergence_counts_from_nothing_on_up_to_beta(name: str) -> None:
+    graph = random_graph()
+    stage = stage_of(name, graph, **SMALL[name], beta=0.4, anneal_epochs=5.0, **QUIET)
+    assert stage.weights == {"reconstruction": 1.0, "kl": 0.4}
+    whole: Any = model_of(name, graph, beta=0.4, anneal_epochs=0.0, **QUIET)
+    batch, model = batch_of(graph, *np.flatnonzero(graph.user_counts).tolist()), cast(Any, stage.module)
+    whole.load_state_dict({**model.state_dict(), "annealing.seen": torch.zeros((), dtype=torch.int64)})
+    found = [numbers(model.eval(), batch)["kl"] for _ in range(4)]
+    # an epoch a step: its weight is 0, .2, .4 and no more, of which beta is a factor of its own
+    full = numbers(whole.eval(), batch)["kl"]
+    assert found == pytest.approx([0.0, 0.5 * full, full, full], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

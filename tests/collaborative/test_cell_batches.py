@@ -42,6 +42,19 @@ def test_a_batch_holds_what_the_matrix_has() -> None:
         assert len(batch.to("cpu")) == len(users)
 
 
+def test_the_order_is_another_in_every_epoch_and_by_every_seed() -> None:
+    def orders(seed: int) -> list[tuple[list[int], list[int]]]:
+        source = CellBatches(ratings(), 8, 30, seed=seed)
+        batches = [list(source), list(source)]
+        return [tuple(torch.cat([getattr(one, side) for one in own]).tolist() for side in ("user", "item")) for own in batches]  # type: ignore[misc]
+
+    first, second = orders(3)
+    assert first == orders(3)[0]
+    for side in (0, 1):
+        assert first[side] != second[side] != sorted(second[side])
+        assert first[side] != orders(4)[0][side]
+
+
 def test_it_goes_on_where_it_stood() -> None:
     first, again = (CellBatches(ratings(), 8, 13, seed=5) for _ in range(2))
     stream = iter(first)

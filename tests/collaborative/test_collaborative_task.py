@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_worlds import GIVEN, pairs_in_parts, tables_of
+from small_worlds import GIVEN, fitted, pairs_in_parts, random_graph, tables_of
 
-from braidrec.collaborative.scoring import known_positions, part_rows, training_graph, training_positions
+from braidrec.collaborative.baskets import Baskets
+from braidrec.collaborative.scoring import known_positions, part_rows, score, training_graph, training_positions, user_slices
 from braidrec.collaborative.task import TASK as ROOM
 from braidrec.config import RunRequest, resolve
 from braidrec.data.dataset import Dataset, PrepareSettings
@@ -189,6 +191,37 @@ def test_outcomes_have_a_line_for_every_target_and_reports_a_row_for_every_user(
     same = ROOM.tests([outcome], [outcome], None, data, "test")
     assert [test.metric for test in same] == ["recall@20", "ndcg@20"]
     assert same[0].difference == 0.0
+
+
+def test_reports_have_what_both_papers_print() -> None:
+    data = dataset()
+    outcome = ROOM.baseline("item-knn", None, data, "test")
+    assert outcome is not None
+    report = ROOM.report(outcome, None, data, "test", min_rows=1)
+    wanted = {f"{name}@{k}" for name in ("recall", "ndcg", "precision", "f1", "ndcg_all") for k in (5, 10, 15, 20)}
+    assert wanted <= report["all"].values.keys()
+    assert {"recall@20", "ndcg@20"} <= report.intervals.keys()
+
+
+def test_slices_of_users_are_by_what_training_knows_of_them() -> None:
+    counts = np.array([0, 0, 1, 10, 11, 50, 51])
+    masks = user_slices(np.arange(1, 7, dtype=np.int32), counts).masks
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()} == {
+        "all": [0, 1, 2, 3, 4, 5],
+        "new_users": [0],
+        "up_to_10_items": [1, 2],
+        "11_to_50_items": [3, 4],
+        "more_than_50_items": [5],
+    }
+
+
+def test_who_has_nothing_gets_what_most_have_and_what_came_later_last() -> None:
+    graph = random_graph()
+    model, counts = fitted("item-knn", graph), torch.from_numpy(graph.item_counts)
+    people = Baskets.of([np.array([1, 4], np.int32), np.array([], np.int32)])
+    found = score(model, people, counts[:14])  # as if the last two had come later
+    assert torch.equal(found[0], model.scores(people)[0])
+    assert found[1].tolist() == [*graph.item_counts[:14].tolist(), 0, 0]
 
 
 def test_a_whole_model_takes_no_enhancer_and_no_training() -> None:

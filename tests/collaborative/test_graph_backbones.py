@@ -99,6 +99,29 @@ def test_sgl_finds_users_and_items_of_both_kinds_among_all_in_the_other_view() -
 
 
 @pytest.mark.parametrize("drop", ["node", "walk"])
+def test_sgl_leaves_out_whole_nodes_or_other_edges_in_every_layer(drop: str) -> None:
+    nodes, batch, drawn, matrix = nodes_of(GRAPH), batch_of(GRAPH, 20), rng(3), GRAPH.operator("symmetric", CPU)
+    views = []
+    for _ in range(2):
+        if drop == "node":
+            kept = nodes * (torch.rand(23, 1, generator=drawn) < 0.6)
+            views.append(sum(torch.linalg.matrix_power(dense(GRAPH), power) @ kept for power in range(4)))
+            continue
+        found = layer = nodes
+        for _ in range(3):
+            thin = dense(GRAPH)
+            thin[matrix.row, matrix.column.long()] = matrix.dropped(0.6, drawn).value
+            layer = thin @ layer
+            found = found + layer
+        views.append(found)
+    kinds = [(batch.user, 0, 14), (batch.item, 14, 23), (batch.negative[:, 0], 14, 23)]
+    wanted = sum(_plain_contrast(*views, *kind, 0.2) for kind in kinds) / 20  # type: ignore[arg-type]
+    found = backbone("sgl", GRAPH, drop=drop, keep=0.6).step(nodes, GRAPH, batch, rng(3)).losses["contrast"]
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-4)
+    assert gradients_agree(found, wanted, nodes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("drop", ["node", "walk"])
 def test_sgl_s_other_views_are_thinned_too(drop: str) -> None:
     nodes, batch = nodes_of(GRAPH), batch_of(GRAPH)
     thin, whole = (backbone("sgl", GRAPH, drop=drop, keep=keep) for keep in (0.5, 1.0))
@@ -130,6 +153,18 @@ def test_simgcl_s_noise_has_its_length_and_points_where_the_vector_does() -> Non
     assert torch.allclose(mean, without / 3, atol=1e-5)
 
 
+def test_simgcl_finds_users_and_items_that_they_have_in_the_other_view_and_scores_by_neither() -> None:
+    nodes, batch, drawn = nodes_of(GRAPH), batch_of(GRAPH, 20), rng(3)
+    found = backbone("simgcl", GRAPH, noise=0.4, contrast_temperature=0.3)
+    step, matrix = found.step(nodes, GRAPH, batch, rng(3)), GRAPH.operator("symmetric", CPU)
+    views = [noisy_sum(matrix, nodes, 3, 0.4, drawn) for _ in range(2)]
+    kinds = [(batch.user, 0, 14), (batch.item, 14, 23)]  # no term of negative items
+    wanted = sum(_plain_contrast(*views, *kind, 0.3) for kind in kinds) / 20  # type: ignore[arg-type]
+    assert float(step.losses["contrast"].detach()) == pytest.approx(float(wanted.detach()), rel=1e-4)
+    assert gradients_agree(step.losses["contrast"], wanted, nodes)  # type: ignore[arg-type]
+    assert torch.equal(step.nodes, found.embed(nodes, GRAPH))
+
+
 # DCCF --------------------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +193,36 @@ def test_dccf_s_intents_mix_to_a_point_between_them_and_layers_add_up() -> None:
     likely = [likely_neighbours(matrix, view, nodes) for view in (by_graph, mixed)]
     wanted = nodes + (by_graph + mixed + likely[0] + likely[1] + nodes)
     assert torch.allclose(found.embed(nodes, GRAPH), wanted, atol=1e-5)
+
+
+def test_dccf_s_views_of_every_layer_are_found_in_what_the_graph_makes_of_it() -> None:
+    """Two layers by dense arithmetic; each user and item of the batch once, among those of the batch."""
+    found, nodes, batch = backbone("dccf", GRAPH, dim=8, intents=6, shared_count=False), nodes_of(GRAPH), batch_of(GRAPH, 30)
+    users, items = batch.user.unique(), batch.item.unique()
+    assert len(users) < len(batch)
+    of_users, of_items = found.of_users, found.of_items  # type: ignore[attr-defined]
+
+    def likely(view: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
+        unit = F.normalize(view, dim=1)
+        weights = (unit @ unit.T + 1) / 2 * dense(GRAPH, "ones")
+        return weights / weights.sum(1, keepdim=True).clamp_min(1e-12) @ layer
+
+    total, layer, loss = nodes, nodes, torch.zeros(())
+    for _ in range(2):
+        by_graph = dense(GRAPH) @ layer
+        sides = ((layer[:14], of_users), (layer[14:], of_items))
+        mixed = torch.cat([torch.softmax(side @ own, dim=1) @ own.T for side, own in sides])
+        views = (mixed, likely(by_graph, layer), likely(mixed, layer))
+        for rows in (users, items):
+            for view in views:
+                logits = F.normalize(by_graph[rows], dim=1) @ F.normalize(view[rows], dim=1).T / 0.1
+                loss = loss + F.cross_entropy(logits, torch.arange(len(rows)))
+        layer = by_graph + sum(views) + layer
+        total = total + layer
+    step = found.step(nodes, GRAPH, batch, rng())
+    assert torch.allclose(step.nodes, total, atol=1e-4)
+    assert float(step.losses["contrast"].detach()) == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert gradients_agree(step.losses["contrast"], loss, nodes, of_users, of_items)
 
 
 def test_dccf_divides_item_terms_by_their_own_number_or_by_that_of_users() -> None:
@@ -197,6 +262,48 @@ def test_autocf_hides_what_is_around_its_seeds_and_asks_for_pairs_without_repeat
     asked[row, column] = True
     assert torch.equal(asked, asked.T)
     assert bool(asked[left > 0].all())
+
+
+def test_autocf_asks_for_as_many_pairs_as_there_are_edges_of_what_it_hid_and_some_others() -> None:
+    graph = random_graph(60, 40, 0.05, 8)
+    matrix, seeds = graph.operator("symmetric", CPU), torch.arange(0, 100, 4)
+    near = dense(graph, "ones")[seeds].sum(0) > 0
+    near[seeds] = True
+    for extra in (0.0, 0.2):
+        views = hidden(matrix, seeds, backbone("autocf", graph, extra=extra).config, rng())  # type: ignore[attr-defined]
+        asked, kept = (torch.zeros(100, 100, dtype=torch.bool) for _ in range(2))
+        for mask, own in ((asked, views.decoder), (kept, views.encoder)):
+            mask[own.row, own.column.long()] = True
+        drawn = asked & ~kept & ~torch.eye(100, dtype=torch.bool)
+        edges = len(matrix.value)
+        assert 1.7 * edges < int(drawn.sum()) <= 2 * edges  # few are drawn twice
+        others = drawn.any(dim=1) & ~near
+        assert int(others.sum()) <= extra * 100
+        assert bool(others.any()) == (extra > 0)
+        assert bool((drawn.any(dim=1) & near & ~torch.isin(torch.arange(100), seeds)).any())  # neighbours are in it
+
+
+def test_autocf_hides_what_is_around_nodes_that_are_most_like_it_and_wants_them_more_so() -> None:
+    found, nodes, batch = backbone("autocf", GRAPH, dim=8, seeds=4), nodes_of(GRAPH), batch_of(GRAPH, 20, 0)
+    step = found.step(nodes, GRAPH, batch, rng(6))
+    scores = found.seed_scores(GRAPH.operator("ones", CPU), nodes, rng(6))  # type: ignore[attr-defined]
+    assert float(step.losses["infomax"].detach()) == pytest.approx(-float(scores.detach().mean()), rel=1e-5)
+    assert sorted(found.seeds.tolist()) == sorted(scores.detach().argsort(descending=True)[:4].tolist())  # type: ignore[attr-defined]
+    assert found.weights == {"prediction": 1.0, "partition": 1.0, "spread": 5.0, "infomax": 1.0}
+
+
+def test_autocf_sums_the_layers_of_what_is_left_and_attends_from_the_last_along_what_it_asks_for() -> None:
+    found, nodes = backbone("autocf", GRAPH, dim=8, depth=2, seeds=1, hidden_hops=1), nodes_of(GRAPH)
+    step = found.step(nodes, GRAPH, batch_of(GRAPH, 20, 0), rng())
+    views, whole = found._views[0], GRAPH.operator("symmetric", CPU)  # type: ignore[attr-defined]
+    assert 0 < len(views.encoder.column) < len(whole.column)
+    for got, encoder, decoder in ((step.nodes, views.encoder, views.decoder), (found.embed(nodes, GRAPH), whole, whole)):
+        matrix = torch.zeros(23, 23)
+        matrix[encoder.row, encoder.column.long()] = encoder.value
+        last = matrix @ (matrix @ nodes)
+        weights = (last @ each for each in (found.query, found.key, found.value))  # type: ignore[attr-defined]
+        wanted = nodes + matrix @ nodes + last + attention(*weights, decoder, 4)  # type: ignore[call-arg,misc]
+        assert torch.allclose(got, wanted, atol=1e-5)
 
 
 def test_autocf_says_once_that_its_seeds_hide_nearly_all(caplog: pytest.LogCaptureFixture) -> None:

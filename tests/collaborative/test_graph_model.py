@@ -96,6 +96,23 @@ def test_l2_is_of_everything_that_trains_or_half_of_the_batch_s_own_rows() -> No
     assert float(own.step(batch).losses()["l2"].detach()) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_losses_are_weighed_as_it_is_said() -> None:
+    assert model("lightgcn", GRAPH, l2=0.3).weights == {"prediction": 1.0, "l2": 0.3}
+    assert model("sgl", GRAPH, l2=0.3, contrast=0.7).weights == {"prediction": 1.0, "contrast": 0.7, "l2": 0.3}
+    own = model("autocf", GRAPH, l2=0.3, uniformity=2.0).weights  # which has a prediction of its own
+    assert own == {"prediction": 1.0, "partition": 1.0, "spread": 2.0, "infomax": 1.0, "l2": 0.3}
+
+
+def test_nodes_start_evenly_within_xavier_s_range() -> None:
+    own = model("mf", GRAPH).nodes.detach()
+    bound = (6 / (50 + 32)) ** 0.5
+    assert own.shape == (50, 32)
+    assert float(own.abs().max()) == pytest.approx(bound, rel=0.01)
+    assert float(own.square().mean()) == pytest.approx(bound**2 / 3, rel=0.1)
+    dccf = model("dccf", GRAPH, intents=64).backbone
+    assert float(dccf.of_users.detach().abs().max()) == pytest.approx((6 / (32 + 64)) ** 0.5, rel=0.01)
+
+
 def test_settings_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(ConfigError, match="negatives = 0: loss = 'bpr' compares each item"):
         parse(PairwiseConfig, {"loss": "bpr", "negatives": 0}, "model")
@@ -175,6 +192,16 @@ def test_answers_follow_the_weights_and_what_is_kept_needs_no_graph() -> None:
     assert torch.equal(again.scores(everybody), kept.scores(everybody))  # type: ignore[operator]
 
 
+def test_answers_are_made_anew_after_each_stretch_of_training() -> None:
+    found = model("lightgcn", GRAPH).eval()
+    everybody = Baskets.of_rows(GRAPH.matrix[1:], np.arange(1, 31))
+    before = found.scores(everybody)
+    found.train()
+    with torch.no_grad():
+        found.nodes.mul_(2)  # as an optimiser does, in place
+    assert torch.allclose(found.eval().scores(everybody), 4 * before, atol=1e-5)
+
+
 def test_known_users_have_their_own_vector_and_others_are_folded_in_by_what_they_have() -> None:
     graph = graph_of(np.array([[1, 1], [1, 2], [2, 2], [2, 3], [3, 3]]), 4, 3)
     kept: Any = model("lightgcn", graph, dim=4).eval().kept()
@@ -187,6 +214,11 @@ def test_known_users_have_their_own_vector_and_others_are_folded_in_by_what_they
     counts = torch.tensor(graph.item_counts).clamp_min(1)
     by_hand = (kept.items / counts.sqrt()[:, None])[[1, 2]].sum(0) / 2**0.5 @ kept.turn
     assert torch.allclose(folded[0], by_hand, atol=1e-6)
+    sums = torch.from_numpy(graph.matrix.toarray()) @ (kept.items / counts.sqrt()[:, None])
+    sums = (sums / sums.new_tensor([1, 2, 2, 1, 1]).sqrt()[:, None]).double()
+    ridge = 1e-3 * sums.square().sum(dim=0).mean() * torch.eye(4)
+    turn = torch.linalg.solve(sums.T @ sums + ridge, sums.T @ kept.users.double())
+    assert torch.allclose(kept.turn.double(), turn, rtol=1e-3, atol=1e-3)
     whole, text = kept.shares(torch.tensor([1, 2]), 3)
     assert text is None
     assert float(whole.sum()) == pytest.approx(float(kept.scores(Baskets.of(parts))[0, 3]), rel=1e-4)

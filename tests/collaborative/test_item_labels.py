@@ -43,12 +43,18 @@ def test_a_rating_of_nothing_is_as_if_there_were_none() -> None:
         (6.0, 5.0, r"the rating of user row 1 for item row 2 is 6; accepted: 0 \.\. 5, .*model\.scale"),
         (-1.0, None, r"the rating of user row 1 for item row 2 is -1; accepted: 0 \.\. "),
         (float("nan"), 5.0, "the rating of user row 1 for item row 2 is nan"),
-        (0.0, None, "none is above 0"),
+        (0.0, None, "none is above 0, and a rating of 0 is as if nothing was rated"),
+        (0.0, 5.0, "none is above 0"),  # else a mean of nothing, and a model whose scores are no numbers
     ],
 )
 def test_a_rating_outside_its_scale_is_named(rating: float, scale: float | None, said: str) -> None:
     with pytest.raises(DataError, match=said):
         scaled([1], [2], [rating], scale)
+
+
+def test_ratings_that_were_all_taken_back_are_none() -> None:
+    with pytest.raises(DataError, match="none is above 0"):
+        scaled([1, 1], [2, 2], [4.0, 0.0])
 
 
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 3), st.floats(0.5, 5)), min_size=1, max_size=30))

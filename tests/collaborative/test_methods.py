@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from planted_strands import Strands, chosen, model_of, parts_of, strands, trained
 from small_worlds import graph_of, random_graph, random_text
+from torch import nn
 
 from braidrec.collaborative import TASK
 from braidrec.collaborative.contracts import Parts, Propagated, Widths
@@ -17,11 +18,11 @@ from braidrec.collaborative.methods.darec import SPEC as DAREC
 from braidrec.collaborative.methods.darec import DaRec, DaRecConfig
 from braidrec.collaborative.methods.kar import KAR, KARConfig
 from braidrec.collaborative.methods.rlmrec import ConConfig, Contrastive, GenConfig, Generative
-from braidrec.collaborative.node_text import NEAR, NodeText, TextConfig
+from braidrec.collaborative.node_text import NEAR, NodeText, TextConfig, projector
 from braidrec.collaborative.pairs import PairBatch
 from braidrec.errors import ConfigError
 from braidrec.layers.text import TextTable
-from braidrec.objectives.structure import global_structure, orthogonality, uniformity
+from braidrec.objectives.structure import global_structure, kmeans, match, orthogonality, uniformity
 from braidrec.training.config import TrainingConfig
 
 METHODS = ("darec", "rlmrec-con", "rlmrec-gen", "kar")
@@ -35,6 +36,11 @@ def small_parts(width: int = 6) -> Parts:
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def world() -> Strands:
+    return strands()
 
 
 def batch_of(parts: Parts, count: int = 6, negatives: int = 1) -> PairBatch:
@@ -70,6 +76,8 @@ def test_reduced_text_keeps_what_its_columns_can() -> None:
     assert reduced.known.square().sum().item() == pytest.approx(kept[:4].square().sum().item(), rel=1e-5)
     torch.testing.assert_close(reduced.known.T @ reduced.known, torch.diag(kept[:4].square()), atol=1e-4, rtol=1e-4)
     assert reduced.directions is not None
+    largest = reduced.directions.gather(0, reduced.directions.abs().argmax(dim=0, keepdim=True))
+    assert bool((largest > 0).all())  # so that a direction's sign is no accident
     torch.testing.assert_close((reduced.directions.T @ turned[:4].T).abs(), torch.eye(4), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(reduced.of_items(parts.node_text()[-2:]), reduced.items[-2:])
 
@@ -122,6 +130,8 @@ def test_new_items_are_what_the_nearest_that_training_met_are() -> None:
     torch.testing.assert_close(got[0], items[2])
     torch.testing.assert_close(got[1], items[:15][text.met].mean(dim=0))  # its own is not asked, all others are as far
     assert NEAR >= 14
+    own = NodeText(TextConfig(), parts).near(torch.eye(15)[:1] * 7, torch.eye(15), items)  # cosines of 1 and 0, over .1
+    torch.testing.assert_close(own[0], (np.exp(10) * items[0] + items[1:15].sum(dim=0)) / (np.exp(10) + 14))
 
 
 # -- DaRec ----------------------------------------------------------------------------------------------------------------
@@ -149,6 +159,54 @@ def test_losses_are_those_of_the_four_parts() -> None:
     literal = darec(parts, literal=True).losses(Propagated(nodes), batch_of(parts), None, rng())
     torch.testing.assert_close(literal["global"], (shared @ shared.T - text_shared @ text_shared.T).square().sum())
     assert method.weights == dict.fromkeys(got, 0.1)
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_the_local_term_is_of_matched_centres_of_each_side_s_own_clusters(literal: bool) -> None:
+    """At length 1 first, unless equation 5 is as printed."""
+    parts = small_parts()
+    method, nodes, again = darec(parts, literal=literal), nodes_of(parts), rng()
+    got = method.losses(Propagated(nodes), batch_of(parts), None, rng())["local"]
+    rows = torch.randperm(parts.graph.num_nodes, generator=again)
+    own, text = method.maps["shared"](nodes[rows]), method.maps["text_shared"](method.text.known[rows])
+    middles = []
+    for side in (own, text) if literal else (F.normalize(own), F.normalize(text)):
+        labels = kmeans(side, 3, again)
+        middles.append(torch.stack([side[labels == at].mean(dim=0) for at in range(3)]))
+    first, second = (torch.from_numpy(order) for order in match(torch.cdist(*middles).detach().numpy().astype(np.float64)))
+    cosines = F.cosine_similarity(middles[0][first][:, None], middles[1][second][None], dim=2)
+    apart = cosines.square().sum() - cosines.diagonal().square().sum()
+    wanted = (cosines.diagonal() - 1).square().mean() + apart / 6
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    sides = [nodes, *method.maps["text_shared"].parameters()]
+    for found, expected in zip(*(torch.autograd.grad(each, sides, retain_graph=True) for each in (got, wanted)), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_uniformity_may_be_of_some_of_a_step_s_rows() -> None:
+    parts = small_parts()
+    method, nodes = darec(parts, uniformity_rows=7), nodes_of(parts)
+    rows = torch.randperm(parts.graph.num_nodes, generator=rng())[:7]
+    got = method.losses(Propagated(nodes), batch_of(parts), None, rng())["uniformity"]
+    own, text = method.maps["specific"](nodes[rows]), method.maps["text_specific"](method.text.known[rows])
+    torch.testing.assert_close(got, uniformity(own) + uniformity(text))
+
+
+def test_the_four_parts_are_made_by_networks_of_their_own_as_rlmrec_has_them() -> None:
+    """1,536 -> 784 -> 32: LeakyReLU of slope .01, weights of Xavier's range, biases as a linear layer draws them."""
+    torch.manual_seed(0)
+    first, between, last = projector(1536, 32)
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    assert [tuple(each.weight.shape) for each in (first, last)] == [(784, 1536), (32, 784)]
+    assert between(torch.tensor([-2.0, 3.0])).tolist() == pytest.approx([-0.02, 3.0])
+    for each, size in ((first, 1536 + 784), (last, 784 + 32)):
+        assert float(each.weight.detach().abs().max()) == pytest.approx((6 / size) ** 0.5, rel=0.01)
+        assert 0 < float(each.bias.detach().abs().max()) <= each.in_features**-0.5
+    maps = darec(small_parts()).maps
+    assert list(maps) == ["shared", "specific", "text_shared", "text_specific"]
+    assert [tuple(one[0].weight.shape) for one in maps.values()] == [(6, 8), (6, 8), (5, 6), (5, 6)]  # type: ignore[index]
+    assert len({id(each) for each in maps.parameters()}) == 16
 
 
 def test_every_term_reaches_the_nodes_and_none_the_text() -> None:
@@ -244,6 +302,15 @@ def test_gen_hides_nodes_behind_one_token_and_asks_for_their_text() -> None:
     assert len(one) == 1
 
 
+def test_gen_hides_nothing_once_training_is_over_and_its_token_starts_at_nothing(world: Strands) -> None:
+    model = model_of(parts_of(world), "rlmrec-gen").eval()
+    assert not model.enhancer.token.any()  # type: ignore[union-attr,operator]
+    with torch.no_grad():
+        wanted = model.backbone.embed(model.nodes, model.graph)  # type: ignore[operator]
+    assert torch.equal(model.vectors.items[1:], wanted[model.graph.num_users :])
+    assert torch.equal(model.vectors.users[1:], wanted[: model.graph.num_users])
+
+
 @pytest.mark.parametrize("negatives", [0, 1])
 def test_text_stays_as_it_is_and_what_a_step_hides_need_not_be_in_its_batch(negatives: int) -> None:
     parts = small_parts()
@@ -285,6 +352,38 @@ def test_the_adaptor_is_a_mean_of_experts_by_its_gate() -> None:
     torch.testing.assert_close(method.adapted(text, items=True), expected)
 
 
+def test_what_the_adaptor_says_of_users_and_of_items_joins_their_rows() -> None:
+    """Each kind by experts and a gate of its own beside the shared ones; two layers, a ReLU behind each."""
+    parts = small_parts()
+    nodes, users = nodes_of(parts), parts.num_users
+    for fuse in ("concat", "sum"):
+        method, said = KAR(KARConfig(shared=1, own=2, hidden=5, fuse=fuse), parts, NODES), []
+        for at, (text, own) in enumerate(
+            ((method.text.known[:users], method.users), (method.text.known[users:], method.items))
+        ):
+            share = F.softmax(F.linear(text, method.gates[at].weight, method.gates[at].bias), dim=1)  # type: ignore[arg-type]
+            made = []
+            for expert in (*method.shared, *own):
+                assert [each.out_features for each in expert if isinstance(each, nn.Linear)] == [5, 8]
+                made.append(expert[2](expert[0](text).clamp_min(0)).clamp_min(0))
+            said.append((share[:, :, None] * torch.stack(made, dim=1)).sum(dim=1))
+        joined = torch.cat(said)
+        if method.fuse is not None:
+            wanted = torch.cat([nodes, joined], dim=1) @ method.fuse.weight.T + method.fuse.bias
+        else:
+            wanted = nodes + joined
+        torch.testing.assert_close(method.inputs(nodes, rng())[0], wanted)
+
+
+def test_the_adaptor_is_there_in_training_and_in_answers_alike(world: Strands) -> None:
+    model = model_of(parts_of(world), "kar").eval()
+    with torch.no_grad():
+        given = model.enhancer.inputs(model.nodes, rng())[0]  # type: ignore[union-attr,operator]
+        wanted = model.backbone.embed(given, model.graph)  # type: ignore[operator]
+    assert torch.equal(model.vectors.items[1:], wanted[model.graph.num_users :])
+    assert not torch.equal(given, model.nodes)
+
+
 def test_an_adaptor_that_says_nothing_leaves_the_nodes() -> None:
     parts = small_parts()
     nodes = nodes_of(parts)
@@ -301,11 +400,6 @@ def test_an_adaptor_that_says_nothing_leaves_the_nodes() -> None:
 
 
 # -- beside a backbone ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def world() -> Strands:
-    return strands()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from braidrec.collaborative.models.sdrl import (
     rows_bce,
     user_softmax,
 )
+from braidrec.collaborative.task import TASK as ROOM
+from braidrec.config import RunRequest, resolve
 from braidrec.errors import ConfigError, DataError
 from braidrec.insight.blocks import classified
 from braidrec.runs.fit import fit
@@ -98,6 +100,79 @@ def test_drawn_zeros_are_unbiased() -> None:
     assert found == pytest.approx(wanted, rel=0.01)
 
 
+@pytest.mark.parametrize("values", [{}, {"heads": "apart"}, {"code": "sigmoid"}, {"bias": False}])
+def test_every_loss_is_its_equation_on_dense_matrices(values: dict[str, Any]) -> None:
+    """Users 5 and item 8 have no rating, so nothing is said of the former's taste; of the latter its category is."""
+    ratings = SEEN.ratings.copy()
+    ratings[4], ratings[:, 7] = 0, 0
+    seen = replace(SEEN, ratings=ratings)
+    own = model(seen, **values)
+    known = np.where(seen.held, 0, ratings) / 5
+    given = torch.from_numpy(known.astype(np.float32))
+    assert np.array_equal(own._entries.toarray()[1:, 1:], given.numpy())
+
+    def codes(side: Any, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = {name: one.last(torch.tanh(rows @ one.first + one.bias)) for name, one in side.encoders.items()}
+        return {name: torch.sigmoid(code) if values.get("code") == "sigmoid" else code for name, code in found.items()}
+
+    def decoded(side: Any, own: dict[str, torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = side.last(torch.tanh(side.hidden[0](torch.cat([*own.values()], dim=1))))
+        return found
+
+    bce, (users, items) = F.binary_cross_entropy_with_logits, (codes(own.users, given), codes(own.items, given.T))
+    whole_users, whole_items = (torch.cat([*each.values()], dim=1) for each in (users, items))
+    wanted = {
+        "recon_users": bce(decoded(own.users, users), given),
+        "recon_items": bce(decoded(own.items, items), given.T),
+    }
+    start = 0.0 if values.get("bias") is False else float(np.log(known.mean() / (1 - known.mean())))
+    wanted["recon_ratings"] = bce(whole_users @ whole_items.T + start, given)
+    wanted["external"] = bce(users["external"] @ items["external"].T + start, given)
+    taste = known @ SEEN.categories.of_items[1:]
+    said = np.delete(taste / taste.sum(axis=1, keepdims=True).clip(1e-9), 4, axis=0)
+    labels = torch.from_numpy(np.vstack([said, SEEN.categories.of_items[1:]]).astype(np.float32))
+    heads, those = own.heads["internal"], torch.arange(60) != 4
+    assert len(heads) == (2 if values.get("heads") == "apart" else 1)  # type: ignore[arg-type]
+    logits = torch.cat([heads[0](users["internal"][those]), heads[-1](items["internal"])])  # type: ignore[index]
+    wanted["internal"] = bce(logits, labels)
+    losses = own.losses(whole(own))
+    assert losses.keys() == wanted.keys()
+    for name, loss in wanted.items():
+        assert float(losses[name].detach()) == pytest.approx(float(loss.detach()), rel=1e-4), name
+    assert len(own.biases) == (0 if values.get("bias") is False else 2)
+
+
+def test_each_loss_has_the_weight_that_is_said() -> None:
+    one = dict.fromkeys(("recon_users", "recon_items", "recon_ratings", "internal", "external"), 1.0)
+    assert model(SEEN).weights == one
+    other = model(SEEN, reconstruction=0.3, kl=0.2, block={"external": {"strength": 0.5}}).weights
+    assert other == {**one, "recon_users": 0.3, "recon_items": 0.3, "external": 0.5, "kl": 0.2}
+
+
+def test_dropout_leaves_the_mean_of_inputs_as_it_is() -> None:
+    own, rows = model(SEEN, dropout=0.75), whole(model(SEEN)).users
+    kept = own._read(rows).value
+    assert torch.equal(kept[kept > 0], 4 * rows.value[kept > 0])
+    assert float((kept > 0).float().mean()) == pytest.approx(0.25, abs=0.08)
+    assert torch.equal(own.eval()._read(rows).value, rows.value)
+
+
+def test_codes_may_be_drawn_from_a_normal_distribution_of_their_own() -> None:
+    own = model(SEEN, kl=1.0)
+    batch, drawn = whole(own), torch.Generator().set_state(own.generators()["code"].get_state())
+    codes, divergence = own._codes(own.users, batch.users)
+    each = []
+    for name, encoder in own.users.encoders.items():
+        mean, log_variance = encoder(batch.users).chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=drawn)
+        assert torch.allclose(codes[name], mean + noise * log_variance.exp().sqrt(), atol=1e-5)
+        each.append(0.5 * (mean.square() + log_variance.exp() - log_variance - 1))
+    assert float(divergence.detach()) == pytest.approx(float(torch.cat(each, dim=1).mean().detach()), rel=1e-4)
+    own.eval()
+    both = [float(own._codes(side, rows)[1].detach()) for side, rows in ((own.users, batch.users), (own.items, batch.items))]
+    assert float(own.losses(batch)["kl"].detach()) == pytest.approx(sum(both) / 2, rel=1e-4)
+
+
 def test_batches_estimate_each_loss_without_bias() -> None:
     own = model(SEEN).eval()
     with torch.no_grad():
@@ -123,6 +198,11 @@ def test_sizes_by_proportion(shares: tuple[int, ...], sizes: tuple[int, ...]) ->
 @pytest.mark.parametrize("shares", [(1, 1, 1), (3, 2, 2), (5, 1, 1), (1, 7, 3, 2)])
 def test_sizes_add_up_whatever_the_proportion(shares: tuple[int, ...]) -> None:
     assert sum(proportioned(128, *shares)) == 128
+
+
+def test_the_largest_remainder_gets_what_is_left_and_the_first_of_equal_ones() -> None:
+    assert proportioned(10, 5, 3, 1) == (6, 3, 1)  # 5.56, 3.33 and 1.11
+    assert proportioned(5, 1, 1) == (3, 2)
 
 
 def test_the_code_is_internal_then_external_then_other() -> None:
@@ -380,6 +460,29 @@ def test_parts_add_up_likewise_and_say_what_the_item_is() -> None:
     assert not found[1].says
 
 
+def test_what_an_item_is_comes_by_how_much_somebody_is_for_it() -> None:
+    own = cast(BlockVectors, model(SEEN).eval().kept())
+    own.get_buffer("labels_internal")[5] = True  # of all categories at once
+    baskets = Baskets.of([np.array([1, 2], np.int32)], [3])
+    said = dict(own.divided(baskets, 5)[0].says)
+    taste = torch.sigmoid(own.users[3, :8] @ own.get_buffer("head_internal").T + own.get_buffer("head_bias_internal"))
+    shares = dict(zip(NAMES, (taste / taste.sum()).tolist(), strict=True))
+    assert said == pytest.approx(shares)
+    assert list(said) == sorted(said, key=lambda name: -said[name])
+
+
+def test_somebody_new_counts_each_item_as_the_mean_rating_of_training() -> None:
+    own = model(SEEN).eval()
+    mean = float(own._entries.data.mean())
+    rows = torch.zeros(1, 40)
+    rows[0, [2, 6]] = mean
+    encoders: Any = own.users.encoders
+    code = torch.cat([one.last(torch.tanh(rows @ one.first + one.bias)) for one in encoders.values()], dim=1)
+    wanted = code @ own.codes("items").T
+    assert torch.allclose(own.scores(Baskets.of([np.array([3, 7], np.int32)])), wanted, atol=1e-5)
+    assert f"the mean rating of training, {mean:.2f} of the best" in own.kept().new_user  # type: ignore[operator]
+
+
 def test_a_weight_of_a_block_weighs_its_part_of_the_score() -> None:
     plain, half = model(SEEN).eval(), model(SEEN, block={"external": {"weight": 0.0}}).eval()
     users, items = plain.user_vectors(), plain.item_vectors()
@@ -408,6 +511,25 @@ def test_ones_are_of_positives_and_ratings_of_all_that_was_rated() -> None:
     assert ratings.nnz == len(liked)
 
 
+@pytest.mark.parametrize("rating", [-1.0, 0.0])
+def test_ratings_that_nothing_reads_may_be_anything(rating: float) -> None:
+    parts = SEEN.parts()
+    assert parts.labels is not None
+    odd = replace(parts, labels=replace(parts.labels, rating=np.full_like(parts.labels.rating, rating)))
+    alone = {name: {"size": size, "taught": "nothing"} for name, size in (("internal", 0), ("external", 4), ("other", 4))}
+    assert SDRL(config(inputs="ones", block=alone), odd)._entries.nnz == len(parts.graph)
+    for values in ({"inputs": "ones"}, {"inputs": "ratings", "block": alone}):  # categories by what was rated, and inputs
+        with pytest.raises(DataError, match="ratings of training: "):
+            SDRL(config(**values), odd)
+
+
+def test_somebody_new_is_encoded_by_the_mean_of_their_distribution() -> None:
+    own = model(SEEN, inputs="ones", kl=1.0).eval()
+    has = (np.flatnonzero(np.where(SEEN.held, 0, SEEN.ratings)[4]) + 1).astype(np.int32)
+    known, new = own.scores(Baskets.of([has], [5])), own.scores(Baskets.of([has]))
+    assert torch.allclose(known, new, atol=1e-5)
+
+
 def test_who_rated_nothing_is_answered_as_somebody_new() -> None:
     ratings = SEEN.ratings.copy()
     ratings[4] = 0
@@ -430,6 +552,18 @@ def test_somebody_with_the_items_of_training_is_encoded_as_training_did() -> Non
 # a run -------------------------------------------------------------------------------------------------------------------
 
 TINY = {"hidden": 16, "blocks": {"internal": {"size": 8}, "external": {"size": 4}, "other": {"size": 4}}}
+
+
+def test_a_run_sees_the_ratings_of_its_training_part_alone() -> None:
+    data = rated(SEEN, name="rated-seen")
+    request = RunRequest(data="-", task="collaborative", backbone="sdrl", preset="authors", model=TINY)
+    [stage] = ROOM.plan(resolve(request, "test"), data, None, show_progress=False).stages
+    own = cast(SDRL, stage.module)  # type: ignore[union-attr]
+    users, items = (np.array([int(each) - 1 for each in ids]) for ids in (data.user_ids, data.item_ids))
+    wanted = (np.where(SEEN.held, 0, SEEN.ratings) / 5)[users][:, items]
+    assert np.allclose(own._entries.toarray()[1:, 1:], wanted)
+    taste = wanted @ np.eye(3)[SEEN.category[items]]
+    assert np.allclose(own.get_buffer("labels_internal_users")[1:], taste / taste.sum(1, keepdims=True).clip(1e-9), atol=1e-6)
 
 
 @cache

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from braidrec.errors import ConfigError, DataError, TrainingError
 from braidrec.objectives.structure import (
+    _nearest,
+    _spread,
     centres,
     global_structure,
     kmeans,
@@ -51,6 +53,14 @@ def test_orthogonality_sees_directions_alone() -> None:
     torch.testing.assert_close(value, scaled)
     assert orthogonality(specific, specific).item() == pytest.approx(1)
     assert orthogonality(torch.zeros(3, 4), torch.ones(3, 4)).item() == 0
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e5])
+def test_short_and_long_rows_have_the_directions_that_they_have(size: float) -> None:
+    first, second = drawn(12, 4), drawn(12, 4, seed=1)
+    for loss in (orthogonality, global_structure, local_structure):
+        torch.testing.assert_close(loss(size * first, second), loss(first, second))
+    torch.testing.assert_close(uniformity(size * first), uniformity(first))
 
 
 def test_orthogonality_teaches_both_sides() -> None:
@@ -144,6 +154,17 @@ def test_global_structure_is_blind_to_what_keeps_angles() -> None:
     assert 0 <= value <= 4
 
 
+def test_global_structure_is_never_below_nothing_and_small_differences_of_large_sums_are_kept() -> None:
+    for seed in range(20):  # the same but for a turn: rounding alone is left
+        first = drawn(40, 5, seed=seed, dtype=torch.float32)
+        assert global_structure(first, first @ turn(5, seed).float()).item() >= 0
+    first = torch.randint(-50, 50, (64, 4), generator=torch.Generator().manual_seed(0))
+    second = first.clone()
+    second[3, 1] += 1
+    wanted = int((first @ first.T - second @ second.T).square().sum())
+    assert global_structure(first.float(), second.float(), normalised=False, mean=False).item() == wanted
+
+
 class Made(TorchDispatchMode):
     """Bytes of the largest tensor that is made in the block."""
 
@@ -178,6 +199,33 @@ def test_kmeans_keeps_every_cluster() -> None:
     labels = kmeans(rows, 3, start=torch.tensor([0, 1, 2]))  # three equal starts: two are nobody's nearest
     assert sorted(labels.unique().tolist()) == [0, 1, 2]
     assert len({labels[0].item(), labels[20].item(), labels[25].item()}) == 3
+
+
+def test_kmeans_is_ten_rounds_of_lloyd_s() -> None:
+    """Of a line whose two centres both start at its left end, and are still on their way then."""
+    rows = np.linspace(0, 1, 50_001)
+    middle, seen = rows[:2], []
+    for _ in range(11):
+        labels = np.abs(rows[:, None] - middle).argmin(axis=1)
+        middle = np.array([rows[labels == at].mean() for at in range(2)])
+        seen.append(labels)
+    found = kmeans(torch.from_numpy(rows)[:, None], 2, start=torch.tensor([0, 1])).numpy()
+    assert [np.array_equal(found, each) for each in seen] == [False] * 9 + [True, False]
+
+
+def test_first_centres_are_apart_from_all_before_them() -> None:
+    rows = torch.tensor([0.0, 1.0, 10.0]).repeat_interleave(5)[:, None]
+    for seed in range(20):
+        chosen = _spread(rows, 3, torch.Generator().manual_seed(seed))
+        assert len(rows[chosen].unique()) == 3
+
+
+def test_a_cluster_does_not_become_empty_by_filling_another() -> None:
+    """The row farthest from its centre is all that the second cluster has."""
+    rows, middle = torch.tensor([[0.0], [1.0], [12.0]]), torch.tensor([[0.4], [20.0], [100.0]])
+    labels, counts = _nearest(rows, middle, torch.empty(3, 3))
+    assert labels.tolist() == [0, 2, 1]
+    assert counts.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("count", "clusters", "expected"), [(3, 10, 3), (6, 4, 4), (1, 1, 1)])
@@ -217,6 +265,13 @@ def test_matching_takes_everybody_once() -> None:
     for bad in (np.inf, np.nan):
         rows, columns = match(np.full((4, 4), bad))
         assert sorted(rows) == sorted(columns) == [0, 1, 2, 3]
+
+
+def test_matching_is_by_distance_not_by_direction() -> None:
+    first, second = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 1.0], [5.0, 0.0]])
+    own, other = matched(first, second)
+    assert own.tolist() == first.tolist()  # the nearest two are at right angles
+    assert other.tolist() == second.tolist()
 
 
 def test_matching_recovers_an_order() -> None:

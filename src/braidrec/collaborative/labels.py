@@ -114,22 +114,26 @@ def scaled_ratings(
     """(U + 1, I + 1) SciPy CSR of ratings / scale; of a pair that was rated again, the last in the log's order counts.
 
     user, item, rating (n,): the events, catalogue rows    scale: the best rating there is; None: the best that was given
-    A rating of 0 is as if there were none.  Raises DataError for one below 0, above ``scale``, or that is no number.
+    A rating of 0 is as if there were none.  Raises DataError for one below 0, above ``scale``, or that is no number, and where
+    none is left that is above 0.
     """
     from scipy.sparse import csr_array
 
     best = float(rating.max(initial=0)) if scale is None else scale
     odd = ~((rating >= 0) & (rating <= best))
-    if odd.any() or not best > 0:
+    if odd.any():
         at = int(np.argmax(odd))
-        said = (
-            f"the rating of user row {user[at]} for item row {item[at]} is {rating[at]:g}" if odd.any() else "none is above 0"
-        )
         raise DataError(
-            f"ratings of training: {said}; accepted: 0 .. {best:g}, where 0 is as if nothing was rated; say what the best "
-            "rating is (model.scale), or shift the ratings so that the worst is above 0"
+            f"ratings of training: the rating of user row {user[at]} for item row {item[at]} is {rating[at]:g}; accepted: 0 .. "
+            f"{best:g}, where 0 is as if nothing was rated; say what the best rating is (model.scale), or shift the ratings so "
+            "that the worst is above 0"
         )
     key = user.astype(np.int64) * shape[1] + item
     last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]
     last = last[rating[last] > 0]
+    if not len(last):
+        raise DataError(
+            "ratings of training: none is above 0, and a rating of 0 is as if nothing was rated; shift the ratings so that the "
+            "worst is above 0"
+        )
     return csr_array(((rating[last] / best).astype(np.float32), (user[last], item[last])), shape=shape)

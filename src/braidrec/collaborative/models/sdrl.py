@@ -212,11 +212,13 @@ class SDRL(Answering["BlockVectors"]):
         self.config = config
         shape = (parts.num_users + 1, parts.num_items + 1)
         labels = parts.labels
-        ratings = scaled_ratings(labels.user, labels.item, labels.rating, shape, config.scale)
-        self._entries = ratings if config.inputs == "ratings" else parts.graph.matrix  # (U + 1, I + 1)
         self._categories = {
             name: self._shown(parts, block) for name, block in config.own.items() if block.taught == "categories"
         }
+        ratings: Any = None  # where nothing reads them they may be anything
+        if config.inputs == "ratings" or self._categories:
+            ratings = scaled_ratings(labels.user, labels.item, labels.rating, shape, config.scale)
+        self._entries = ratings if config.inputs == "ratings" else parts.graph.matrix  # (U + 1, I + 1)
         self.users, self.items = Side(parts.num_items, config), Side(parts.num_users, config)
         self.heads = nn.ModuleDict(
             {
