@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from small_worlds import fitted, graph_of, random_graph, random_text
 from torch import Tensor, nn
 
+from braidrec.collaborative import TASK
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.models.ials import IALSConfig, fit_factors, penalties, solve
 from braidrec.collaborative.models.turbo_cf import weights as turbo_weights
@@ -182,6 +183,37 @@ def test_stacked_columns_of_later_items_are_exact() -> None:
     assert torch.allclose(grown.added[:, 0].double(), wanted, atol=1e-4)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("ease", {"text": "stack", "weight": 2.0, "penalty": 3.0}),
+        ("ease", {"text": "stack", "weight": 2.0, "penalty": 3.0, "rank": 16}),
+        ("ease", {"text": "regularise", "text_penalty": 0.5, "penalty": 3.0, "pull": 7.0}),
+        ("text-knn", {"power": 2.0}),
+    ],
+)
+def test_what_two_later_items_say_of_one_another_is_exact(name: str, values: dict[str, object]) -> None:
+    """By the problem that holds the catalogue and both of them, which nobody has."""
+    graph, text = random_graph(items=15), random_text(15)
+    drawn = torch.randn(2, 6, generator=torch.Generator().manual_seed(5))
+    late = TextTable(text).mean + drawn + torch.tensor([[0.0], [0.5]]) * drawn[:1]
+    grown = twin(fitted(name, graph, text, **values))  # type: ignore[type-var]
+    grown.add(late)  # type: ignore[attr-defined]
+    unit = torch.cat([grown.text.vectors, grown.text.prepared(late)]).double()  # type: ignore[attr-defined]
+    if name == "text-knn":
+        wanted = float(unit[16] @ unit[17]) ** 2
+    elif values["text"] == "stack":
+        whole = 2.0 * unit @ unit.T + 3.0 * torch.eye(18)
+        whole[:16, :16] += gram(graph.matrix)
+        precision = torch.linalg.inv(whole)
+        wanted = -float(precision[16, 17] / precision[17, 17])
+    else:  # nobody has the two, so their entry is that of the texts, drawn to 0 by the penalty
+        wanted = 7.0 / (7.0 + 3.0) * least_squares(unit.numpy().T, 0.5, 0.0, np.zeros((18, 18)))[16, 17]
+    assert abs(wanted) > 0.01
+    found = grown.scores(Baskets.of([np.array([16], np.int32)]))  # type: ignore[attr-defined]
+    assert float(found[0, 17]) == pytest.approx(wanted, rel=1e-3)
+
+
 def test_models_without_text_take_no_item_that_comes_later() -> None:
     model = fitted("item-knn", random_graph())
     assert not model.reads_text
@@ -312,6 +344,41 @@ def test_ials_explains_a_score_by_what_somebody_has() -> None:
     assert text is None
     assert float(shares.sum()) == pytest.approx(float(model.scores(some_baskets())[0, 6]), abs=1e-5)
     assert model.item_vectors()["factors"].shape == (16, 4)
+
+
+DEFAULTS: dict[str, dict[str, object]] = {
+    "popularity": {},
+    "item-knn": {"shrink": 20.0},
+    "text-knn": {"power": 3.0},
+    "graph-filter": {},
+    "turbo-cf": {"alpha": 0.5, "power": 0.7, "order": 1},
+    "gf-cf": {"factors": 128, "alpha": 0.3},
+    "ease": {
+        "text": "none",
+        "penalty": 100.0,
+        "weight": 10.0,
+        "text_penalty": 1.0,
+        "pull": 50.0,
+        "cold": 1.0,
+        "rank": None,
+    },
+    "ials": {"factors": 128, "penalty": 0.05, "alpha": 10.0, "frequency": 0.0, "sweeps": 15, "init": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_trial(name: str) -> None:
+    own = TASK.models[name].config().model_dump()
+    memory = {} if name in ("popularity", "ials") else {"memory_gib": 8.0}
+    assert own == {**DEFAULTS[name], **memory}
+
+
+def test_item_knn_shrinks_by_what_was_asked() -> None:
+    # items 1 and 2 share one user of two and one: 1 / (sqrt(2) + shrink)
+    graph = graph_of(np.array([[1, 1], [1, 2], [2, 1]]), 2, 2)
+    for shrink in (0.0, 20.0, 50.0):
+        found = fitted("item-knn", graph, shrink=shrink).scores(Baskets.of([np.array([1], np.int32)]))
+        assert found[0].tolist() == pytest.approx([0, 0, 1 / (2**0.5 + shrink)])
 
 
 def test_a_model_is_a_module_whose_buffers_are_all_there_is() -> None:
