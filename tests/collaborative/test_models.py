@@ -167,23 +167,7 @@ def test_an_item_that_comes_later_scores_as_one_of_the_catalogue_that_nobody_has
     assert float(grown.scores(has_it)[0, 16]) == 0.0  # type: ignore[attr-defined]
 
 
-def test_stacked_columns_of_later_items_are_exact() -> None:
-    """With the texts centred alike, the column is what the same problem gives an item that nobody has."""
-    graph, text = random_graph(items=15), random_text(15)
-    late = TextTable(text).mean[None] + 0.5 * torch.randn(1, 6, generator=torch.Generator().manual_seed(5))
-    model = fitted("ease", graph, text, text="stack", weight=2.0, penalty=3.0)
-    grown = twin(model)  # type: ignore[type-var]
-    grown.add(late)  # type: ignore[attr-defined]
-    unit = torch.cat([model.text.vectors, model.text.prepared(late)])  # type: ignore[attr-defined]
-    whole = torch.zeros(17, 17)
-    whole[:16, :16] = gram(graph.matrix)
-    whole += 2.0 * unit @ unit.T + 3.0 * torch.eye(17)
-    precision = torch.linalg.inv(whole.double())
-    wanted = -precision[:16, 16] / precision[16, 16]
-    assert torch.allclose(grown.added[:, 0].double(), wanted, atol=1e-4)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
+LATER = pytest.mark.parametrize(
     ("name", "values"),
     [
         ("ease", {"text": "stack", "weight": 2.0, "penalty": 3.0}),
@@ -192,26 +176,42 @@ def test_stacked_columns_of_later_items_are_exact() -> None:
         ("text-knn", {"power": 2.0}),
     ],
 )
-def test_what_two_later_items_say_of_one_another_is_exact(name: str, values: dict[str, object]) -> None:
-    """By the problem that holds the catalogue and both of them, which nobody has."""
+
+
+def with_later(name: str, values: dict[str, object], count: int) -> tuple[Tensor, np.ndarray]:
+    """Scores (16 + count,) x (16 + count,) of who has one item alone, ``count`` of them later ones; and W of them all.
+
+    With the texts centred alike, W is what the same problem gives items of the catalogue that nobody has.
+    """
     graph, text = random_graph(items=15), random_text(15)
     drawn = torch.randn(2, 6, generator=torch.Generator().manual_seed(5))
-    late = TextTable(text).mean + drawn + torch.tensor([[0.0], [0.5]]) * drawn[:1]
+    late = (TextTable(text).mean + drawn + torch.tensor([[0.0], [0.5]]) * drawn[:1])[:count]
     grown = twin(fitted(name, graph, text, **values))  # type: ignore[type-var]
     grown.add(late)  # type: ignore[attr-defined]
-    unit = torch.cat([grown.text.vectors, grown.text.prepared(late)]).double()  # type: ignore[attr-defined]
+    found = grown.scores(Baskets.alone(torch.arange(16 + count)))  # type: ignore[attr-defined]
+    unit = torch.cat([grown.text.vectors, grown.text.prepared(late)]).double().numpy()  # type: ignore[attr-defined]
+    met = np.zeros((41, 16 + count))
+    met[:, :16] = graph.matrix.toarray()
+    nowhere = np.zeros((16 + count, 16 + count))
     if name == "text-knn":
-        wanted = float(unit[16] @ unit[17]) ** 2
-    elif values["text"] == "stack":
-        whole = 2.0 * unit @ unit.T + 3.0 * torch.eye(18)
-        whole[:16, :16] += gram(graph.matrix)
-        precision = torch.linalg.inv(whole)
-        wanted = -float(precision[16, 17] / precision[17, 17])
-    else:  # nobody has the two, so their entry is that of the texts, drawn to 0 by the penalty
-        wanted = 7.0 / (7.0 + 3.0) * least_squares(unit.numpy().T, 0.5, 0.0, np.zeros((18, 18)))[16, 17]
-    assert abs(wanted) > 0.01
-    found = grown.scores(Baskets.of([np.array([16], np.int32)]))  # type: ignore[attr-defined]
-    assert float(found[0, 17]) == pytest.approx(wanted, rel=1e-3)
+        return found, np.maximum(unit @ unit.T, 0) ** 2
+    if values["text"] == "stack":
+        return found, least_squares(np.vstack([met, 2.0**0.5 * unit.T]), 3.0, 0.0, nowhere)
+    return found, least_squares(met, 3.0, 7.0, least_squares(unit.T, 0.5, 0.0, nowhere))
+
+
+@LATER
+def test_the_column_of_a_later_item_is_exact(name: str, values: dict[str, object]) -> None:
+    found, wanted = with_later(name, values, 1)
+    assert np.abs(wanted[:16, 16]).max() > 0.01
+    assert np.allclose(found[:16, 16].numpy(), wanted[:16, 16], atol=1e-4)
+
+
+@LATER
+def test_what_two_later_items_say_of_one_another_is_exact(name: str, values: dict[str, object]) -> None:
+    found, wanted = with_later(name, values, 2)
+    assert min(abs(wanted[16, 17]), abs(wanted[17, 16])) > 0.01
+    assert np.allclose(found[[16, 17], [17, 16]].numpy(), wanted[[16, 17], [17, 16]], atol=1e-4)
 
 
 def test_models_without_text_take_no_item_that_comes_later() -> None:
