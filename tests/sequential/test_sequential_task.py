@@ -26,9 +26,9 @@ from braidrec.evaluation.retrieval_report import gains
 from braidrec.evaluation.sequential_baselines import sequential_baselines
 from braidrec.registry import Spec
 from braidrec.sequential import TASK
-from braidrec.sequential.build import build_stages, kept_module, parts_of, settings_of
+from braidrec.sequential.build import build_stages, kept_module, make_parts, parts_of, settings_of
 from braidrec.sequential.model import Past, SequentialModel
-from braidrec.sequential.scoring import HistoryScorer, part_rows
+from braidrec.sequential.scoring import HistoryScorer, part_rows, validation
 from braidrec.sequential.stages import plain_stages
 from braidrec.sequential.task import TASK as ROOM
 from braidrec.strict import Strict
@@ -350,11 +350,28 @@ def test_baselines_by_name_are_those_of_the_training_sequences() -> None:
         ROOM.baseline("markow", None, data, "test")
 
 
+def test_what_was_met_before_is_a_miss_though_the_catalogue_is_shorter_than_the_list() -> None:
+    """Users 1 and 2 come back to an item, user 3 meets a new one: of five items even the last is among ten."""
+    data = small.sequences_of([[1, 2, 1, 2], [3, 3, 3, 3], [1, 2, 3, 4]], 5, "five")
+    config = small.config("plain", buckets=1)
+    outcome = cast(Any, ROOM.baseline("popularity", None, data, "test"))
+    assert outcome.values["masked"].tolist() == [True, True, False]
+    found = ROOM.report(outcome, config, data, "test", min_rows=1)["all"].values
+    assert found["hr@10"] == pytest.approx(1 / 3)
+    assert 0 < found["ndcg@10"] <= 1 / 3
+    module = build_stages(config, make_parts(config, data, None))[0].module
+    assert validation(part_rows(data, "valid"), small.LENGTH)(module)["hr@10"] == pytest.approx(1 / 3)
+    other = replace(outcome, values={**outcome.values, "masked": np.zeros(3, np.bool_)})
+    [ndcg, hr] = ROOM.tests([other], [outcome], config, data, "test")
+    assert (ndcg.metric, hr.metric) == ("ndcg@10", "hr@10")
+    assert hr.difference == pytest.approx(2 / 3)
+
+
 def test_models_are_compared_by_both_metrics_over_seeds() -> None:
     data, config = small.dataset(), small.config("plain")
     first = ROOM.outcome(kept("plain"), config, data, "test", show_progress=False)
     second = ROOM.baseline("popularity", None, data, "test")
-    other = replace(first, values={**first.values, "rank": first.values["rank"][::-1]})
+    other = replace(first, values={name: values[::-1] for name, values in first.values.items()})
     tests = ROOM.tests([first, other], [second, second], config, data, "test")
     assert [test.metric for test in tests] == ["ndcg@10", "hr@10"]
     for test in tests:
