@@ -13,11 +13,12 @@ from torch import Tensor
 import small_sequences as small
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
+from braidrec.sequential.gates import BucketGate
 from braidrec.sequential.maps import FusedMap, IdMap, TextMap
 from braidrec.sequential.methods.ctrl import Contrast
 from braidrec.sequential.methods.disco import ESTIMATORS, ChunkedMap, DisCoSR
 from braidrec.sequential.mixture import Mixture
-from braidrec.sequential.next_item import Expert, SequenceModel
+from braidrec.sequential.next_item import Expert, SequenceModel, monitors_of
 from braidrec.training.stages import Stage
 
 
@@ -88,6 +89,17 @@ def test_make_mixes_a_fresh_id_expert_with_the_text_model() -> None:
     assert experts.module.gate().shape == (small.BUCKETS + 2, 2)
 
 
+@pytest.mark.parametrize(("method", "experts"), [("make", ("id", "text")), ("pad", ("id", "aligned", "text"))])
+def test_a_mixture_has_the_gate_that_was_asked_for(method: str, experts: tuple[str, ...]) -> None:
+    for init in ("uniform", "authors"):
+        for unseen in ("trained", "text"):
+            model = stages(method, gate_init=init, unseen=unseen)[-1].module
+            assert isinstance(model, Mixture)
+            assert isinstance(model.gate, BucketGate)
+            assert torch.equal(model.gate.logits, BucketGate(experts, small.BUCKETS, init=init).logits)  # type: ignore[arg-type]
+            assert model.untrained.nonzero().squeeze(1).tolist() == ([27, 28, 29, 30] if unseen == "text" else [])
+
+
 def disco(loss: str = "bce", **enhance: Any) -> tuple[DisCoSR, ChunkedMap, Stage]:
     stage = stages("disco", loss, **enhance)[0]
     assert isinstance(stage.module, DisCoSR)
@@ -153,4 +165,6 @@ def test_norms_of_the_experts_are_logged() -> None:
     batch = next(iter(small.batches_of(small.config())))
     step = cast(Any, stages("pad")[-1].module).step(batch)
     assert step.monitors.keys() == {"norm_id", "norm_aligned", "norm_text"}
+    found = monitors_of({"id": torch.tensor([[3.0, -4.0], [0.0, -1.0]])})
+    assert found == {"norm_id": 3.0}  # the mean of 5 and 1
     assert isinstance(batch, SequenceBatch)

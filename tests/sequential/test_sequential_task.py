@@ -21,7 +21,7 @@ from braidrec.data.popularity import frequency_buckets, train_counts
 from braidrec.data.sequences import training_ends, training_events
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
-from braidrec.evaluation.retrieval import rank_targets
+from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import gains
 from braidrec.evaluation.sequential_baselines import sequential_baselines
 from braidrec.registry import Spec
@@ -104,6 +104,47 @@ def test_data_without_sequences_is_refused() -> None:
     other = replace(cast(Stage, plan.stages[0]), train="knowledge")
     with pytest.raises(ConfigError, match="stage 'pretrain' trains on the part 'knowledge'; sequence models train on"):
         small.plan_of(small.config("plain"), data).batches(other)
+
+
+def test_negatives_are_drawn_where_a_loss_reads_them_alone() -> None:
+    """User 1 met the whole catalogue, so there is no negative for them; a softmax over all items needs none."""
+    data = small.sequences_of([[*range(1, 11), 1, 2], [1, 2, 3, 4, 5], [6, 7, 8, 9]], 10, "ten")
+    text = small.knowledge(10)
+
+    def batches(method: str, loss: str) -> dict[str, Any]:
+        plan = small.plan_of(small.config(method, "sasrec", loss, buckets=2), data, text if method != "plain" else None)
+        return {stage.name: plan.batches(cast(Stage, stage)) for stage in plan.stages}
+
+    for method, stages, reading in (
+        ("plain", ["pretrain"], []),
+        ("smem", ["pretrain", "experts"], []),
+        ("pad", ["pretrain", "align", "experts"], ["align"]),  # the distance is between negatives, too
+        ("disco", ["train"], ["train"]),
+        ("ctrl", ["contrast", "tune"], ["contrast"]),
+    ):
+        found = batches(method, "full_ce")
+        assert list(found) == stages
+        for name, own in found.items():
+            if name in reading:
+                with pytest.raises(DataError, match="user row 1 met all 10 items, so no negative is left"):
+                    next(iter(own))
+            else:
+                batch = next(iter(own))
+                assert batch.negatives.shape == (*batch.items.shape, 0)
+    with pytest.raises(DataError, match="user row 1 met all 10 items, so no negative is left"):
+        next(iter(batches("plain", "bce")["pretrain"]))
+
+
+@pytest.mark.parametrize("method", ["plain", "pad", "pad contextual"])
+def test_a_loss_without_negatives_is_the_same_whatever_was_drawn(method: str) -> None:
+    stage = cast(Stage, small.plan_of(small.config(method, "sasrec", "full_ce")).stages[-1])
+    module: Any = stage.module.eval()
+    drawn = small.batch_of(small.histories())
+    none = replace(drawn, negatives=drawn.negatives[..., :0])
+    with torch.no_grad():
+        first, second = (module.step(batch).losses()["prediction"] for batch in (drawn, none))
+    assert torch.equal(first, second)
+    assert not module.draws
 
 
 def test_a_plan_starts_from_its_own_seed_alone() -> None:
@@ -350,6 +391,24 @@ def test_baselines_by_name_are_those_of_the_training_sequences() -> None:
         ROOM.baseline("markow", None, data, "test")
 
 
+def test_baselines_have_the_settings_that_they_name() -> None:
+    assert TASK.baselines["item-knn"].config().length == 20
+    assert TASK.baselines["ease"].config().penalty == 100.0
+    # item 1 was met with 2, and 3 with 4; the row has 1, then 3 twice, of which a short reader sees 3 alone
+    past, user = np.array([1, 3, 3], np.int32), np.array([1], np.int32)
+    rows = RetrievalRows.single(user, np.array([2], np.int32), past, np.array([0]), np.array([3]), 4)
+    met = np.array([1, 1, 2, 2], np.int32), np.array([1, 2, 3, 4], np.int32)
+    for length, expected in ((20, [0, 0, 1, 0, 2]), (2, [0, 0, 0, 0, 2])):
+        spec = TASK.baselines["item-knn"]
+        scorer = spec.build(spec.config(length=length), rows, *met)
+        assert scorer.scores(np.arange(1))[0].tolist() == expected
+    # two users, four items: two pairs that go together; X^T X + lambda has 1 + lambda on its diagonal and 1 beside it
+    for penalty in (1.0, 100.0):
+        spec = TASK.baselines["ease"]
+        found = spec.build(spec.config(penalty=penalty), rows, *met).scores(np.arange(1))[0]
+        assert found[1:].tolist() == pytest.approx([0, 1 / (1 + penalty), 0, 1 / (1 + penalty)], abs=1e-6)
+
+
 def test_what_was_met_before_is_a_miss_though_the_catalogue_is_shorter_than_the_list() -> None:
     """Users 1 and 2 come back to an item, user 3 meets a new one: of five items even the last is among ten."""
     data = small.sequences_of([[1, 2, 1, 2], [3, 3, 3, 3], [1, 2, 3, 4]], 5, "five")
@@ -458,6 +517,16 @@ def test_presets_of_the_backbones() -> None:
     for name in ("gru4rec", "caser"):
         kinds = {preset: resolved(preset, name).model.backbone for preset in TASK.presets}
         assert all(kind == kinds["paper"] for kind in kinds.values())
+
+
+def test_encoders_are_told_how_id_rows_start() -> None:
+    """Positions that start as items do have their spread, Xavier's of the id table where none is asked for."""
+    for std, expected in ((0.3, 0.3), (None, (2 / (small.ITEMS + 1 + 64)) ** 0.5)):
+        backbone = {"positions": "items"}
+        config = small.config("plain", dim=64, length=100, initial_std=std, backbone=backbone)
+        torch.manual_seed(0)
+        encoder: Any = parts_of(config, torch.from_numpy(counts())).make_encoder()
+        assert encoder.positions.weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_parts_of_counts_alone() -> None:

@@ -86,7 +86,7 @@ class SequentialTask:
                 config.training.of_phase(stage.name).batch_size,
                 length=settings.length,
                 windows=settings.windows,
-                negatives=settings.negatives,
+                negatives=settings.negatives if cast(StageModule, stage.module).draws else 0,
                 own_negatives=settings.own_negatives,
                 seed=spawn(config.seed, "batches", stage.name) % 2**31,
             )
