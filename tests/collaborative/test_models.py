@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 from braidrec.collaborative import TASK
 from braidrec.collaborative.baskets import Baskets
+from braidrec.collaborative.contracts import Parts
+from braidrec.collaborative.graph import Graph
+from braidrec.collaborative.item_weights import TextSide
+from braidrec.collaborative.models.ease import COLD, EASEConfig, TextEASE, calibrated, fit_form
 from braidrec.collaborative.models.ials import IALSConfig, fit_factors, penalties, solve
 from braidrec.collaborative.models.turbo_cf import weights as turbo_weights
 from braidrec.errors import ConfigError, RunError
@@ -408,6 +412,31 @@ def test_items_that_nobody_has_are_scored_times_cold_with_their_shares() -> None
             each.add(text[3:4])  # type: ignore[attr-defined]
         plain, boosted = (each.scores(some_baskets())[:, 17] for each in grown)  # type: ignore[attr-defined]
         assert torch.allclose(3 * plain, boosted)
+
+
+def test_the_weight_of_cold_items_is_chosen_where_a_tenth_of_the_items_is_hidden() -> None:
+    graph, text = random_graph(60, 40, 0.2), TextTable(random_text(40))
+    config, side = EASEConfig(text="stack", penalty=3.0), TextSide.tensors(text)
+    asked: list[float] = []
+
+    def judge(module: nn.Module, known: Graph) -> float:
+        """Best at 3; what is judged was fitted without the hidden items, which are the cold ones."""
+        hidden = (graph.item_counts > 0) & (known.item_counts == 0)
+        assert hidden.sum() == 4
+        assert known.item_counts[~hidden].tolist() == graph.item_counts[~hidden].tolist()
+        assert isinstance(module, TextEASE)
+        assert module.boost is not None
+        assert module.dense is not None
+        wanted = fit_form(Parts(40, known), side["text.vectors"], config)["dense"]
+        assert torch.equal(module.dense, wanted)
+        assert not torch.equal(module.dense, fit_form(Parts(40, graph), side["text.vectors"], config)["dense"])
+        cold = float(module.boost[-1])
+        assert torch.equal(module.boost[1:-1], torch.where(torch.from_numpy(known.item_counts[1:] == 0), cold, 1.0))
+        asked.append(cold)
+        return -abs(cold - 3.0)
+
+    assert calibrated(Parts(40, graph, text, judge=judge), side, config) == 3.0
+    assert tuple(asked) == COLD
 
 
 @pytest.mark.parametrize("name", ["item-knn", "gf-cf", "graph-filter", "turbo-cf"])
