@@ -60,9 +60,10 @@ def test_the_recommendation_loss_by_hand(loss: str) -> None:
     torch.testing.assert_close(model.step(batch).losses()["prediction"], expected)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.4])
 @torch.no_grad()
-def test_ctrl_contrasts_the_distinct_items_and_drops_the_text() -> None:
-    contrast, tune = stages("ctrl")
+def test_ctrl_contrasts_the_distinct_items_and_drops_the_text(temperature: float) -> None:
+    contrast, tune = stages("ctrl", temperature=temperature)
     assert [contrast.name, tune.name] == ["contrast", "tune"]
     assert (contrast.monitor, contrast.mode) == ("contrast", "min")
     module = contrast.module.eval()
@@ -70,10 +71,10 @@ def test_ctrl_contrasts_the_distinct_items_and_drops_the_text() -> None:
     batch = small.batch_of(small.histories((2, 1)), negatives=1)
     rows = torch.cat([batch.items.flatten(), batch.targets.flatten(), batch.negatives.flatten()]).unique()[1:].long()
     ids, text = module.ids(rows), module.text(rows)
-    expected = (info_nce(text, ids, temperature=0.1) + info_nce(ids, text, temperature=0.1)) / 2
+    expected = (info_nce(text, ids, temperature=temperature) + info_nce(ids, text, temperature=temperature)) / 2
     torch.testing.assert_close(module.step(batch).losses()["contrast"], expected)
     rows = torch.arange(1, small.ITEMS + 1)
-    expected = info_nce(module.text(rows), module.ids(rows), temperature=0.1, symmetric=True)
+    expected = info_nce(module.text(rows), module.ids(rows), temperature=temperature, symmetric=True)
     assert module.validation() == {"contrast": pytest.approx(expected.item(), abs=1e-6)}
     assert tune.starts == {"contrast": {"ids.": "expert.items."}}
     assert isinstance(tune.module.expert.items, IdMap)
@@ -150,6 +151,17 @@ def test_disco_keeps_three_pairs_of_chunks_apart() -> None:
     assert stage.weights == {"prediction": 1.0, "sufficiency": 0.2, "disentangle": 0.2}
     estimators = next(group for group in stage.groups if group.name == ESTIMATORS)
     assert (estimators.lr, estimators.weight_decay) == (1e-3, 0.0)
+
+
+def test_disco_weighs_and_bounds_as_it_was_asked() -> None:
+    module, _, stage = disco(sufficiency_weight=0.3, disentangle_weight=0.4, estimator_lr=0.05)
+    assert stage.weights == {"prediction": 1.0, "sufficiency": 0.3, "disentangle": 0.4}
+    assert [(group.name, group.lr) for group in stage.groups][-1] == (ESTIMATORS, 0.05)
+    assert len(module.clubs) == 3
+    for per_dimension in (True, False):
+        for floor in (True, False):
+            clubs = disco(club_per_dimension=per_dimension, club_floor=floor)[0].clubs
+            assert {(cast(Any, club).per_dimension, cast(Any, club).floor) for club in clubs} == {(per_dimension, floor)}
 
 
 @pytest.mark.parametrize("loss", ["bce", "full_ce"])

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ import small_sequences as small
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.popularity import frequency_buckets, train_counts
+from braidrec.data.schema import Schema
 from braidrec.data.sequences import training_ends, training_events
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
@@ -202,6 +204,8 @@ def test_scores_are_those_of_the_encoder_and_the_catalogue(method: str) -> None:
     assert (found.shape, found.dtype) == ((3, small.ITEMS), np.float32)
     np.testing.assert_allclose(found[[0, 2]], np.repeat(expected[:, 1:], 2, axis=0), rtol=1e-5, atol=1e-6)
     assert found[1].tolist() == counts()[1:].tolist()  # nobody met yet: what was met most often
+    numbered = replace(model, counts=torch.arange(small.ITEMS + 1))
+    assert numbered.scores([past(PAST[:0])], ALL[[29, 4]])[0].tolist() == [30, 5]
     np.testing.assert_allclose(model.scores([past(PAST)], ALL[[7, 2]])[0], found[0, [7, 2]], rtol=1e-5, atol=1e-6)
     long = np.concatenate([np.full(50, 3, np.int32), np.tile(PAST, 2)])
     np.testing.assert_array_equal(model.scores([past(long)], ALL), model.scores([past(long[-small.LENGTH :])], ALL))
@@ -214,6 +218,12 @@ def test_pasts_are_what_somebody_met() -> None:
     assert model.past(None, np.array([3, 5, 3])).items.tolist() == [3, 5, 3]
     assert model.past(None).items.tolist() == []
     assert model.seen(Past(PAST[:1], PAST)) is PAST
+    events = {"user": ["a"] * 6, "item": list("stuvwx"), "time": list(range(6)), "label": [1, 0, 1, 1, 0, 1]}
+    schema = Schema(user="user", item="item", timestamp="time", label="label")
+    labelled = Dataset.from_frames(pl.DataFrame(events), schema=schema, settings=small.LAST_TWO)
+    found = replace(model, data=labelled).past(1, np.array([2], np.int32))
+    names = [[labelled.item_ids[row - 1] for row in part] for part in (found.items, found.seen)]
+    assert names == [[*"suvx", "t"], [*"stuvwx", "t"]]  # what was met without being liked is no news, and followed by nobody
     alone = ROOM.load(small.config("plain"), copied(model.saved()), None)
     with pytest.raises(
         RunError, match=r"SASRec: what a known user met stands in the log.*give the data \(load\(path, dataset=\.\.\.\)\)"
