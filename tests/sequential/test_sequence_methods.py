@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import small_sequences as small
 from braidrec.data.sequences import SequenceBatch
@@ -99,6 +99,29 @@ def test_a_mixture_has_the_gate_that_was_asked_for(method: str, experts: tuple[s
             assert isinstance(model.gate, BucketGate)
             assert torch.equal(model.gate.logits, BucketGate(experts, small.BUCKETS, init=init).logits)  # type: ignore[arg-type]
             assert model.untrained.nonzero().squeeze(1).tolist() == ([27, 28, 29, 30] if unseen == "text" else [])
+
+
+def maps_of(found: Sequence[Stage], kind: type) -> list[Any]:
+    return [part for stage in found for part in stage.module.modules() if isinstance(part, kind)]
+
+
+@pytest.mark.parametrize(("method", "count"), [("hybrid", 1), ("pad", 2), ("smem", 1)])
+def test_both_sides_are_fused_as_it_was_asked_in_every_stage(method: str, count: int) -> None:
+    for fusion in ("add", "concat"):
+        found = maps_of(stages(method, fusion=fusion), FusedMap)
+        assert [part.phi is None for part in found] == [fusion == "add"] * count
+
+
+@pytest.mark.parametrize(
+    ("method", "count"), [("hybrid", 1), ("morec", 1), ("ctrl", 1), ("make", 2), ("pad", 3), ("smem", 2), ("disco", 2)]
+)
+def test_text_is_read_as_it_was_asked_in_every_stage(method: str, count: int) -> None:
+    found = maps_of(stages(method, text={"layers": 2, "dropout": 0.3, "final": "linear", "centre": True}), TextMap)
+    assert len(found) == count
+    for text in found:
+        assert [part.p for part in text.mlp if isinstance(part, nn.Dropout)] == [0.3] * 2
+        assert isinstance(text.mlp[-1], nn.Linear)
+        assert text.how == "centred"
 
 
 def disco(loss: str = "bce", **enhance: Any) -> tuple[DisCoSR, ChunkedMap, Stage]:
