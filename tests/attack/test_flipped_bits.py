@@ -135,6 +135,21 @@ def test_a_changed_cell_is_refused_whatever_its_column(column: str, tmp_path: Pa
         KnowledgeBase.open(tmp_path / "kb").verify()
 
 
+def test_a_vector_that_moved_to_another_row_with_its_checksum_is_refused(tmp_path: Path) -> None:
+    """The sum is of a row's key and text, too, so each cell may be whole and the vector still another item's."""
+    import lancedb
+
+    shutil.copytree(pristine(), tmp_path / "kb")
+    [folder] = (tmp_path / "kb").glob("lengths-*")
+    table = lancedb.connect(str(folder)).open_table("rows")
+    [row] = table.search().where("id = 'item17'").select(["vector", "vector_crc"]).to_list()
+    table.update(where="id = 'item7'", values={name: row[name] for name in ("vector", "vector_crc")})
+    with pytest.raises(KnowledgeError, match="damaged"):
+        content(tmp_path / "kb")
+    with pytest.raises(KnowledgeError, match="1 vectors that differ from their checksum"):
+        KnowledgeBase.open(tmp_path / "kb").verify()
+
+
 def test_a_table_of_the_former_format_is_read_and_filled_further_by_its_own_rule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,8 @@ def test_text_is_centred_by_kind_and_at_length_one() -> None:
     assert not bool(known.all())  # one has nothing, so no text
     torch.testing.assert_close(text.users.norm(dim=1), known.float())
     torch.testing.assert_close(text.of_items(given[3:5]), text.items[3:5])
+    silent = torch.stack([torch.zeros(text.width), 1.0001 * given.mean(dim=0)])  # of words that nobody knows
+    assert not text.of_items(silent).any()
 
 
 def test_reduced_text_keeps_what_its_columns_can() -> None:

@@ -11,7 +11,12 @@ from scipy.optimize import minimize
 from small_worlds import fitted, graph_of, random_graph, random_text
 from torch import Tensor, nn
 
+from braidrec.collaborative import TASK
 from braidrec.collaborative.baskets import Baskets
+from braidrec.collaborative.contracts import Parts
+from braidrec.collaborative.graph import Graph
+from braidrec.collaborative.item_weights import TextSide
+from braidrec.collaborative.models.ease import COLD, EASEConfig, TextEASE, calibrated, fit_form
 from braidrec.collaborative.models.ials import IALSConfig, fit_factors, penalties, solve
 from braidrec.collaborative.models.turbo_cf import weights as turbo_weights
 from braidrec.errors import ConfigError, RunError
@@ -166,20 +171,51 @@ def test_an_item_that_comes_later_scores_as_one_of_the_catalogue_that_nobody_has
     assert float(grown.scores(has_it)[0, 16]) == 0.0  # type: ignore[attr-defined]
 
 
-def test_stacked_columns_of_later_items_are_exact() -> None:
-    """With the texts centred alike, the column is what the same problem gives an item that nobody has."""
+LATER = pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("ease", {"text": "stack", "weight": 2.0, "penalty": 3.0}),
+        ("ease", {"text": "stack", "weight": 2.0, "penalty": 3.0, "rank": 16}),
+        ("ease", {"text": "regularise", "text_penalty": 0.5, "penalty": 3.0, "pull": 7.0}),
+        ("text-knn", {"power": 2.0}),
+    ],
+)
+
+
+def with_later(name: str, values: dict[str, object], count: int) -> tuple[Tensor, np.ndarray]:
+    """Scores (16 + count,) x (16 + count,) of who has one item alone, ``count`` of them later ones; and W of them all.
+
+    With the texts centred alike, W is what the same problem gives items of the catalogue that nobody has.
+    """
     graph, text = random_graph(items=15), random_text(15)
-    late = TextTable(text).mean[None] + 0.5 * torch.randn(1, 6, generator=torch.Generator().manual_seed(5))
-    model = fitted("ease", graph, text, text="stack", weight=2.0, penalty=3.0)
-    grown = twin(model)  # type: ignore[type-var]
+    drawn = torch.randn(2, 6, generator=torch.Generator().manual_seed(5))
+    late = (TextTable(text).mean + drawn + torch.tensor([[0.0], [0.5]]) * drawn[:1])[:count]
+    grown = twin(fitted(name, graph, text, **values))  # type: ignore[type-var]
     grown.add(late)  # type: ignore[attr-defined]
-    unit = torch.cat([model.text.vectors, model.text.prepared(late)])  # type: ignore[attr-defined]
-    whole = torch.zeros(17, 17)
-    whole[:16, :16] = gram(graph.matrix)
-    whole += 2.0 * unit @ unit.T + 3.0 * torch.eye(17)
-    precision = torch.linalg.inv(whole.double())
-    wanted = -precision[:16, 16] / precision[16, 16]
-    assert torch.allclose(grown.added[:, 0].double(), wanted, atol=1e-4)  # type: ignore[attr-defined]
+    found = grown.scores(Baskets.alone(torch.arange(16 + count)))  # type: ignore[attr-defined]
+    unit = torch.cat([grown.text.vectors, grown.text.prepared(late)]).double().numpy()  # type: ignore[attr-defined]
+    met = np.zeros((41, 16 + count))
+    met[:, :16] = graph.matrix.toarray()
+    nowhere = np.zeros((16 + count, 16 + count))
+    if name == "text-knn":
+        return found, np.maximum(unit @ unit.T, 0) ** 2
+    if values["text"] == "stack":
+        return found, least_squares(np.vstack([met, 2.0**0.5 * unit.T]), 3.0, 0.0, nowhere)
+    return found, least_squares(met, 3.0, 7.0, least_squares(unit.T, 0.5, 0.0, nowhere))
+
+
+@LATER
+def test_the_column_of_a_later_item_is_exact(name: str, values: dict[str, object]) -> None:
+    found, wanted = with_later(name, values, 1)
+    assert np.abs(wanted[:16, 16]).max() > 0.01
+    assert np.allclose(found[:16, 16].numpy(), wanted[:16, 16], atol=1e-4)
+
+
+@LATER
+def test_what_two_later_items_say_of_one_another_is_exact(name: str, values: dict[str, object]) -> None:
+    found, wanted = with_later(name, values, 2)
+    assert min(abs(wanted[16, 17]), abs(wanted[17, 16])) > 0.01
+    assert np.allclose(found[[16, 17], [17, 16]].numpy(), wanted[[16, 17], [17, 16]], atol=1e-4)
 
 
 def test_models_without_text_take_no_item_that_comes_later() -> None:
@@ -314,6 +350,41 @@ def test_ials_explains_a_score_by_what_somebody_has() -> None:
     assert model.item_vectors()["factors"].shape == (16, 4)
 
 
+DEFAULTS: dict[str, dict[str, object]] = {
+    "popularity": {},
+    "item-knn": {"shrink": 20.0},
+    "text-knn": {"power": 3.0},
+    "graph-filter": {},
+    "turbo-cf": {"alpha": 0.5, "power": 0.7, "order": 1},
+    "gf-cf": {"factors": 128, "alpha": 0.3},
+    "ease": {
+        "text": "none",
+        "penalty": 100.0,
+        "weight": 10.0,
+        "text_penalty": 1.0,
+        "pull": 50.0,
+        "cold": 1.0,
+        "rank": None,
+    },
+    "ials": {"factors": 128, "penalty": 0.05, "alpha": 10.0, "frequency": 0.0, "sweeps": 15, "init": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_trial(name: str) -> None:
+    own = TASK.models[name].config().model_dump()
+    memory = {} if name in ("popularity", "ials") else {"memory_gib": 8.0}
+    assert own == {**DEFAULTS[name], **memory}
+
+
+def test_item_knn_shrinks_by_what_was_asked() -> None:
+    # items 1 and 2 share one user of two and one: 1 / (sqrt(2) + shrink)
+    graph = graph_of(np.array([[1, 1], [1, 2], [2, 1]]), 2, 2)
+    for shrink in (0.0, 20.0, 50.0):
+        found = fitted("item-knn", graph, shrink=shrink).scores(Baskets.of([np.array([1], np.int32)]))
+        assert found[0].tolist() == pytest.approx([0, 0, 1 / (2**0.5 + shrink)])
+
+
 def test_a_model_is_a_module_whose_buffers_are_all_there_is() -> None:
     for name, values in (*LINEAR, *TEXT_MODELS, ("ials", {"factors": 4}), ("popularity", {})):
         model = fitted(name, random_graph(), random_text(), **values)
@@ -341,6 +412,31 @@ def test_items_that_nobody_has_are_scored_times_cold_with_their_shares() -> None
             each.add(text[3:4])  # type: ignore[attr-defined]
         plain, boosted = (each.scores(some_baskets())[:, 17] for each in grown)  # type: ignore[attr-defined]
         assert torch.allclose(3 * plain, boosted)
+
+
+def test_the_weight_of_cold_items_is_chosen_where_a_tenth_of_the_items_is_hidden() -> None:
+    graph, text = random_graph(60, 40, 0.2), TextTable(random_text(40))
+    config, side = EASEConfig(text="stack", penalty=3.0), TextSide.tensors(text)
+    asked: list[float] = []
+
+    def judge(module: nn.Module, known: Graph) -> float:
+        """Best at 3; what is judged was fitted without the hidden items, which are the cold ones."""
+        hidden = (graph.item_counts > 0) & (known.item_counts == 0)
+        assert hidden.sum() == 4
+        assert known.item_counts[~hidden].tolist() == graph.item_counts[~hidden].tolist()
+        assert isinstance(module, TextEASE)
+        assert module.boost is not None
+        assert module.dense is not None
+        wanted = fit_form(Parts(40, known), side["text.vectors"], config)["dense"]
+        assert torch.equal(module.dense, wanted)
+        assert not torch.equal(module.dense, fit_form(Parts(40, graph), side["text.vectors"], config)["dense"])
+        cold = float(module.boost[-1])
+        assert torch.equal(module.boost[1:-1], torch.where(torch.from_numpy(known.item_counts[1:] == 0), cold, 1.0))
+        asked.append(cold)
+        return -abs(cold - 3.0)
+
+    assert calibrated(Parts(40, graph, text, judge=judge), side, config) == 3.0
+    assert tuple(asked) == COLD
 
 
 @pytest.mark.parametrize("name", ["item-knn", "gf-cf", "graph-filter", "turbo-cf"])

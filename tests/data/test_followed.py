@@ -120,6 +120,16 @@ def test_dislikes_before_the_held_out_may_be_negatives(tmp_path: Path) -> None:
         SequenceBatches(prepared(tmp_path / "all", log, sequences="all"), 2, length=4, own_negatives=True)
 
 
+def test_dislikes_behind_a_border_in_time_are_none_of_training(tmp_path: Path) -> None:
+    """Eight events, of which four are training: d stands at the border itself."""
+    split = SplitConfig(kind="temporal", min_history=0, ratios=(0.5, 0.25, 0.25))
+    data = prepared(tmp_path, rows("AbBCdEfG"), split=split)
+    assert training_ends(data.followed).tolist() == [0, 3]
+    assert letters(data, disliked(data)[1]) == ""
+    data = prepared(tmp_path / "more", rows("AxBCdEfG"), split=split)
+    assert letters(data, disliked(data)[1]) == "x"
+
+
 def test_own_negatives_go_with_drawn_ones_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.own_negatives goes with loss = 'bce'"):
         fit(small_runs.dataset(), path=tmp_path / "run", backbone="sasrec", model={"own_negatives": True, "loss": "full_ce"})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_data import ITEMS, Event, events_lists, log_of
 from torch import Tensor
 
-from braidrec.data.negatives import NegativeSampler
+from braidrec.data.negatives import NegativeSampler, OwnItems
 from braidrec.errors import DataError
 
 
@@ -69,6 +69,20 @@ def test_draws_are_uniform_over_what_was_not_met() -> None:
 def test_one_item_left_among_many_is_found() -> None:
     log = log_of([(1, item, 5) for item in range(1, 5000) if item != 1234])
     assert draw(NegativeSampler(log, 4999, 3, 0), 2)[:, 1:].tolist() == [[1234] * 3] * 2
+
+
+def test_own_items_are_drawn_of_whoever_has_some() -> None:
+    """User 1 has one, user 2 none, user 3 two."""
+    own = OwnItems(np.array([3, 1, 3], np.int32), np.array([8, 5, 9], np.int32), 3)
+    user, number = np.repeat([1, 2, 3], 400), np.arange(1_200)
+    found = own.draw(user, number, seed=0, epoch=0)
+    assert (found[:400] == 5).all()
+    assert not found[400:800].any()
+    eights = int((found[800:] == 8).sum())
+    assert eights + int((found[800:] == 9).sum()) == 400
+    assert abs(eights - 200) < 50  # standard deviation 10
+    assert np.array_equal(found, own.draw(user, number, seed=0, epoch=0))
+    assert not np.array_equal(found, own.draw(user, number, seed=0, epoch=1))
 
 
 def test_nothing_left_is_an_error_that_names_the_user() -> None:

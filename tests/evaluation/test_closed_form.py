@@ -79,6 +79,16 @@ def test_ease_is_the_same_whichever_side_is_inverted(shape: tuple[int, int], pen
     assert np.allclose(ease(sparse(values.astype(np.float32)), penalty).numpy(), wanted, atol=1e-4)
 
 
+def test_a_table_waits_for_ease_where_its_smaller_side_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_form, "QUICK_ITEMS", 19)  # beside padding
+    monkeypatch.setattr(closed_form, "QUICK_SIDE", 9)
+    for shape, quick in (((9, 20), True), ((20, 9), True), ((10, 20), False), ((5, 21), False)):
+        values = sparse(drawn(*shape, 0.3))
+        found = closed_form.quick_ease(values, 2.0)
+        assert (found is not None) == quick
+        assert found is None or torch.equal(found, ease(values, 2.0))
+
+
 def test_what_is_not_positive_definite_names_the_setting() -> None:
     with pytest.raises(DataError, match=r"not positive definite to float32 \(row 2\); use a larger penalty"):
         inverse(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "penalty")

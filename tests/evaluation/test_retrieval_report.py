@@ -130,6 +130,11 @@ def test_what_no_model_can_reach_counts_among_the_targets() -> None:
     assert row_gains(found, "recall", 10).tolist() == [1 / 2, 0]
     assert row_gains(found, "hr", 10).tolist() == [1, 0]
     np.testing.assert_allclose(row_gains(found, "ndcg", 10), [0.6131, 0], atol=5e-5)  # 1 / 1.6309
+    single = ranking_of([[1], [4], [4]], [[0], [1], [0]])  # with one target in every row, too; the last one was listed last
+    assert row_gains(single, "hr", 10).tolist() == row_gains(single, "recall", 10).tolist() == [1, 0, 1]
+    assert row_gains(single, "mrr", 10).tolist() == [1, 0, 1 / 4]
+    np.testing.assert_allclose(row_gains(single, "ndcg", 10), [1, 0, 1 / np.log2(5)])
+    assert row_gains(single, "precision", 10).tolist() == [0.1, 0, 0.1]
 
 
 def test_one_target_gains_the_same_among_others() -> None:

@@ -263,6 +263,14 @@ def test_separation_by_hand() -> None:
     np.testing.assert_array_equal(result.text_distance, [5, 1, 2, 3, 4, 0])
 
 
+def test_distances_are_cosines_unless_asked_otherwise() -> None:
+    ids, text, pairs = planted(0, shared=True)
+    stretched = ids * np.linspace(1, 9, len(ids), dtype=np.float32)[:, None]  # which cosines do not see
+    assert discrepancy(ids, stretched, pairs).tau_all == pytest.approx(1, abs=1e-3)
+    assert (discrepancy(ids, stretched, pairs, distance="euclidean").tau_all or 1) < 0.9
+    assert separation(ids, text, pairs).distance == "cosine"
+
+
 def test_groups_are_cut_among_the_selected_pairs() -> None:
     ids, text, pairs = planted(2, shared=True)
     mask = pairs.bucket == 2

@@ -186,6 +186,16 @@ def test_nearest_is_exact_and_ordered(tmp_path: Path) -> None:
             kb.nearest(**bad)  # type: ignore[arg-type]
 
 
+def test_nearest_of_equals_go_by_id_whenever_they_came(tmp_path: Path) -> None:
+    kb = KnowledgeBase.open(tmp_path, HashEncoder())
+    for ids in (["c", "b"], ["d", "a"]):
+        kb.sync(ids, ["the same words"] * 2, show_progress=False)
+    kb.sync(["0"], ["other words"], show_progress=False)
+    for k in (1, 3, 4):
+        assert [id for id, _ in kb.nearest(text="the same words", k=k)] == ["a", "b", "c", "d"][:k]
+    assert [id for id, _ in kb.nearest(id="a", k=2)] == ["b", "c"]
+
+
 def test_reduce_applies_a_module_in_blocks(tmp_path: Path) -> None:
     kb = filled(tmp_path)
     mlp = torch.nn.Sequential(torch.nn.Linear(16, 4), torch.nn.Dropout(0.5)).train()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from braidrec.errors import ConfigError, KnowledgeError
 from braidrec.knowledge.encoders import encoder_config, make_encoder
@@ -193,6 +194,7 @@ def test_long_texts_are_cut_and_counted(llama: Path, caplog: pytest.LogCaptureFi
     encoder = causal(llama, max_tokens=4)
     np.testing.assert_array_equal(encoder.encode(["cats dogs rain love war"]), encoder.encode(["cats dogs rain"]))
     assert "1 of 1 texts reach the limit of 4 tokens" in caplog.text
+    assert CausalLMConfig(model="x").max_tokens == LLM2VecConfig(model="x").max_tokens == 512  # as LLM2Vec reads
 
 
 def test_texts_longer_than_what_is_read_are_counted(llama: Path, minilm: SentenceTransformerEncoder) -> None:
@@ -289,6 +291,24 @@ def test_tfidf_is_deterministic_and_close_texts_are_close() -> None:
     assert vectors[0] @ vectors[1] > 0.2 > abs(vectors[0] @ vectors[3])
     np.testing.assert_array_equal(HashedTfidfEncoder(TfidfConfig(width=4)).fit(corpus).encode(corpus), vectors)
     np.testing.assert_array_equal(encoder.encode(corpus[2:3]), vectors[2:3])
+
+
+@pytest.mark.parametrize("width", [2, 4, 16])
+def test_tfidf_is_its_formula(width: int) -> None:
+    """Against scikit-learn's own weights, unhashed, and an exact decomposition: inner products do not know the axes."""
+    corpus = ["cats and dogs", "cats cats cats rain", "a war of cats and rain", "war war trains", "trains in rain and rain"]
+    weigher = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    weighted = weigher.fit_transform(corpus).toarray()
+    right = np.linalg.svd(weighted, full_matrices=False)[2][:width]
+    texts = [*corpus, "trains and cats cats in a zeppelin"]
+    dense = weigher.transform(texts).toarray() @ right.T
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    encoder = HashedTfidfEncoder(TfidfConfig(width=width)).fit(corpus)
+    vectors = encoder.encode(texts)
+    np.testing.assert_allclose(vectors @ vectors.T, dense @ dense.T, atol=1e-5)
+    assert encoder.state is not None
+    np.testing.assert_allclose(encoder.state["mean"].numpy(), vectors[:5].mean(axis=0), atol=1e-6)
+    assert (TfidfConfig().width, TfidfConfig().seed) == (256, 0)
 
 
 def test_tfidf_without_a_fit_or_a_word_says_so() -> None:

@@ -24,7 +24,9 @@ def test_the_paper_s_sentence() -> None:
 def test_two_fields_one_field_and_a_vowel() -> None:
     assert render(("title", "genre"), TITANIC) == ["Here is a movie, title is Titanic, and genre is Romantic."]
     assert render(("title",), TITANIC) == ["Here is a movie, title is Titanic."]
-    assert render(("title",), TITANIC, noun="item") == ["Here is an item, title is Titanic."]
+    for noun in ("item", "album", "event", "object", "Umbrella"):
+        assert render(("title",), TITANIC, noun=noun) == [f"Here is an {noun}, title is Titanic."]
+    assert render(("title",), TITANIC, noun="product") == ["Here is a product, title is Titanic."]
 
 
 def test_empty_cells_leave_their_field_out_and_are_counted() -> None:

@@ -48,6 +48,10 @@ def test_a_fresh_gate_is_even_and_the_authors_is_not() -> None:
     assert authors[10, 1].item() == pytest.approx(0.005, abs=0.001)
     assert authors[1, 0] > authors[1, 2]
     assert authors[10, 0] < authors[10, 2]
+    logits = BucketGate(THREE, 10, init="authors").logits
+    falling, rising = torch.linspace(1, 0, 11), torch.linspace(0, 1, 11)
+    torch.testing.assert_close(logits.detach(), torch.stack([falling, falling - 5, rising], dim=1))  # -4 .. -5 in the middle
+    assert logits.dtype == torch.float32
     assert sum(weight.numel() for weight in BucketGate(THREE, 10).parameters()) == 33
 
 
@@ -86,6 +90,19 @@ def test_the_contextual_gate_is_its_formula_user_by_user() -> None:
             torch.testing.assert_close(shares[user, bucket], logits.softmax(dim=0))
         others = logits[1:].softmax(dim=0)  # of the coldest bucket
         torch.testing.assert_close(shares[user, -1], torch.cat([torch.zeros(1), others]))
+
+
+def test_first_weights_of_the_contextual_gate() -> None:
+    torch.manual_seed(0)
+    gate = ContextualGate(THREE, 200, 32)
+    assert gate.buckets.shape == (201, 16)
+    assert gate.buckets.std().item() == pytest.approx(0.02, rel=0.05)
+    first, second = gate.network[0], gate.network[2]
+    assert (first.weight.shape, second.weight.shape) == ((64, 16 + 3 * 32), (3, 64))
+    assert first.weight.std().item() == pytest.approx((2 / (64 + 112)) ** 0.5, rel=0.05)
+    assert second.weight.std().item() == pytest.approx((2 / (3 + 64)) ** 0.5, rel=0.15)
+    assert not first.bias.any()
+    assert not second.bias.any()
 
 
 def test_the_contextual_gate_does_not_train_the_experts() -> None:

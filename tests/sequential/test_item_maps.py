@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from braidrec.errors import ConfigError
+from braidrec.layers.text import TextTable
 from braidrec.sequential.maps import FusedMap, IdMap, TextConfig, TextMap
 
 ITEMS, DIM, WIDTH = 6, 4, 5
@@ -90,6 +91,22 @@ def test_centred_text_is_the_way_from_the_mean() -> None:
     torch.testing.assert_close(text.knowledge[1:], own / own.norm(dim=1, keepdim=True))
 
 
+def test_an_item_without_text_has_no_direction_of_its_own() -> None:
+    """It got the mean of the others, which is stored in half precision: what rounding leaves of it says nothing."""
+    given = torch.randn(200, 64, generator=torch.Generator().manual_seed(2)).add_(0.5).half()
+    given[0] = 0
+    silent = torch.isin(torch.arange(200), torch.tensor([7, 9]))
+    given[silent] = given[1:][~silent[1:]].float().mean(dim=0).half()
+    torch.manual_seed(0)
+    text = TextMap(TextTable(given), 0, DIM, TextConfig(centre=True)).eval()
+    assert text.knowledge is not None
+    torch.testing.assert_close(text.knowledge.norm(dim=1), (~silent).float())
+    before = text(torch.tensor([7]))
+    text.export()
+    text.add(given[[9, 3]])  # of items that come later, too
+    assert torch.equal(text(torch.tensor([200, 201])), torch.cat([before, text(torch.tensor([3]))]))
+
+
 def test_text_is_never_saved_nor_trained() -> None:
     text = text_map()
     assert "knowledge" not in text.state_dict()
@@ -125,6 +142,26 @@ def test_fusion_puts_the_id_first() -> None:
     assert not fused(ROWS)[1].any()
     added = fused_map(fusion="add")
     assert torch.equal(added(ROWS), added.ids(ROWS) + added.text(ROWS))
+
+
+def test_first_weights_are_xavier_normal_with_biases_at_zero() -> None:
+    torch.manual_seed(0)
+    text = TextMap(torch.zeros(2, 96), 0, 64, TextConfig())
+    phi = FusedMap(IdMap(1, 64), text).phi
+    assert phi is not None
+    linear = [part for part in (*text.mlp, *phi) if isinstance(part, torch.nn.Linear)]
+    assert [tuple(part.weight.shape) for part in linear] == [(64, 96), *[(64, 64)] * 4, (64, 128)]
+    for part in linear:
+        assert part.weight.std().item() == pytest.approx((2 / sum(part.weight.shape)) ** 0.5, rel=0.06)
+        assert not part.bias.any()
+
+
+def test_dropout_has_the_rate_that_was_asked_for() -> None:
+    def rates(module: torch.nn.Module) -> list[float]:
+        return [part.p for part in module.modules() if isinstance(part, torch.nn.Dropout)]
+
+    assert rates(text_map(dropout=0.3)) == [0.3] * 4
+    assert rates(FusedMap(IdMap(ITEMS, DIM), text_map(dropout=0.3), dropout=0.4)) == [*[0.3] * 4, 0.4]
 
 
 def test_a_text_map_without_text_says_so() -> None:

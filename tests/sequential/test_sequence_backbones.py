@@ -286,18 +286,34 @@ def test_first_weights() -> None:
 # SASRec ---------------------------------------------------------------------------------------------------------------------
 
 
-def authors_by_hand(model: SASRec, items: Tensor) -> Tensor:
-    """One history without padding (m, D) -> (m, D), an explicit softmax for each query of a single head."""
-    h = model.norm(items + model.positions.weight[-len(items) :])
+def attended(attend: nn.Module, queries: Tensor, rows: Tensor, kept: float) -> Tensor:
+    """(m, D) of a single head, an explicit softmax for each query; ``kept``: what dropout makes of 1."""
+    mixed = []
+    for t in range(len(rows)):
+        logits = torch.stack([attend.query(queries[t]) @ attend.key(rows[s]) for s in range(t + 1)]) / DIM**0.5
+        weights = kept * logits.exp() / logits.exp().sum()
+        mixed.append(sum(weights[s] * attend.value(rows[s]) for s in range(t + 1)))
+    out: Tensor = attend.out(torch.stack(mixed))  # type: ignore[arg-type]
+    return out
+
+
+def authors_by_hand(model: SASRec, items: Tensor, kept: float = 1.0) -> Tensor:
+    """One history without padding (m, D) -> (m, D)."""
+    h = kept * model.norm(items + model.positions.weight[-len(items) :])
     for block in model.blocks:
-        attend, mixed = block.attention, []
-        for t in range(len(h)):
-            logits = torch.stack([attend.query(h[t]) @ attend.key(h[s]) for s in range(t + 1)]) / DIM**0.5
-            weights = logits.exp() / logits.exp().sum()
-            mixed.append(sum(weights[s] * attend.value(h[s]) for s in range(t + 1)))
-        a = block.attention_norm(h + attend.out(torch.stack(mixed)))  # type: ignore[arg-type]
-        h = block.norm(a + block.outer(F.relu(block.inner(a))))
+        a = block.attention_norm(h + kept * attended(block.attention, h, h, kept))
+        h = block.norm(a + kept * block.outer(F.relu(block.inner(a))))
     return h
+
+
+def classic_by_hand(model: SASRec, items: Tensor, kept: float = 1.0) -> Tensor:
+    h = kept * (items * DIM**0.5 + model.positions.weight[-len(items) :])
+    for block in model.blocks:
+        q = block.attention_norm(h)
+        a = block.norm(q + attended(block.attention, q, h, kept))
+        h = a + kept * block.outer(kept * F.relu(block.inner(a)))
+    out: Tensor = model.norm(h)
+    return out
 
 
 @pytest.mark.parametrize(("positions", "spread"), [("xavier", (2 / (60 + 128)) ** 0.5), ("items", 0.0154)])
@@ -316,6 +332,32 @@ def test_sasrec_authors_is_its_formula() -> None:
     for row, kept in enumerate(MASK):
         if kept.any():
             torch.testing.assert_close(states[row, kept], authors_by_hand(model, items[row, kept]), atol=1e-10, rtol=0)
+
+
+@pytest.fixture
+def doubling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dropout that drops nothing and doubles what it is given, so that a test sees where it stands."""
+
+    def doubled(x: Tensor, rate: float, training: bool) -> Tensor:
+        return 2 * x if training and rate else x
+
+    for name in ("layers.transformer", *(f"sequential.backbones.{each}" for each in ("sasrec", "gru4rec", "caser"))):
+        monkeypatch.setattr(f"braidrec.{name}.dropout", doubled)
+
+
+@pytest.mark.usefixtures("doubling")
+@pytest.mark.parametrize(("variant", "by_hand"), [("authors", authors_by_hand), ("classic", classic_by_hand)])
+def test_where_sasrec_drops_out(variant: str, by_hand: Callable[..., Tensor]) -> None:
+    """Of the input, of attention weights and behind each part; of classic also inside the feed-forward layer."""
+    torch.manual_seed(0)
+    config = SASRecConfig.model_validate({"variant": variant, "heads": 1, "blocks": 2})
+    model, items = SASRec(config, EncoderSizes(DIM, LENGTH)).double(), histories()
+    states = model.train()(items, MASK)
+    quiet = model.eval()(items, MASK)
+    for row, kept in enumerate(MASK):
+        if kept.any():
+            torch.testing.assert_close(states[row, kept], by_hand(model, items[row, kept], 2.0), atol=1e-10, rtol=0)
+            torch.testing.assert_close(quiet[row, kept], by_hand(model, items[row, kept]), atol=1e-10, rtol=0)
 
 
 def test_sasrec_classic_is_the_port_on_a_full_history() -> None:
@@ -373,6 +415,15 @@ def test_gru4rec_is_its_formula() -> None:
             torch.testing.assert_close(states[row, kept], gru_by_hand(model, items[row, kept]))
 
 
+@pytest.mark.usefixtures("doubling")
+def test_gru4rec_drops_out_of_the_item_vectors_alone() -> None:
+    model, items = build("gru4rec").train(), histories()
+    assert isinstance(model, GRU4Rec)
+    for mask in (MASK, MASK[:1]):  # packed, and without padding
+        expected = gru_by_hand(model, 2 * items[0])
+        torch.testing.assert_close(model(items[: len(mask)], mask)[0], expected)
+
+
 @pytest.mark.parametrize("name", ["gru4rec", "gru4rec biased"])
 def test_gru4rec_does_not_count_the_padding(name: str) -> None:
     model, items = build(name), histories()
@@ -392,7 +443,7 @@ def test_zero_padding_leaves_the_state_of_an_unbiased_gru_at_zero() -> None:
 # Caser ----------------------------------------------------------------------------------------------------------------------
 
 
-def caser_by_hand(model: Caser, config: CaserConfig, items: Tensor) -> Tensor:
+def caser_by_hand(model: Caser, config: CaserConfig, items: Tensor, kept: float = 1.0) -> Tensor:
     """The state behind ``items`` (m, D), its window built and convolved as an image."""
     window = F.pad(items[-model.length :], (0, 0, max(model.length - len(items), 0), 0))  # (L, D)
     vertical = torch.cat([weight @ window + bias for weight, bias in zip(model.vertical, model.vertical_bias, strict=True)])
@@ -404,7 +455,7 @@ def caser_by_hand(model: Caser, config: CaserConfig, items: Tensor) -> Tensor:
         convolved = F.conv2d(window[None, None], rows.view(-1, 1, height, DIM), bias)[0, :, :, 0]
         assert convolved.shape == (config.horizontal, model.length - height + 1)
         features.append(convolved.relu().amax(dim=1))
-    state = model.dense(torch.cat([vertical, *features]))
+    state = model.dense(kept * torch.cat([vertical, *features]))
     return state.relu() if config.final_activation == "relu" else state
 
 
@@ -427,6 +478,13 @@ def test_caser_is_its_formula_on_every_window(width: int, config: CaserConfig) -
             expected = caser_by_hand(model, config, history[: t + 1])
             torch.testing.assert_close(states[row, width - len(history) + t], expected)
     torch.testing.assert_close(model.last(items, mask), states[:, -1])
+
+
+@pytest.mark.usefixtures("doubling")
+def test_caser_drops_out_of_the_features_alone() -> None:
+    model, config, items = build("caser").train(), CaserConfig(horizontal=3), histories()
+    assert isinstance(model, Caser)
+    torch.testing.assert_close(model(items, MASK)[0, -1], caser_by_hand(model, config, items[0], 2.0))
 
 
 def test_caser_forgets_what_left_its_window() -> None:

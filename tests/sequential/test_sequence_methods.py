@@ -8,16 +8,17 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import small_sequences as small
 from braidrec.data.sequences import SequenceBatch
 from braidrec.objectives.info_nce import info_nce
+from braidrec.sequential.gates import BucketGate
 from braidrec.sequential.maps import FusedMap, IdMap, TextMap
 from braidrec.sequential.methods.ctrl import Contrast
 from braidrec.sequential.methods.disco import ESTIMATORS, ChunkedMap, DisCoSR
 from braidrec.sequential.mixture import Mixture
-from braidrec.sequential.next_item import Expert, SequenceModel
+from braidrec.sequential.next_item import Expert, SequenceModel, monitors_of
 from braidrec.training.stages import Stage
 
 
@@ -59,9 +60,10 @@ def test_the_recommendation_loss_by_hand(loss: str) -> None:
     torch.testing.assert_close(model.step(batch).losses()["prediction"], expected)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.4])
 @torch.no_grad()
-def test_ctrl_contrasts_the_distinct_items_and_drops_the_text() -> None:
-    contrast, tune = stages("ctrl")
+def test_ctrl_contrasts_the_distinct_items_and_drops_the_text(temperature: float) -> None:
+    contrast, tune = stages("ctrl", temperature=temperature)
     assert [contrast.name, tune.name] == ["contrast", "tune"]
     assert (contrast.monitor, contrast.mode) == ("contrast", "min")
     module = contrast.module.eval()
@@ -69,10 +71,10 @@ def test_ctrl_contrasts_the_distinct_items_and_drops_the_text() -> None:
     batch = small.batch_of(small.histories((2, 1)), negatives=1)
     rows = torch.cat([batch.items.flatten(), batch.targets.flatten(), batch.negatives.flatten()]).unique()[1:].long()
     ids, text = module.ids(rows), module.text(rows)
-    expected = (info_nce(text, ids, temperature=0.1) + info_nce(ids, text, temperature=0.1)) / 2
+    expected = (info_nce(text, ids, temperature=temperature) + info_nce(ids, text, temperature=temperature)) / 2
     torch.testing.assert_close(module.step(batch).losses()["contrast"], expected)
     rows = torch.arange(1, small.ITEMS + 1)
-    expected = info_nce(module.text(rows), module.ids(rows), temperature=0.1, symmetric=True)
+    expected = info_nce(module.text(rows), module.ids(rows), temperature=temperature, symmetric=True)
     assert module.validation() == {"contrast": pytest.approx(expected.item(), abs=1e-6)}
     assert tune.starts == {"contrast": {"ids.": "expert.items."}}
     assert isinstance(tune.module.expert.items, IdMap)
@@ -86,6 +88,40 @@ def test_make_mixes_a_fresh_id_expert_with_the_text_model() -> None:
     assert isinstance(experts.module, Mixture)
     assert list(experts.module.experts) == ["id", "text"]
     assert experts.module.gate().shape == (small.BUCKETS + 2, 2)
+
+
+@pytest.mark.parametrize(("method", "experts"), [("make", ("id", "text")), ("pad", ("id", "aligned", "text"))])
+def test_a_mixture_has_the_gate_that_was_asked_for(method: str, experts: tuple[str, ...]) -> None:
+    for init in ("uniform", "authors"):
+        for unseen in ("trained", "text"):
+            model = stages(method, gate_init=init, unseen=unseen)[-1].module
+            assert isinstance(model, Mixture)
+            assert isinstance(model.gate, BucketGate)
+            assert torch.equal(model.gate.logits, BucketGate(experts, small.BUCKETS, init=init).logits)  # type: ignore[arg-type]
+            assert model.untrained.nonzero().squeeze(1).tolist() == ([27, 28, 29, 30] if unseen == "text" else [])
+
+
+def maps_of(found: Sequence[Stage], kind: type) -> list[Any]:
+    return [part for stage in found for part in stage.module.modules() if isinstance(part, kind)]
+
+
+@pytest.mark.parametrize(("method", "count"), [("hybrid", 1), ("pad", 2), ("smem", 1)])
+def test_both_sides_are_fused_as_it_was_asked_in_every_stage(method: str, count: int) -> None:
+    for fusion in ("add", "concat"):
+        found = maps_of(stages(method, fusion=fusion), FusedMap)
+        assert [part.phi is None for part in found] == [fusion == "add"] * count
+
+
+@pytest.mark.parametrize(
+    ("method", "count"), [("hybrid", 1), ("morec", 1), ("ctrl", 1), ("make", 2), ("pad", 3), ("smem", 2), ("disco", 2)]
+)
+def test_text_is_read_as_it_was_asked_in_every_stage(method: str, count: int) -> None:
+    found = maps_of(stages(method, text={"layers": 2, "dropout": 0.3, "final": "linear", "centre": True}), TextMap)
+    assert len(found) == count
+    for text in found:
+        assert [part.p for part in text.mlp if isinstance(part, nn.Dropout)] == [0.3] * 2
+        assert isinstance(text.mlp[-1], nn.Linear)
+        assert text.how == "centred"
 
 
 def disco(loss: str = "bce", **enhance: Any) -> tuple[DisCoSR, ChunkedMap, Stage]:
@@ -140,6 +176,17 @@ def test_disco_keeps_three_pairs_of_chunks_apart() -> None:
     assert (estimators.lr, estimators.weight_decay) == (1e-3, 0.0)
 
 
+def test_disco_weighs_and_bounds_as_it_was_asked() -> None:
+    module, _, stage = disco(sufficiency_weight=0.3, disentangle_weight=0.4, estimator_lr=0.05)
+    assert stage.weights == {"prediction": 1.0, "sufficiency": 0.3, "disentangle": 0.4}
+    assert [(group.name, group.lr) for group in stage.groups][-1] == (ESTIMATORS, 0.05)
+    assert len(module.clubs) == 3
+    for per_dimension in (True, False):
+        for floor in (True, False):
+            clubs = disco(club_per_dimension=per_dimension, club_floor=floor)[0].clubs
+            assert {(cast(Any, club).per_dimension, cast(Any, club).floor) for club in clubs} == {(per_dimension, floor)}
+
+
 @pytest.mark.parametrize("loss", ["bce", "full_ce"])
 @torch.no_grad()
 def test_disco_predicts_like_any_single_expert(loss: str) -> None:
@@ -153,4 +200,6 @@ def test_norms_of_the_experts_are_logged() -> None:
     batch = next(iter(small.batches_of(small.config())))
     step = cast(Any, stages("pad")[-1].module).step(batch)
     assert step.monitors.keys() == {"norm_id", "norm_aligned", "norm_text"}
+    found = monitors_of({"id": torch.tensor([[3.0, -4.0], [0.0, -1.0]])})
+    assert found == {"norm_id": 3.0}  # the mean of 5 and 1
     assert isinstance(batch, SequenceBatch)

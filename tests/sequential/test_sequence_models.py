@@ -17,6 +17,7 @@ from braidrec.data.sequences import SequenceBatch
 from braidrec.errors import ConfigError
 from braidrec.sequential.build import build_model, build_stages, make_parts, parts_of
 from braidrec.sequential.contracts import Distinct
+from braidrec.sequential.maps import TextConfig
 from braidrec.training.stages import Stage
 
 CASES = [
@@ -289,6 +290,11 @@ def test_parts_know_what_training_met() -> None:
     assert set(parts.bucket[1:].tolist()) == {1, 2, 3}
     assert parts.bucket[27:].eq(3).all()
     assert parts.rare.tolist() == [row for row in range(1, 27) if parts.bucket[row] == 3]
+
+
+def test_both_sides_of_a_fused_map_drop_out_alike() -> None:
+    items = small.parts_of(small.config()).fused_expert(TextConfig(dropout=0.3)).items
+    assert [part.p for part in items.modules() if isinstance(part, nn.Dropout)] == [0.3] * 5
 
 
 def test_stages_from_other_runs_are_left_out() -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -18,17 +19,18 @@ import small_sequences as small
 from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.popularity import frequency_buckets, train_counts
+from braidrec.data.schema import Schema
 from braidrec.data.sequences import training_ends, training_events
 from braidrec.data.settings import SplitConfig
 from braidrec.errors import ConfigError, DataError, RunError
-from braidrec.evaluation.retrieval import rank_targets
+from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
 from braidrec.evaluation.retrieval_report import gains
 from braidrec.evaluation.sequential_baselines import sequential_baselines
 from braidrec.registry import Spec
 from braidrec.sequential import TASK
-from braidrec.sequential.build import build_stages, kept_module, parts_of, settings_of
+from braidrec.sequential.build import build_stages, kept_module, make_parts, parts_of, settings_of
 from braidrec.sequential.model import Past, SequentialModel
-from braidrec.sequential.scoring import HistoryScorer, part_rows
+from braidrec.sequential.scoring import HistoryScorer, part_rows, validation
 from braidrec.sequential.stages import plain_stages
 from braidrec.sequential.task import TASK as ROOM
 from braidrec.strict import Strict
@@ -106,6 +108,47 @@ def test_data_without_sequences_is_refused() -> None:
         small.plan_of(small.config("plain"), data).batches(other)
 
 
+def test_negatives_are_drawn_where_a_loss_reads_them_alone() -> None:
+    """User 1 met the whole catalogue, so there is no negative for them; a softmax over all items needs none."""
+    data = small.sequences_of([[*range(1, 11), 1, 2], [1, 2, 3, 4, 5], [6, 7, 8, 9]], 10, "ten")
+    text = small.knowledge(10)
+
+    def batches(method: str, loss: str) -> dict[str, Any]:
+        plan = small.plan_of(small.config(method, "sasrec", loss, buckets=2), data, text if method != "plain" else None)
+        return {stage.name: plan.batches(cast(Stage, stage)) for stage in plan.stages}
+
+    for method, stages, reading in (
+        ("plain", ["pretrain"], []),
+        ("smem", ["pretrain", "experts"], []),
+        ("pad", ["pretrain", "align", "experts"], ["align"]),  # the distance is between negatives, too
+        ("disco", ["train"], ["train"]),
+        ("ctrl", ["contrast", "tune"], ["contrast"]),
+    ):
+        found = batches(method, "full_ce")
+        assert list(found) == stages
+        for name, own in found.items():
+            if name in reading:
+                with pytest.raises(DataError, match="user row 1 met all 10 items, so no negative is left"):
+                    next(iter(own))
+            else:
+                batch = next(iter(own))
+                assert batch.negatives.shape == (*batch.items.shape, 0)
+    with pytest.raises(DataError, match="user row 1 met all 10 items, so no negative is left"):
+        next(iter(batches("plain", "bce")["pretrain"]))
+
+
+@pytest.mark.parametrize("method", ["plain", "pad", "pad contextual"])
+def test_a_loss_without_negatives_is_the_same_whatever_was_drawn(method: str) -> None:
+    stage = cast(Stage, small.plan_of(small.config(method, "sasrec", "full_ce")).stages[-1])
+    module: Any = stage.module.eval()
+    drawn = small.batch_of(small.histories())
+    none = replace(drawn, negatives=drawn.negatives[..., :0])
+    with torch.no_grad():
+        first, second = (module.step(batch).losses()["prediction"] for batch in (drawn, none))
+    assert torch.equal(first, second)
+    assert not module.draws
+
+
 def test_a_plan_starts_from_its_own_seed_alone() -> None:
     torch.manual_seed(0)
     first = small.plan_of(small.config("pad")).stages[-1].module.state_dict()
@@ -161,6 +204,8 @@ def test_scores_are_those_of_the_encoder_and_the_catalogue(method: str) -> None:
     assert (found.shape, found.dtype) == ((3, small.ITEMS), np.float32)
     np.testing.assert_allclose(found[[0, 2]], np.repeat(expected[:, 1:], 2, axis=0), rtol=1e-5, atol=1e-6)
     assert found[1].tolist() == counts()[1:].tolist()  # nobody met yet: what was met most often
+    numbered = replace(model, counts=torch.arange(small.ITEMS + 1))
+    assert numbered.scores([past(PAST[:0])], ALL[[29, 4]])[0].tolist() == [30, 5]
     np.testing.assert_allclose(model.scores([past(PAST)], ALL[[7, 2]])[0], found[0, [7, 2]], rtol=1e-5, atol=1e-6)
     long = np.concatenate([np.full(50, 3, np.int32), np.tile(PAST, 2)])
     np.testing.assert_array_equal(model.scores([past(long)], ALL), model.scores([past(long[-small.LENGTH :])], ALL))
@@ -173,6 +218,12 @@ def test_pasts_are_what_somebody_met() -> None:
     assert model.past(None, np.array([3, 5, 3])).items.tolist() == [3, 5, 3]
     assert model.past(None).items.tolist() == []
     assert model.seen(Past(PAST[:1], PAST)) is PAST
+    events = {"user": ["a"] * 6, "item": list("stuvwx"), "time": list(range(6)), "label": [1, 0, 1, 1, 0, 1]}
+    schema = Schema(user="user", item="item", timestamp="time", label="label")
+    labelled = Dataset.from_frames(pl.DataFrame(events), schema=schema, settings=small.LAST_TWO)
+    found = replace(model, data=labelled).past(1, np.array([2], np.int32))
+    names = [[labelled.item_ids[row - 1] for row in part] for part in (found.items, found.seen)]
+    assert names == [[*"suvx", "t"], [*"stuvwx", "t"]]  # what was met without being liked is no news, and followed by nobody
     alone = ROOM.load(small.config("plain"), copied(model.saved()), None)
     with pytest.raises(
         RunError, match=r"SASRec: what a known user met stands in the log.*give the data \(load\(path, dataset=\.\.\.\)\)"
@@ -350,11 +401,46 @@ def test_baselines_by_name_are_those_of_the_training_sequences() -> None:
         ROOM.baseline("markow", None, data, "test")
 
 
+def test_baselines_have_the_settings_that_they_name() -> None:
+    assert TASK.baselines["item-knn"].config().length == 20
+    assert TASK.baselines["ease"].config().penalty == 100.0
+    # item 1 was met with 2, and 3 with 4; the row has 1, then 3 twice, of which a short reader sees 3 alone
+    past, user = np.array([1, 3, 3], np.int32), np.array([1], np.int32)
+    rows = RetrievalRows.single(user, np.array([2], np.int32), past, np.array([0]), np.array([3]), 4)
+    met = np.array([1, 1, 2, 2], np.int32), np.array([1, 2, 3, 4], np.int32)
+    for length, expected in ((20, [0, 0, 1, 0, 2]), (2, [0, 0, 0, 0, 2])):
+        spec = TASK.baselines["item-knn"]
+        scorer = spec.build(spec.config(length=length), rows, *met)
+        assert scorer.scores(np.arange(1))[0].tolist() == expected
+    # two users, four items: two pairs that go together; X^T X + lambda has 1 + lambda on its diagonal and 1 beside it
+    for penalty in (1.0, 100.0):
+        spec = TASK.baselines["ease"]
+        found = spec.build(spec.config(penalty=penalty), rows, *met).scores(np.arange(1))[0]
+        assert found[1:].tolist() == pytest.approx([0, 1 / (1 + penalty), 0, 1 / (1 + penalty)], abs=1e-6)
+
+
+def test_what_was_met_before_is_a_miss_though_the_catalogue_is_shorter_than_the_list() -> None:
+    """Users 1 and 2 come back to an item, user 3 meets a new one: of five items even the last is among ten."""
+    data = small.sequences_of([[1, 2, 1, 2], [3, 3, 3, 3], [1, 2, 3, 4]], 5, "five")
+    config = small.config("plain", buckets=1)
+    outcome = cast(Any, ROOM.baseline("popularity", None, data, "test"))
+    assert outcome.values["masked"].tolist() == [True, True, False]
+    found = ROOM.report(outcome, config, data, "test", min_rows=1)["all"].values
+    assert found["hr@10"] == pytest.approx(1 / 3)
+    assert 0 < found["ndcg@10"] <= 1 / 3
+    module = build_stages(config, make_parts(config, data, None))[0].module
+    assert validation(part_rows(data, "valid"), small.LENGTH)(module)["hr@10"] == pytest.approx(1 / 3)
+    other = replace(outcome, values={**outcome.values, "masked": np.zeros(3, np.bool_)})
+    [ndcg, hr] = ROOM.tests([other], [outcome], config, data, "test")
+    assert (ndcg.metric, hr.metric) == ("ndcg@10", "hr@10")
+    assert hr.difference == pytest.approx(2 / 3)
+
+
 def test_models_are_compared_by_both_metrics_over_seeds() -> None:
     data, config = small.dataset(), small.config("plain")
     first = ROOM.outcome(kept("plain"), config, data, "test", show_progress=False)
     second = ROOM.baseline("popularity", None, data, "test")
-    other = replace(first, values={**first.values, "rank": first.values["rank"][::-1]})
+    other = replace(first, values={name: values[::-1] for name, values in first.values.items()})
     tests = ROOM.tests([first, other], [second, second], config, data, "test")
     assert [test.metric for test in tests] == ["ndcg@10", "hr@10"]
     for test in tests:
@@ -441,6 +527,16 @@ def test_presets_of_the_backbones() -> None:
     for name in ("gru4rec", "caser"):
         kinds = {preset: resolved(preset, name).model.backbone for preset in TASK.presets}
         assert all(kind == kinds["paper"] for kind in kinds.values())
+
+
+def test_encoders_are_told_how_id_rows_start() -> None:
+    """Positions that start as items do have their spread, Xavier's of the id table where none is asked for."""
+    for std, expected in ((0.3, 0.3), (None, (2 / (small.ITEMS + 1 + 64)) ** 0.5)):
+        backbone = {"positions": "items"}
+        config = small.config("plain", dim=64, length=100, initial_std=std, backbone=backbone)
+        torch.manual_seed(0)
+        encoder: Any = parts_of(config, torch.from_numpy(counts())).make_encoder()
+        assert encoder.positions.weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_parts_of_counts_alone() -> None:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel
-from braidrec.layers.text import NO_TEXT, TextTable, prepare
+from braidrec.layers.text import TextTable, prepare
 
-_ROWS = 8192  # of text vectors at a time
 _DENSE = 1 / 6  # share of entries above which rows of a dense W are summed faster than sparse ones
 
 
@@ -49,10 +48,6 @@ class TextSide(nn.Module):
     @staticmethod
     def tensors(text: TextTable, prefix: str = "text.") -> dict[str, Tensor]:
         unit = text.read("centred").float().clone()
-        # what has no text got the mean of the others, and what rounding leaves of it would be a direction like any other
-        blocks = torch.arange(len(unit)).split(_ROWS)
-        length = torch.cat([(text.read("plain", rows).float() - text.mean).norm(dim=1) for rows in blocks])
-        unit[length < NO_TEXT * length[1:].median()] = 0
         unit[0] = 0
         return {f"{prefix}vectors": unit, f"{prefix}centre": text.mean}
 

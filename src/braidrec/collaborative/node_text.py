@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from braidrec.collaborative.contracts import Parts
 from braidrec.layers.mlp import Part
-from braidrec.layers.text import NO_TEXT
+from braidrec.layers.text import NO_TEXT, prepare
 from braidrec.strict import WIDEST, Strict
 
 NEAR = 20  # items by which one that nobody has is known
@@ -85,7 +85,7 @@ class NodeText(nn.Module):
         """(m, S) of items that come later -> (m, R)."""
         given = vectors.to(self.centre)
         said = given.any(dim=1, keepdim=True)
-        own = F.normalize(torch.where(said, given - self.centre, 0)) if self.config.centred else given
+        own = prepare(given, "centred", self.centre).masked_fill(~said, 0.0) if self.config.centred else given
         return own if self.directions is None else own @ self.directions
 
 

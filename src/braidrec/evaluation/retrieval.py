@@ -213,6 +213,11 @@ class Ranking:
         return len(self.top)
 
     @property
+    def reached(self) -> NDArray[np.int64]:
+        """(T,) ranks, of targets that were no candidate beyond any k: the last of a small catalogue may be within k."""
+        return np.where(self.masked, np.iinfo(np.int64).max, self.rank)
+
+    @property
     def is_single(self) -> bool:
         """Whether every row has one target."""
         return len(self.rank) == len(self.top)

@@ -75,13 +75,13 @@ def gains(ranks: ArrayLike, metric: RetrievalMetric, k: int) -> Floats:
 def row_gains(ranking: Ranking, metric: RetrievalMetric, k: int) -> Floats:
     """(N,) what each row gains by all its targets.
 
-    With one target in every row these are `gains` of the ranks, to the last bit.  With several, a target that was no
-    candidate gains nothing but counts in |T_u|.  Raises DataError on another metric or k < 1.
+    With one target in every row these are `gains` of the ranks, to the last bit.  A target that was no candidate gains
+    nothing, but counts in |T_u|.  Raises DataError on another metric or k < 1.
     """
     if ranking.is_single:
-        return gains(ranking.rank, metric, k)
+        return gains(ranking.reached, metric, k)
     counted = metric in ("precision", "f1")
-    each = np.where(ranking.masked, 0.0, gains(ranking.rank, "recall" if counted else metric, k))
+    each = gains(ranking.reached, "recall" if counted else metric, k)
     if metric in ("hr", "mrr"):
         best = np.zeros(len(ranking))
         np.maximum.at(best, ranking.row, each)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from braidrec.memory import held_whole
 
 Preparation = Literal["plain", "normed", "centred"]
-NO_TEXT = 1e-3  # of the median length: below it a vector less the mean is that of an item without text, which got the mean
+# Of the usual length, or of the mean's: what is nearer to the mean is an item without text, which got the mean itself.  The
+# mean is stored in half precision, which rounds by less.
+NO_TEXT = 1e-3
 _COLUMNS = 64  # whose mean is taken at a time: whole registers of every CPU, so each column is summed as if all were
 _ROWS = 8192  # of a large table, read at a time without gradients
 
@@ -28,7 +30,8 @@ def prepare(vectors: Tensor, how: Preparation, mean: Tensor | None = None) -> Te
     """(n, S) text vectors as a network reads them; a new tensor, but for "plain", which leaves them as they are.
 
     normed: every row to mean 0 and variance 1, float32: a LayerNorm without weights, the same in every step
-    centred: less ``mean`` (S,), at length 1, float32: sentence vectors share a large common part
+    centred: less ``mean`` (S,), at length 1, float32: sentence vectors share a large common part; zeros for an item without
+        text, which got the mean: what rounding leaves of it would be a direction like any other
     """
     if how == "plain":
         return vectors
@@ -36,7 +39,8 @@ def prepare(vectors: Tensor, how: Preparation, mean: Tensor | None = None) -> Te
         return F.layer_norm(vectors.float(), vectors.shape[-1:])
     assert mean is not None
     away = vectors.float() - mean
-    return F.normalize(away, dim=1, out=away)
+    silent = away.norm(dim=1, keepdim=True) < NO_TEXT * mean.norm()
+    return F.normalize(away, dim=1, out=away).masked_fill_(silent, 0.0)
 
 
 class TextTable(nn.Module):

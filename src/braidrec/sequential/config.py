@@ -26,7 +26,7 @@ class SequentialConfig(ModelConfig):
     dim: int = Setting(default=128, ge=2, le=WIDEST)
     length: int = Setting(default=20, ge=1, le=LONGEST)
     windows: Windows = "last"
-    negatives: int = Setting(default=1, ge=1, le=LONGEST)  # drawn per position
+    negatives: int = Setting(default=1, ge=1, le=LONGEST)  # drawn per position, where a loss reads them
     own_negatives: bool = False
     loss: Loss = "bce"
     trained_softmax: bool = False

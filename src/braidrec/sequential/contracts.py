@@ -85,6 +85,11 @@ class StageModule(Protocol):
 
     def step(self, batch: SequenceBatch) -> Step: ...
 
+    @property
+    def draws(self) -> bool:
+        """Whether ``step`` reads the batch's negatives; else none are drawn, and nobody has to lack an item."""
+        return True
+
     def validation(self) -> Mapping[str, float]:
         """What it watches besides rankings, by name; asked in evaluation mode, without gradients."""
         return {}

@@ -59,6 +59,10 @@ class Mixture(nn.Module, NextItemModel):
         return [cast(Expert[Any], each) for each in self.experts.values()]
 
     @property
+    def draws(self) -> bool:
+        return self.loss == "bce"
+
+    @property
     def reads_text(self) -> bool:
         return any(expert.items.reads_text for expert in self.parts)
 

@@ -94,6 +94,10 @@ class SequenceModel(OneExpert):
     def __init__(self, expert: Expert[Any], *, loss: Loss = "bce", trained: Tensor | None = None):
         super().__init__(expert, loss, trained)
 
+    @property
+    def draws(self) -> bool:
+        return self.loss == "bce"
+
     def step(self, batch: SequenceBatch) -> Step:
         expert, real = self.expert, Packing(batch.targets > 0)
         if self.loss == "full_ce":

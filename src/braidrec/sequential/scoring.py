@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from braidrec.data.dataset import Dataset
 from braidrec.data.sequences import left_padded, training_ends, training_events
-from braidrec.evaluation.retrieval import RetrievalRows, rank_targets
-from braidrec.evaluation.retrieval_report import gains
+from braidrec.evaluation.retrieval import Ranking, RetrievalRows, rank_targets
+from braidrec.evaluation.retrieval_report import row_gains
 from braidrec.registry import Spec
 from braidrec.sequential.contracts import Catalogue, NextItemModel, StageModule
 from braidrec.training.contracts import Validate
@@ -65,13 +65,12 @@ def yardsticks(baselines: Mapping[str, Spec], data: Dataset) -> dict[str, dict[s
     met = training_events(data.followed.log, training_ends(data.followed))
     found = {}
     for spec in (baselines["popularity"], baselines["markov"]):
-        ranks = rank_targets(spec.build(spec.config(), rows, *met), rows, top=0).rank
-        found[spec.title_of(spec.config())] = _metrics(ranks)
+        found[spec.title_of(spec.config())] = _metrics(rank_targets(spec.build(spec.config(), rows, *met), rows, top=0))
     return found
 
 
-def _metrics(ranks: NDArray[np.int64]) -> dict[str, float]:
-    return {"hr@10": float(gains(ranks, "hr", 10).mean()), "ndcg@10": float(gains(ranks, "ndcg", 10).mean())}
+def _metrics(ranking: Ranking) -> dict[str, float]:
+    return {"hr@10": float(row_gains(ranking, "hr", 10).mean()), "ndcg@10": float(row_gains(ranking, "ndcg", 10).mean())}
 
 
 def validation(rows: RetrievalRows, length: int) -> Validate:
@@ -81,7 +80,7 @@ def validation(rows: RetrievalRows, length: int) -> Validate:
         stage = cast(StageModule, module)
         found = dict(stage.validation())
         if stage.ranks() is not None:
-            found |= _metrics(rank_targets(HistoryScorer(module, rows, length), rows, top=0).rank)
+            found |= _metrics(rank_targets(HistoryScorer(module, rows, length), rows, top=0))
         return found
 
     return validate

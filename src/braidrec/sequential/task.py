@@ -86,7 +86,7 @@ class SequentialTask:
                 config.training.of_phase(stage.name).batch_size,
                 length=settings.length,
                 windows=settings.windows,
-                negatives=settings.negatives,
+                negatives=settings.negatives if cast(StageModule, stage.module).draws else 0,
                 own_negatives=settings.own_negatives,
                 seed=spawn(config.seed, "batches", stage.name) % 2**31,
             )
@@ -146,15 +146,14 @@ class SequentialTask:
         settings = SequentialConfig() if config is None else settings_of(config)
         counts = training_counts(data)
         slices = retrieval_slices(outcome.item, counts, frequency_buckets(counts, settings.buckets))
-        ranking = Ranking.single(*(outcome.values[name] for name in ("rank", "top", "masked")))
         least = MIN_ROWS if min_rows is None else min_rows
-        return evaluate_retrieval(ranking, outcome.user, slices, counts, min_rows=least)
+        return evaluate_retrieval(_ranking(outcome), outcome.user, slices, counts, min_rows=least)
 
     def tests(
         self, first: Sequence[Outcome], second: Sequence[Outcome], config: RunConfig | None, data: Dataset, part: str
     ) -> list[PairedTest]:
         """Of nDCG@10 and HR@10."""
-        ranks = [np.stack([outcome.values["rank"] for outcome in side]) for side in (first, second)]
+        ranks = [np.stack([_ranking(outcome).reached for outcome in side]) for side in (first, second)]
         return [paired_rank_test(first[0].user, *ranks, metric=metric) for metric in TESTED]
 
     # -- a look inside ------------------------------------------------------------------------------------------------
@@ -174,6 +173,10 @@ class SequentialTask:
 def _outcome(scorer: Scorer, rows: RetrievalRows, show_progress: bool) -> Outcome:
     found = rank_targets(scorer, rows, top=LISTED, show_progress=show_progress)
     return Outcome(rows.user, rows.item, {"rank": found.rank, "top": found.top, "masked": found.masked})
+
+
+def _ranking(outcome: Outcome) -> Ranking:
+    return Ranking.single(*(outcome.values[name] for name in ("rank", "top", "masked")))
 
 
 TASK = SequentialTask()

@@ -87,11 +87,13 @@ class TextEASE(TextWeights):
         return self.config.weight * self._precision_times(self.text.vectors @ vectors.T)
 
     def text_among(self, vectors: Tensor) -> Tensor:
+        """By the problem that holds the catalogue and two of them."""
         if self.solver is not None:
-            return vectors @ (self.solver @ vectors.T) * (self.config.pull / (self.config.pull + self.config.penalty))
-        similar = vectors @ vectors.T
-        within = self.config.weight * (self.text.vectors @ vectors.T).T @ self._precision_times(self.text.vectors @ vectors.T)
-        return self.config.weight * (similar - within) / (self.config.weight + self.config.penalty)
+            alike = vectors @ (self.solver @ vectors.T)
+            return alike / (1 + alike.diagonal())[:, None] * (self.config.pull / (self.config.pull + self.config.penalty))
+        similar = self.text.vectors @ vectors.T
+        own = self.config.weight * (vectors @ vectors.T - self.config.weight * similar.T @ self._precision_times(similar))
+        return own / (own.diagonal().clamp_min(0) + self.config.penalty)[:, None]  # below 0 by low rank alone
 
     def text_shares(self, items: Tensor, target: int) -> Tensor | None:
         if target > self.num_items:
