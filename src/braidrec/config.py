@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo, create_mod
 from pydantic import Field as Setting
 from pydantic_core import PydanticCustomError
 
+from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, suggest
 from braidrec.registry import TASKS, LogSize, Settings, Spec, TaskSpec, Values, task_of
 from braidrec.strict import LONGEST, SEEDS, Strict, merge, parse
@@ -246,7 +247,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> RunConfig:
     """Lay the request over its preset: the task's values, the backbone's, each enhancer's in order, the request's own.
 
-    size: of the log, by which some presets choose what the request leaves open; None for a large one
+    size: of what is trained on (`size_of`), by which some presets choose what the request leaves open; None for a large one
     Names, the preset and the keys of [training] are checked before any model is imported.  Raises ConfigError for unknown
     keys at any depth, and for what another task takes.
     """
@@ -341,6 +342,13 @@ def _sized(found: Chosen, preset: str, size: LogSize | None, usual: Settings, ow
     return rule(size, Settings(whole, usual.training), own)
 
 
+def size_of(config: RunConfig, data: Dataset) -> LogSize | None:
+    """Of what the run trains on; None where nothing goes by it.  Raises DataError where there is nothing of the kind."""
+    task = config.chosen.task
+    sizeless = config.chosen.backbone.fitted or config.preset not in task.sized or task.counted is None
+    return None if sizeless else task.counted(config.model, data, config.negatives)  # type: ignore[misc]
+
+
 def _usual(config: RunConfig) -> Settings:
     """What a request that says nothing gets of a large log."""
     informed, found = bool(config.knowledge), config.chosen
@@ -355,8 +363,10 @@ def _preset_training(config: RunConfig, size: LogSize | None = None) -> Training
     return parse(TrainingConfig, merge(usual.training, sized.training), "preset")
 
 
-def said_by_size(config: RunConfig, size: LogSize) -> str | None:
+def said_by_size(config: RunConfig, size: LogSize | None) -> str | None:
     """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
+    if size is None:
+        return None
     usual, model = _usual(config), config.model
     before, sized, now = _flat(_preset_training(config)), _flat(_preset_training(config, size)), _flat(config.training)
     changed = [
