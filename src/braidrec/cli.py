@@ -499,14 +499,17 @@ def recommend(
     ] = None,
     fields: Annotated[
         list[str] | None,
-        typer.Option("--field", help="For somebody new: what is known of them, such as age=30; may be repeated."),
+        typer.Option("--field", help="For somebody new: what is known of them, such as age=30, to rankers; may be repeated."),
     ] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Which items, how much of their text, and which parts of the model are behind each."),
+        typer.Option(
+            "--explain",
+            help="Which items, how much of their text, and which parts of the model are behind each, where it can say.",
+        ),
     ] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
@@ -589,7 +592,7 @@ def vectors(
     base: RunKnowledge = None,
     device: Device = "auto",
 ) -> None:
-    """The vectors of all items of a run, those added after training last."""
+    """The vectors of all items of a run whose model has such, those added after training last."""
     from braidrec.runs.pairs import vector_table, write_table
 
     found = _load(path, dataset, base, device).item_vectors(space)
@@ -623,7 +626,7 @@ def add_items(
     base: RunKnowledge = None,
     device: Device = "auto",
 ) -> None:
-    """Make items recommendable that came after training, by their text; they stay with the run."""
+    """Make items recommendable that came after training, by their text, to a run that reads text; they stay with the run."""
     from braidrec.data.intake.readers import ReadConfig, read_table
 
     run = _load(path, dataset, base, device)
