@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo, create_model, field_validator
 from pydantic import Field as Setting
 from pydantic_core import PydanticCustomError
 
-from braidrec.data.dataset import Dataset
 from braidrec.errors import ConfigError, suggest
 from braidrec.registry import TASKS, LogSize, Settings, Spec, TaskSpec, Values, task_of
 from braidrec.strict import LONGEST, SEEDS, Strict, merge, parse
 from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset
 
 
 def _listed(value: Any) -> Any:
@@ -227,13 +229,13 @@ def _tables_below() -> dict[str, set[str]]:
     return {"training": set(TrainingConfig.model_fields), "model": {key for values in presets for key in values}}
 
 
-def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """``a.b=value`` strings to nested tables; values are TOML, bare words are text."""
+def parse_changes(changes: Sequence[str], option: str = "--set", such: str = "model.dim=64") -> dict[str, Any]:
+    """``a.b=value`` strings, as an ``option`` has them, to nested tables; values are TOML, bare words are text."""
     merged: dict[str, Any] = {}
     for change in changes:
         key, found, text = change.partition("=")
         if not found or not all(part.strip() for part in key.split(".")):
-            raise ConfigError(f"--set {change!r}: expected key=value, such as model.dim=64")
+            raise ConfigError(f"{option} {change!r}: expected key=value, such as {such}")
         try:
             value: Any = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):

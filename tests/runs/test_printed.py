@@ -104,8 +104,14 @@ def test_a_model_of_ids_names_one_that_reads_text_and_can_be_trained(kind: str, 
 
 
 def test_nobody_is_offered_a_way_that_the_run_does_not_know(tmp_path: Path) -> None:
-    for kind, fields in (("din", True), ("sasrec", False), ("popularity", False)):
-        run = made(kind, tmp_path / kind)
+    rich = small_runs.rich()
+    runs = {
+        "din of users that are ids alone": (made("din", tmp_path / "din"), False),
+        "din": (small_runs.train(tmp_path / "rich", rich, seed=1), True),
+        "popularity": (fit(rich, path=tmp_path / "popular", backbone="popularity", show_progress=False), False),
+        "sasrec": (made("sasrec", tmp_path / "sasrec"), False),
+    }
+    for run, fields in runs.values():
         with pytest.raises(DataError) as error:
             run.recommend()
         assert ("the fields that describe them" in str(error.value)) == fields

@@ -22,7 +22,7 @@ from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.describe import as_html, as_text
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.data.intake.readers import to_frame
+from braidrec.data.intake.readers import ReadConfig, to_frame
 from braidrec.data.schema import Schema
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy, suggest
 from braidrec.evaluation.report import Report
@@ -31,7 +31,7 @@ from braidrec.registry import TASKS
 from braidrec.runs.added import Additions, load_added, save_added
 from braidrec.runs.additions import encode_additions, read_late
 from braidrec.runs.catalogue import Catalogue, near
-from braidrec.runs.described import describe
+from braidrec.runs.described import describe, fields_of
 from braidrec.runs.directory import (
     CATALOGUE,
     digest_of_json,
@@ -304,12 +304,13 @@ class Run:
     @property
     def _ways(self) -> str:
         """How somebody can be named to this run, in words."""
-        model = self._held.model
+        model, vocabulary = self._held.model, self.path / "vocabulary.json"
         ways = [("a user of its data", remedy("user", "--user"))] if self.has_data else []
         ways.append(("the items that somebody new liked", remedy("items", "--items")))
         with contextlib.suppress(RunError):  # of models that read no fields
-            model.past(None, np.zeros(0, np.int32), describe({}, self._schema, self.path / "vocabulary.json")[0])
-            ways.append(("the fields that describe them", remedy("fields", "--field")))
+            if fields_of(self._schema, vocabulary):
+                model.past(None, np.zeros(0, np.int32), describe({}, self._schema, vocabulary)[0])
+                ways.append(("the fields that describe them", remedy("fields", "--field")))
         return ", or ".join(f"{what} ({key})" for what, key in ways)
 
     def _asking(self) -> AbstractContextManager[None]:
@@ -400,19 +401,21 @@ class Run:
             past = self._past(held, user, None)
             return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
-    def score(self, pairs: Any, *, unknown: Unknown = "error", show_progress: bool = True) -> pl.DataFrame:
+    def score(
+        self, pairs: Any, *, unknown: Unknown = "error", read: ReadConfig | None = None, show_progress: bool = True
+    ) -> pl.DataFrame:
         """The pairs with one more column: "probability", or "score" where the model's are none, as of now.
 
         pairs: a Polars, pandas or Arrow frame, or a file of one, with the columns of the user and the item, by the names that
         the log has for them, or "user" and "item"    unknown: whether a pair whose user or item nobody knows is an error, or
-        has no score ("null")
+        has no score ("null")    read: of a file, its encoding, separator and quotes, and whether bad rows are left out
         Raises DataError naming the row, RunError where the run's data are not at hand.
         """
         import polars as pl
 
         if unknown not in ("error", "null"):
             raise ConfigError(f"unknown = {unknown!r}{suggest(str(unknown), ('error', 'null'))}")
-        held, schema, frame = self._held, self._schema, to_frame(pairs, "the pairs")
+        held, schema, frame = self._held, self._schema, to_frame(pairs, "the pairs", read)
         name = "probability" if held.model.probabilities else "score"
         if name in frame.columns:
             raise DataError(f"the pairs have a column '{name}' already; rename it, since that is what the scores are called")
@@ -547,7 +550,14 @@ class Run:
     # -- items added after training -------------------------------------------------------------------------------------
 
     @own_randomness()
-    def add_items(self, items: Mapping[str, str] | Any, *, knowledge: Folders = None, wait: float = 60.0) -> int:
+    def add_items(
+        self,
+        items: Mapping[str, str] | Any,
+        *,
+        knowledge: Folders = None,
+        read: ReadConfig | None = None,
+        wait: float = 60.0,
+    ) -> int:
         """Make items scorable that the model never saw, by their text; they stay with the run.  Returns how many.
 
         items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column (by its own
@@ -556,6 +566,7 @@ class Run:
         fields the row of their value.
         An item that was added before just so, here or by another process, is not added again: a script can be run twice.
         knowledge: where the run's knowledge bases are no longer where they were, one folder or several in its order
+        read: of a file, as in `score`
         wait: seconds for another process that is writing
         Raises RunError when the model reads no text or another process is not done after ``wait``; DataError for an id of the
         catalogue, and for one that was added before with another text.
@@ -567,7 +578,7 @@ class Run:
                     f"{self.path}: {self.record['title']} knows items by id alone; add_items needs a model that reads text"
                     + (f", such as {reading} with a knowledge base" if (reading := _reading_text(self.config)) else "")
                 )
-            new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items")
+            new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items", read)
             if not len(new_items):
                 return 0
             bases = _bases(self.path, self.config, self.record, knowledge)
