@@ -131,7 +131,7 @@ def test_kinds_of_fields() -> None:
 PROSE = {
     "English": "A sturdy pan of cast iron, made for daily use, that keeps its heat and goes from the stove into the oven.",
     "German": "Eine robuste Pfanne aus Gusseisen, die ihre Wärme lange hält und vom Herd auch direkt in den Ofen wandern kann.",
-    "Russian": "Прочная чугунная сковорода для каждого дня, которая долго держит тепло и подходит как для плиты, так и для духовки.",
+    "Russian": "Прочная чугунная сковорода для каждого дня, которая долго держит тепло и годится и для плиты, и для духовки.",
     "Japanese": "毎日使える丈夫な鋳鉄製のフライパンで、熱を長く保ち、コンロからそのままオーブンに入れることができます。",
     "Hindi": "यह कच्चे लोहे का मज़बूत तवा है जो रोज़ के काम के लिए बना है और देर तक गर्म रहता है और ओवन में भी जाता है।",
 }
