@@ -353,6 +353,16 @@ def test_probabilities_that_say_less_than_the_share_of_positives_are_named() -> 
     assert too_sure(weightless, "train", "auc", {"log_loss": 9.0}) is None
 
 
+def test_who_fits_is_warned_of_probabilities_that_are_too_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tests of other things, which train next to nothing, leave out of their output."""
+    said = "on validation the log loss is high: the probabilities are too sure"
+    monkeypatch.setattr("braidrec.ranking.task.yardsticks", lambda *given: {})
+    monkeypatch.setattr("braidrec.ranking.task.too_sure", lambda *given: said)
+    with pytest.warns(FitWarning, match=said):
+        run = fit(shop(), path=tmp_path / "run", backbone="lr", training={"max_epochs": 1}, show_progress=False)
+    assert run.warnings == [said]
+
+
 def command(run: Run) -> list[str]:
     values = {"model.dim": 8, "training.lr": 1e-9, "training.max_epochs": 1, "training.checks_per_epoch": 1}
     changes = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
