@@ -281,7 +281,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     asked = Settings(own, {key: getattr(given, key) for key in request.training})
     sized = _sized(found, request.preset, size if request.by_size else None, Settings(usual, training), asked)
     training, usual = merge(training, sized.training), merge(usual, sized.model)
-    model = parse(found.config, merge(usual, own), f"{where}: model")
+    model = parse(found.config, merge(usual, own), f"{where}: model", accepted=_accepted(found))
     _refuse_idle(found, model, usual, own, where)
     return RunConfig(
         data=request.data,
@@ -449,14 +449,24 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
     return own
 
 
+def _accepted(found: Chosen) -> set[str]:
+    """What may be written in the [model] table of a request itself."""
+    own = set(found.config.model_fields) - set(found.backbone.unread)
+    return own | _open_keys(found) | ({"enhance"} if len(found.enhancers) == 1 else set())
+
+
+def _open_keys(found: Chosen) -> set[str]:
+    """Keys of the backbone that may stand in [model] itself."""
+    is_open = found.task.open_backbone or found.backbone.name in found.task.models
+    return set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields) if is_open else set()
+
+
 def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
     """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``.
 
     So may that of a backbone, where the task says so.
     """
-    keys: set[str] = set()
-    if found.task.open_backbone or found.backbone.name in found.task.models:
-        keys = set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields)
+    keys = _open_keys(found)
     own = {key: value for key, value in values.items() if key not in keys}
     moved = {key: value for key, value in values.items() if key in keys}
     below = own.get("backbone", {})
