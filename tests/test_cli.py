@@ -453,7 +453,7 @@ def test_errors_are_one_line_and_exit_code_2(braidrec: Screen, tmp_path: Path) -
     assert "no part 'tset'" in braidrec.error("evaluate", run, "--part", "tset")
     assert "at least two models" in braidrec.error("compare", run)
     assert "is not in planted" in braidrec.error("recommend", run, "--user", "nobody")
-    assert "either a user or a list" in braidrec.error("recommend", run)
+    assert "a user of its data (--user), or the items" in braidrec.error("recommend", run)
     assert "k = 0" in braidrec.error("recommend", run, "--user", "10001", "-k", "0")
     assert "--all-users writes a file" in braidrec.error("recommend", run, "--all-users")
     assert "--all-users writes a file" in braidrec.error("recommend", run, "--all-users", "--out", "x", "--user", "1")

@@ -383,6 +383,33 @@ def test_a_key_of_a_table_of_the_model_likewise(key: str, meant: str) -> None:
         resolve(request(model={key: 1}), "mine.toml")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "key", "said"),
+    [
+        ({"backbone": "lightgcn"}, "dpth", r"\(did you mean 'depth'\?\)"),
+        ({"backbone": "ease"}, "penlty", r"\(did you mean 'penalty'\?\)"),
+        ({"backbone": "mf"}, "zzz", r"\(accepted: among, backbone, by_user, .*, loss, monitor, negatives, temperature\)"),
+        ({"backbone": "mf", "enhance": "kar"}, "zzz", r"\(accepted: .*, dim, enhance, kar, l2, .*\)"),
+        (
+            {"backbone": "gbdt"},
+            "zzz",
+            r"\(accepted: backbone, l2, leaf_rows, leaves, lr, monitor, .*, train_on, trees, values\)",
+        ),
+        ({"backbone": "din"}, "zzz", r"\(accepted: backbone, dim, history, initial, .*, train_on, unknown_rate\)"),
+    ],
+)
+def test_every_key_that_may_stand_in_the_model_s_table_is_offered(chosen: dict[str, Any], key: str, said: str) -> None:
+    """Those of a backbone that may stand in [model] itself among them, and none that a model would not read."""
+    with pytest.raises(ConfigError, match=rf"^x: model: unknown key '{key}' {said}$") as error:
+        resolve(RunRequest.model_validate({"data": "-", **chosen, "model": {key: 1}}), "x")
+    offered = str(error.value).partition("(accepted: ")[2].rstrip(")")
+    for each in offered.split(", ") if offered else ():
+        with pytest.raises(ConfigError) as error:
+            resolve(RunRequest.model_validate({"data": "-", **chosen, "model": {each: object()}}), "x")
+        assert "unknown key" not in str(error.value)
+        assert "does not read" not in str(error.value)
+
+
 def test_an_enhancer_that_is_not_there_names_the_file() -> None:
     values = resolve(request(enhance="disco"), "x").model_dump()
     with pytest.raises(ConfigError, match=r"^runs/x/config\.toml: unknown enhancer 'disko' \(did you mean 'disco'\?\)"):

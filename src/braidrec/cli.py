@@ -14,6 +14,7 @@ from braidrec.registry import TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from braidrec.data.intake.readers import ReadConfig
     from braidrec.runs.run import Run
 
 INTERRUPTED = 130
@@ -55,6 +56,13 @@ RunData = Annotated[
 RunKnowledge = Annotated[
     list[Path] | None,
     typer.Option("--knowledge", help="The run's knowledge base, where it is no longer where it was; repeated, in its order."),
+]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        help="How your files are read: encoding=cp1252, separator=';', quoting=false, on_bad_rows=skip; may be repeated.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 
@@ -175,6 +183,7 @@ def data_prepare(
             help="One setting of the preparation, such as split.kind=knowledge; may be repeated, and goes above all others.",
         ),
     ] = None,
+    reading: Reading = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -202,6 +211,7 @@ def data_prepare(
         ties=ties,
         sequences=sequences,
         values=parse_changes(changes or ()),
+        read=parse_changes(reading or (), "--read", "encoding=cp1252"),
         overwrite=overwrite,
         confirm=_replace(yes),
     )
@@ -499,18 +509,22 @@ def recommend(
     ] = None,
     fields: Annotated[
         list[str] | None,
-        typer.Option("--field", help="For somebody new: what is known of them, such as age=30; may be repeated."),
+        typer.Option("--field", help="For somebody new: what is known of them, such as age=30, to rankers; may be repeated."),
     ] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="Everybody, into the Parquet file --out.")] = False,
     out: Annotated[Path | None, typer.Option(help="Parquet file for --all-users.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Which items, how much of their text, and which parts of the model are behind each."),
+        typer.Option(
+            "--explain",
+            help="Which items, how much of their text, and which parts of the model are behind each, where it can say.",
+        ),
     ] = False,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen/--include-seen")] = True,
     allow: Annotated[Path | None, typer.Option(help="Only these ids, one a line.")] = None,
     deny: Annotated[Path | None, typer.Option(help="Never these ids, one a line.")] = None,
+    reading: Reading = None,
     dataset: RunData = None,
     base: RunKnowledge = None,
     device: Device = "auto",
@@ -520,7 +534,10 @@ def recommend(
     from braidrec.runs.tables import read_ids
 
     run = _load(path, dataset, base, device)
-    allowed, denied = read_ids(allow) if allow else None, read_ids(deny) if deny else ()
+    read = _read(reading)
+    if read is not None and not (allow or deny):
+        raise ConfigError("recommend --read says how the files of --allow and --deny are read; name one, or drop it")
+    allowed, denied = read_ids(allow, read) if allow else None, read_ids(deny, read) if deny else ()
     if all_users:
         if out is None or user is not None or items is not None or fields:
             raise ConfigError(
@@ -564,6 +581,7 @@ def score(
     unknown: Annotated[
         str, typer.Option(help="error, or null: a pair whose user or item nobody knows stops, or has no score.")
     ] = "error",
+    reading: Reading = None,
     dataset: RunData = None,
     base: RunKnowledge = None,
     device: Device = "auto",
@@ -572,7 +590,7 @@ def score(
     from braidrec.runs.pairs import write_table
 
     run = _load(path, dataset, base, device)
-    found = run.score(pairs, unknown=unknown)  # type: ignore[arg-type]  # checked there
+    found = run.score(pairs, unknown=unknown, read=_read(reading))  # type: ignore[arg-type]  # checked there
     write_table(found, out)
     empty = found.to_series(len(found.columns) - 1).null_count()
     _print(f"{len(found):,} pairs scored{f', {empty:,} of them without a score' if empty else ''}: {out}")
@@ -589,7 +607,7 @@ def vectors(
     base: RunKnowledge = None,
     device: Device = "auto",
 ) -> None:
-    """The vectors of all items of a run, those added after training last."""
+    """The vectors of all items of a run whose model has such, those added after training last."""
     from braidrec.runs.pairs import vector_table, write_table
 
     found = _load(path, dataset, base, device).item_vectors(space)
@@ -619,15 +637,14 @@ def similar(
 def add_items(
     path: RunPath,
     items: Annotated[Path, typer.Argument(help="A table with the catalogue's id and text columns, and any of its fields.")],
+    reading: Reading = None,
     dataset: RunData = None,
     base: RunKnowledge = None,
     device: Device = "auto",
 ) -> None:
-    """Make items recommendable that came after training, by their text; they stay with the run."""
-    from braidrec.data.intake.readers import ReadConfig, read_table
-
+    """Make items recommendable that came after training, by their text, to a run that reads text; they stay with the run."""
     run = _load(path, dataset, base, device)
-    count = run.add_items(read_table(items, what="items", read=ReadConfig()).frame)
+    count = run.add_items(items, read=_read(reading))
     _print(f"{count:,} item{'s' * (count != 1)} added; {run.path} can now recommend {run.num_items:,}")
 
 
@@ -710,6 +727,17 @@ def _load(path: Path, dataset: Path | None, base: list[Path] | None, device: str
     from braidrec.runs.run import load
 
     return load(path, dataset=Dataset.open(dataset) if dataset else None, knowledge=base or None, accelerator=device)
+
+
+def _read(given: list[str] | None) -> ReadConfig | None:
+    """What --read says."""
+    if not given:
+        return None
+    from braidrec.config import parse_changes
+    from braidrec.data.intake.readers import ReadConfig
+    from braidrec.strict import parse
+
+    return parse(ReadConfig, parse_changes(given, "--read", "encoding=cp1252"), "--read")
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo, create_model, field_validator
 from pydantic import Field as Setting
@@ -18,6 +18,9 @@ from braidrec.errors import ConfigError, suggest
 from braidrec.registry import TASKS, LogSize, Settings, Spec, TaskSpec, Values, task_of
 from braidrec.strict import LONGEST, SEEDS, Strict, merge, parse
 from braidrec.training.config import MACHINE, PhaseTraining, TrainingConfig
+
+if TYPE_CHECKING:
+    from braidrec.data.dataset import Dataset
 
 
 def _listed(value: Any) -> Any:
@@ -226,13 +229,13 @@ def _tables_below() -> dict[str, set[str]]:
     return {"training": set(TrainingConfig.model_fields), "model": {key for values in presets for key in values}}
 
 
-def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """``a.b=value`` strings to nested tables; values are TOML, bare words are text."""
+def parse_changes(changes: Sequence[str], option: str = "--set", such: str = "model.dim=64") -> dict[str, Any]:
+    """``a.b=value`` strings, as an ``option`` has them, to nested tables; values are TOML, bare words are text."""
     merged: dict[str, Any] = {}
     for change in changes:
         key, found, text = change.partition("=")
         if not found or not all(part.strip() for part in key.split(".")):
-            raise ConfigError(f"--set {change!r}: expected key=value, such as model.dim=64")
+            raise ConfigError(f"{option} {change!r}: expected key=value, such as {such}")
         try:
             value: Any = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):
@@ -246,7 +249,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> RunConfig:
     """Lay the request over its preset: the task's values, the backbone's, each enhancer's in order, the request's own.
 
-    size: of the log, by which some presets choose what the request leaves open; None for a large one
+    size: of what is trained on (`size_of`), by which some presets choose what the request leaves open; None for a large one
     Names, the preset and the keys of [training] are checked before any model is imported.  Raises ConfigError for unknown
     keys at any depth, and for what another task takes.
     """
@@ -278,7 +281,7 @@ def resolve(request: RunRequest, where: str, size: LogSize | None = None) -> Run
     asked = Settings(own, {key: getattr(given, key) for key in request.training})
     sized = _sized(found, request.preset, size if request.by_size else None, Settings(usual, training), asked)
     training, usual = merge(training, sized.training), merge(usual, sized.model)
-    model = parse(found.config, merge(usual, own), f"{where}: model")
+    model = parse(found.config, merge(usual, own), f"{where}: model", accepted=_accepted(found))
     _refuse_idle(found, model, usual, own, where)
     return RunConfig(
         data=request.data,
@@ -341,6 +344,13 @@ def _sized(found: Chosen, preset: str, size: LogSize | None, usual: Settings, ow
     return rule(size, Settings(whole, usual.training), own)
 
 
+def size_of(config: RunConfig, data: Dataset) -> LogSize | None:
+    """Of what the run trains on; None where nothing goes by it.  Raises DataError where there is nothing of the kind."""
+    task = config.chosen.task
+    sizeless = config.chosen.backbone.fitted or config.preset not in task.sized or task.counted is None
+    return None if sizeless else task.counted(config.model, data, config.negatives)  # type: ignore[misc]
+
+
 def _usual(config: RunConfig) -> Settings:
     """What a request that says nothing gets of a large log."""
     informed, found = bool(config.knowledge), config.chosen
@@ -355,8 +365,10 @@ def _preset_training(config: RunConfig, size: LogSize | None = None) -> Training
     return parse(TrainingConfig, merge(usual.training, sized.training), "preset")
 
 
-def said_by_size(config: RunConfig, size: LogSize) -> str | None:
+def said_by_size(config: RunConfig, size: LogSize | None) -> str | None:
     """What the size of the log set otherwise than the preset has it, in words; None where it set nothing."""
+    if size is None:
+        return None
     usual, model = _usual(config), config.model
     before, sized, now = _flat(_preset_training(config)), _flat(_preset_training(config, size)), _flat(config.training)
     changed = [
@@ -437,14 +449,24 @@ def _own(found: Chosen, values: Values, where: str) -> dict[str, Any]:
     return own
 
 
+def _accepted(found: Chosen) -> set[str]:
+    """What may be written in the [model] table of a request itself."""
+    own = set(found.config.model_fields) - set(found.backbone.unread)
+    return own | _open_keys(found) | ({"enhance"} if len(found.enhancers) == 1 else set())
+
+
+def _open_keys(found: Chosen) -> set[str]:
+    """Keys of the backbone that may stand in [model] itself."""
+    is_open = found.task.open_backbone or found.backbone.name in found.task.models
+    return set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields) if is_open else set()
+
+
 def _of_whole_model(found: Chosen, values: Values) -> dict[str, Any]:
     """The same values; what is a key of a whole model alone may stand in [model] itself, and goes to ``backbone``.
 
     So may that of a backbone, where the task says so.
     """
-    keys: set[str] = set()
-    if found.task.open_backbone or found.backbone.name in found.task.models:
-        keys = set(found.backbone.config.model_fields) - set(found.task.config_type().model_fields)
+    keys = _open_keys(found)
     own = {key: value for key, value in values.items() if key not in keys}
     moved = {key: value for key, value in values.items() if key in keys}
     below = own.get("backbone", {})

@@ -226,19 +226,13 @@ class Metric:
 class LogSize:
     """What there is to train on.
 
-    samples: rows to rank, drawn negatives among them    users: those with such rows    drawn: whether negatives are
+    samples: rows that a model is shown, drawn negatives among them where they are ranked    users: those with such rows
+    drawn: whether negatives are
     """
 
     samples: int
     users: int
     drawn: bool = False
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any], negatives: int | None = None) -> LogSize:
-        """By a prepared data set's manifest; negatives: per positive, as the run says."""
-        per_positive = negatives or manifest["settings"]["negatives"] or 0
-        rows = manifest["counts"]["samples"]["train"] * (1 + per_positive)
-        return cls(rows, manifest["counts"]["train_users"], per_positive > 0)
 
 
 @dataclass(frozen=True)
@@ -250,6 +244,7 @@ class Settings:
 
 
 Sized = Callable[[LogSize, Settings, Settings], Settings]
+Counted = Callable[[Any, Any, int | None], LogSize]  # (its [model] settings, a data set, negatives per positive) -> size
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +257,7 @@ class TaskSpec:
     model, training: preset -> what it sets, before the chosen models set theirs
     sized: preset -> what the size of the log changes: (size, values of the preset and the chosen models, in [model] with what
     holds by default, the request's own values, which win) -> values
+    counted: what a model of these settings is trained on, which ``sized`` goes by
     presets: all of them    alone: those that are for backbones without a method
     takes_negatives: whether ``negatives``, drawn per positive, is a setting of its runs
     of_positives: whether its default is meant where nothing is named and the log holds positives alone
@@ -282,6 +278,7 @@ class TaskSpec:
     model: Mapping[str, Values]
     training: Mapping[str, Values]
     sized: Mapping[str, Sized] = field(default_factory=dict)
+    counted: Counted | None = None
     presets: tuple[str, ...] = ("ours", "paper", "authors", "textbook")
     alone: tuple[str, ...] = ("textbook",)
     takes_negatives: bool = False

@@ -48,16 +48,24 @@ Config = TypeVar("Config", bound=Strict)
 Tables = Mapping[str, Collection[str]]
 
 
-def parse(kind: type[Config], values: Mapping[str, Any], where: str, *, tables: Tables | None = None) -> Config:
+def parse(
+    kind: type[Config],
+    values: Mapping[str, Any],
+    where: str,
+    *,
+    tables: Tables | None = None,
+    accepted: Collection[str] | None = None,
+) -> Config:
     """Build ``kind`` from plain ``values``; ``where`` (a file, a flag) opens every error message.
 
     tables: keys of those of its fields that are checked elsewhere, to be offered for a key that stands one level too high
+    accepted: the keys that may be written in ``kind`` itself, where these are not its fields
     Raises ConfigError listing each bad key with the received value, what is accepted and the nearest known name.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(kind, detail, tables or {}) for detail in error.errors(include_url=False)]
+        problems = [_explain(kind, detail, tables or {}, accepted) for detail in error.errors(include_url=False)]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
     except ConfigError as cause:  # of a validator that looks a name up in a registry
         raise ConfigError(f"{where}: {cause}") from None
@@ -77,11 +85,11 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _explain(kind: type[Strict], detail: Any, tables: Tables) -> str:
+def _explain(kind: type[Strict], detail: Any, tables: Tables, accepted: Collection[str] | None) -> str:
     path, owners = _place(kind, [str(part) for part in detail["loc"]])
     key = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        own = {name for model in owners for name in model.model_fields}
+        own = {name for model in owners for name in model.model_fields} if accepted is None or len(path) > 1 else set(accepted)
         below = dict(_below(owners)) | (dict(tables) if len(path) == 1 else {})
         meant = None if nearest(path[-1], sorted(own)) else _one_below(path[-1], below)
         hint = suggest(path[-1], own) if meant is None else f" (did you mean '{'.'.join([*path[:-1], meant])}'?)"

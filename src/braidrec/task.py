@@ -88,7 +88,10 @@ class Share:
 
 @runtime_checkable
 class Explains(Protocol):
-    """A model that says what is behind a score."""
+    """A model that says what is behind a score, unless ``unexplained`` says why there is nothing to be said."""
+
+    @property
+    def unexplained(self) -> str: ...
 
     def explain(self, past: Any, row: int) -> list[Reason]:
         """Of a past, for a catalogue row, most first."""

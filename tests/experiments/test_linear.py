@@ -75,6 +75,16 @@ def test_the_committed_numbers_on_amazon_book_are_within_a_hundredth_of_the_tria
     assert entry["test_ndcg@20"]["mean"] > 0.99 * ndcg
 
 
+def test_what_the_architecture_says_of_low_rank_is_the_committed_number() -> None:
+    found = read_json(RESULTS / "linear-amazon-book-rlmrec-amazon-book.json", AssertionError)  # type: ignore[arg-type]
+    low, exact = (
+        f"{next(each for each in found['rows'] if each['row'] == row)['test_recall@20']['mean']:.4f}"[1:]
+        for row in ("ease-rank-512", "ease")
+    )
+    said = (RESULTS.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"at rank 512: Recall@20 {low} against {exact}, `docs/results/linear.md`" in said
+
+
 def test_on_prime_pantry_text_and_behaviour_together_are_above_each_alone() -> None:
     found = read_json(RESULTS / "linear-prime-pantry-prime-pantry.json", AssertionError)["over_splits"]  # type: ignore[arg-type]
     for encoder in ("tfidf", "minilm"):

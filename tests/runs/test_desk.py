@@ -10,11 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 import sequence_runs
+from typer.testing import CliRunner
 
 import small_runs
 import toy_run
+from braidrec.cli import app
+from braidrec.data.intake.readers import ReadConfig
 from braidrec.errors import ConfigError, DataError, RunError, at_command_line
 from braidrec.runs.run import Run, load
+from braidrec.runs.tables import read_ids
 
 USER = "10001"
 
@@ -169,6 +173,58 @@ def test_whom_nobody_knows_is_an_error_or_has_no_score(tmp_path: Path) -> None:
     assert found.is_null().to_list() == [False, True, True, True, False]
     with pytest.raises(ConfigError, match=r"unknown = 'nul' \(did you mean 'null'\?\)"):
         run.score(frame, unknown="nul")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_files_of_any_encoding_are_read_where_it_is_said(encoding: str, tmp_path: Path) -> None:
+    """Pairs, new items and lists of ids, in a call and at the command line, as [read] says it of a log."""
+    run = small_runs.copy_of(small_runs.disco(), tmp_path / "run")
+    schema, items = run.dataset.schema, tmp_path / "items.csv"
+    items.write_text(f"{schema.item};{schema.text[0]}\nä-1;Fantômes et sorcières\nä-2;Gespenster\n", encoding=encoding)
+    read, said = ReadConfig(encoding=encoding), ["--read", f"encoding={encoding}"]  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"UTF-8|utf-8|NUL"):
+        run.add_items(items)
+    assert run.add_items(items, read=read) == 2
+    assert [run.catalogue.title(row) for row in (run.num_items - 1, run.num_items)] == ["Fantômes et sorcières", "Gespenster"]
+
+    def asked(*words: str, code: int = 0) -> str:
+        with at_command_line():
+            done = CliRunner().invoke(app, [words[0], str(run.path), *words[1:]])
+        assert done.exit_code == code, done.output
+        return done.output if code == 0 else str(done.exception)
+
+    assert "0 items added" in asked("add-items", str(items), *said)  # the same ones
+    asked_for = tmp_path / "pairs.csv"
+    asked_for.write_text(f"user;item;note\n{USER};ä-1;déjà vu\n", encoding=encoding)
+    found = run.score(asked_for, read=read, show_progress=False)
+    assert found["note"].to_list() == ["déjà vu"]
+    out = tmp_path / "scores.parquet"
+    assert "--read of a command" in asked("score", str(asked_for), "--out", str(out), code=1) or encoding == "utf-16"
+    assert "1 pairs scored" in asked("score", str(asked_for), "--out", str(out), *said)
+    assert pl.read_parquet(out).equals(found)
+    allowed = tmp_path / "allowed.txt"
+    allowed.write_text("ä-1\n", encoding=encoding)
+    assert "--read encoding=" in asked("recommend", "--user", USER, "--allow", str(allowed), code=1)
+    assert "sorcières" in asked("recommend", "--user", USER, "--allow", str(allowed), *said)
+
+
+def test_what_reading_would_not_follow_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run, file = small_runs.disco(), tmp_path / "pairs.csv"
+    file.write_text(f"user;item\n{USER};B00001\n{USER}\n{USER};B00002\n")
+    alone = "encoding, separator, quoting, on_bad_rows alone can be said; drop decimal, which nothing would follow"
+    with pytest.raises(ConfigError, match=f"read: of the pairs, {alone}"):
+        run.score(file, read=ReadConfig(decimal=","))
+    with at_command_line(), pytest.raises(ConfigError, match=f"--read: of the new items, {alone}"):
+        run.add_items(file, read=ReadConfig(decimal=","))
+    with pytest.raises(ConfigError, match=r"read: str where a ReadConfig is needed; write ReadConfig\(...\)"):
+        run.score(file, read="latin-1")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"line 3: .*on_bad_rows = \"skip\" .*ReadConfig in Python"):
+        run.score(file)
+    kept = run.score(file, read=ReadConfig(on_bad_rows="skip"), show_progress=False)
+    assert kept["item"].to_list() == ["B00001", "B00002"]
+    assert "left out 1 bad rows" in caplog.text
+    with pytest.raises(ConfigError, match="of a list of ids, encoding alone can be said; drop separator"):
+        read_ids(file, ReadConfig(separator=";"))
 
 
 def test_a_table_that_has_no_pairs_is_refused() -> None:

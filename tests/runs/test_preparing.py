@@ -162,3 +162,17 @@ def test_data_that_runs_need_are_replaced_when_somebody_says_so(tmp_path: Path) 
     assert Dataset.open(out).fingerprint == first.fingerprint
     assert f"1 run was trained on these data ({run.path})" in asked[0]
     assert prepare(file, None, out, vocabulary="all", overwrite=True, confirm=answer).settings.vocabulary == "all"
+
+
+def test_files_are_read_as_it_is_said_over_the_description(tmp_path: Path) -> None:
+    rows = ["user_id;item_id;timestamp", *(f"r{at % 7};b{at % 5}é;{1_700_000_000 + at}" for at in range(70))]
+    (tmp_path / "loans.csv").write_text("\n".join(rows), encoding="latin-1")
+    (tmp_path / "loans.toml").write_text('name = "loans"\n[interactions]\nfile = "loans.csv"\n[read]\nseparator = ";"\n')
+    with pytest.raises(DataError, match=r'say encoding = "latin-1" \(\[read\] in TOML, --read of a command'):
+        prepare(str(tmp_path / "loans.toml"), None, tmp_path / "out")
+    found = prepare(str(tmp_path / "loans.toml"), None, tmp_path / "out", read={"encoding": "latin-1"})
+    assert "b0é" in found.item_ids
+    with pytest.raises(ConfigError, match="read: unknown key 'encodin'"):
+        prepare(str(tmp_path / "loans.toml"), None, tmp_path / "new", read={"encodin": "latin-1"})
+    with pytest.raises(ConfigError, match="read says how files of yours are read; 'ml-1m' is read as it is published"):
+        prepare("ml-1m", None, tmp_path / "new", read={"encoding": "latin-1"})

@@ -83,7 +83,8 @@ def test_unknown_users_and_items_are_refused_with_a_short_hint() -> None:
 
 
 def test_either_a_user_or_items() -> None:
-    with pytest.raises(DataError, match="either a user or a list of items"):
+    ways = r"a user of its data \(user\), or the items that somebody new liked \(items\)"
+    with pytest.raises(DataError, match=f"recommend needs to know who it is for: {ways}$"):
         plain().recommend()
     with pytest.raises(
         DataError, match=r"fields describe somebody new, and user '10001' is known by what the data have of them"

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from braidrec.cli import app
-from braidrec.config import RunConfig, RunRequest, from_toml, resolve, said_by_size
+from braidrec.config import RunConfig, RunRequest, from_toml, resolve, said_by_size, size_of
 from braidrec.data.dataset import Dataset
 from braidrec.data.intake.sources import locate, public_dataset
 from braidrec.data.settings import PrepareSettings, SplitConfig
@@ -231,9 +231,50 @@ def test_a_run_says_what_the_size_of_its_log_settled(tmp_path: Path) -> None:
         "training.max_epochs = 72 instead of 30, training.patience = 8 instead of 3, "
         "training.phases.pretrain.max_epochs = 10 instead of 4"
     )
-    drawn = LogSize.of(shop().manifest, 3)
-    assert (drawn.samples, drawn.users) == (4 * 960, 60)
     assert said_by_size(run.config, LogSize(776_007, 20_000)) is None
+
+
+def counted(data: Dataset, **values: Any) -> LogSize | None:
+    return size_of(resolve(parse(RunRequest, {"data": "-", **values}, "test"), "test"), data)
+
+
+def test_what_is_trained_on_is_what_is_counted(tmp_path: Path) -> None:
+    """Older rows that a ranker reads, negatives drawn for one alone; positives of models that know no others, each once."""
+    assert counted(shop(), backbone="din") == LogSize(960, 60)
+    assert counted(shop(), backbone="din", negatives=3) == LogSize(4 * 960, 60, drawn=True)
+    events = shop().log
+    liked = int((events.label[shop().split["train"]] > 0).sum())
+    first = int((events.label[: shop().split["valid"][0]] > 0).sum())  # those without a past before them are no rows to rank
+    assert liked < first < 960
+    pairs = counted(shop(), backbone="lightgcn")
+    assert pairs is not None
+    assert pairs.samples == first
+    followed = counted(shop(), backbone="sasrec")
+    assert followed is not None
+    assert followed.samples == first
+
+    old = Dataset.from_frames(
+        pl.DataFrame(
+            {"user_id": [0, 0, 1, 1, 2, 2] * 20, "item_id": np.arange(120) % 7, "timestamp": np.arange(120)}
+        ).with_columns(label=pl.int_range(120) % 2),
+        path=tmp_path / "old",
+        settings=PrepareSettings(split=SplitConfig(kind="knowledge", min_history=0)),
+    )
+    parts = {name: len(rows) for name, rows in old.split.parts.items()}
+    recent, every = (counted(old, backbone="din", model={"train_on": on}) for on in ("train", "knowledge+train"))
+    assert recent == LogSize(parts["train"], 3)
+    assert every == LogSize(parts["train"] + parts["knowledge"] + parts["knowledge_valid"], 3)
+    assert counted(old, backbone="din", preset="paper") is None  # nothing goes by it
+    assert counted(old, backbone="ease") is None
+    run = fit(
+        old,
+        path=tmp_path / "run",
+        backbone="lr",
+        model={"train_on": "knowledge+train"},
+        training={"max_epochs": 1},
+        show_progress=False,
+    )
+    assert f"({every.samples} training rows, 3 users)" in str(run.sized)  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
@@ -310,6 +351,16 @@ def test_probabilities_that_say_less_than_the_share_of_positives_are_named() -> 
     )
     weightless = replace(data, log=replace(data.log, weight=np.zeros(len(data.log), np.float32)))
     assert too_sure(weightless, "train", "auc", {"log_loss": 9.0}) is None
+
+
+def test_who_fits_is_warned_of_probabilities_that_are_too_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tests of other things, which train next to nothing, leave out of their output."""
+    said = "on validation the log loss is high: the probabilities are too sure"
+    monkeypatch.setattr("braidrec.ranking.task.yardsticks", lambda *given: {})
+    monkeypatch.setattr("braidrec.ranking.task.too_sure", lambda *given: said)
+    with pytest.warns(FitWarning, match=said):
+        run = fit(shop(), path=tmp_path / "run", backbone="lr", training={"max_epochs": 1}, show_progress=False)
+    assert said in run.warnings
 
 
 def command(run: Run) -> list[str]:

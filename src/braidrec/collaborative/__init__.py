@@ -4,6 +4,7 @@ This page registers what the room holds; nothing heavy is imported before a name
 """
 
 import math
+from typing import Any
 
 from braidrec.registry import LogSize, Metric, Settings, TaskSpec, own_registries
 
@@ -16,8 +17,16 @@ _AUTHORS = {"batch_size": 4096, "lr": 1e-3, "weight_decay": 0.0, "max_epochs": 3
 STEPS, LEAST = 16, 64
 
 
+def _counted(settings: Any, data: Any, negatives: int | None) -> LogSize:
+    """Pairs that the graph of training has: what is no positive, and what is met again, makes none."""
+    from braidrec.collaborative.scoring import training_graph
+
+    graph = training_graph(data)
+    return LogSize(len(graph), int((graph.user_counts > 0).sum()))
+
+
 def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
-    """Batches of `ours` by the number of training rows."""
+    """Batches of `ours` by the number of pairs."""
     fitting = 2 ** int(math.log2(max(size.samples / STEPS, LEAST)))
     return Settings(training={"batch_size": fitting} if fitting < usual.training["batch_size"] else {})
 
@@ -79,6 +88,7 @@ TASK = TaskSpec(
     presets=_PRESETS,
     open_backbone=True,
     sized={"ours": _sized},
+    counted=_counted,
     of_positives=True,
     reads_people=True,
 )

@@ -147,12 +147,18 @@ class MatrixModel(Protocol):
         """(b, num_rows) float32 of all items, for what each of b people has; training need not know them."""
         ...
 
+    @property
+    def unexplained(self) -> str:
+        """Why no score has `shares`; empty where it has."""
+        return ""
+
     def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
         """What each of ``items`` (n,), which somebody has and no others, brings to the score of ``target``.
 
         Returns (n,), which add up to the score of somebody new, and (n,) of it that comes by text, None where no text is read.
+        Raises RunError where `unexplained` says why.
         """
-        ...
+        raise RunError(self.unexplained)
 
     def divided(self, baskets: Baskets, target: int) -> list[Share]:
         """The score of ``target`` for one person, or how far it is above the mean of all, by named parts whose sum it is."""

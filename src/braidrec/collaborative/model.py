@@ -58,6 +58,10 @@ class CollaborativeModel:
     def reads_text(self) -> bool:
         return self._net.reads_text
 
+    @property
+    def unexplained(self) -> str:
+        return self._net.unexplained
+
     def saved(self) -> Saved:
         tensors = dict((self.module if self.base is None else self.base).state_dict()) | {COUNTS: self.counts}
         return Saved(tensors if self.added is None else {**tensors, ADDED: self.added}, self.about)

@@ -52,6 +52,15 @@ ABOUT = About(
 
 # Whatever is not named is as the model's own defaults have it.
 _AMAZON: Settings = {"ease": {"penalty": 50.0}}
+_LOW_RANK = Row(
+    "ease-rank-512",
+    AMAZON,
+    "ease",
+    model={"backbone": {**_AMAZON["ease"], "rank": 512}},
+    seeds=(1,),
+    task=_TASK,
+    note="on the leading 512 eigenvectors: what stands in where the exact form does not fit",
+)
 _ML_1M: Settings = {
     "item-knn": {"shrink": 0.0},
     "gf-cf": {"factors": 256, "alpha": 3.0},
@@ -101,7 +110,7 @@ def _named(rows: Sequence[Row]) -> dict[str, Row]:
 
 SPLITS = (0, 1, 2)
 _ROWS: Mapping[str, Mapping[str, Row]] = {
-    AMAZON: _named(_rows(AMAZON, _AMAZON, text=False)),
+    AMAZON: _named([*_rows(AMAZON, _AMAZON, text=False), _LOW_RANK]),
     PANTRY: _named(
         [row for seed in SPLITS for row in _rows(f"prime-pantry-core-{seed}", _PANTRY, text=True, ending=f"-split{seed}")]
     ),

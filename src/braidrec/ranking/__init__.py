@@ -4,6 +4,7 @@ This page registers what the room holds; nothing heavy is imported before a name
 """
 
 import math
+from typing import Any
 
 from braidrec.registry import LogSize, Metric, Settings, TaskSpec, own_registries
 from braidrec.strict import merge
@@ -16,6 +17,13 @@ LONG, RUN = 64, 128
 IN_RUNS = {"batch_size": 512, "lr": 2e-3, "max_epochs": 6}
 # Of a backbone, what normalises by a batch, whose rows runs make alike: BatchNorm, and Dice in DIN's and DIEN's activation unit
 _OF_BATCH = {("norm", "bn"), ("variant", "paper"), ("attention", "mlp")}
+
+
+def _counted(settings: Any, data: Any, negatives: int | None) -> LogSize:
+    """Rows of the parts that a ranker trains on, and what is drawn beside them."""
+    per_positive = negatives or data.settings.negatives or 0
+    rows = data.split[settings.rows]
+    return LogSize(len(rows) * (1 + per_positive), len(set(data.log.user[rows].tolist())), per_positive > 0)
 
 
 def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
@@ -90,4 +98,5 @@ TASK = TaskSpec(
         "textbook": {"batch_size": 2048, "weight_decay": 0.0},
     },
     sized={"ours": _sized},
+    counted=_counted,
 )

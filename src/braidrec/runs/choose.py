@@ -21,7 +21,7 @@ from braidrec.config import RunConfig, RunRequest, resolve
 from braidrec.data.dataset import Dataset
 from braidrec.errors import BraidError, ConfigError
 from braidrec.progress import progress
-from braidrec.registry import TASKS, LogSize, Metric, Spec, TaskSpec
+from braidrec.registry import TASKS, Metric, Spec, TaskSpec
 from braidrec.runs.fit import fit
 from braidrec.runs.knowledge import KnowledgeBases, build
 from braidrec.task import Plan, Task, Vectors
@@ -239,8 +239,7 @@ class _Search:
         return config.reads_text == (candidate.knowledge is not None) and config.model != self._config(candidate).model
 
     def _config(self, candidate: _Candidate) -> RunConfig:
-        request = self._request(candidate)
-        return resolve(request, "choose", LogSize.of(self.data.manifest, request.negatives))
+        return resolve(self._request(candidate), "choose")
 
     def _request(self, candidate: _Candidate) -> RunRequest:
         base = () if candidate.knowledge is None else (str(candidate.knowledge),)

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+def fields_of(schema: Schema, vocabulary: Path) -> list[str]:
+    """By what names somebody new can be described; of users that are ids alone by none."""
+    vocabularies, scalings = read_vocabulary(vocabulary)
+    own = [each.name for each in vocabularies if each.owner == "user" and each.name != schema.user]
+    return [*own, *sorted(each.name for each in scalings if each.owner == "user")]
+
+
 def describe(fields: Mapping[str, Any], schema: Schema, vocabulary: Path) -> tuple[Described, list[str]]:
     """``fields``, raw values by name, as a model takes them, and what training never met, in words.
 
@@ -28,7 +35,7 @@ def describe(fields: Mapping[str, Any], schema: Schema, vocabulary: Path) -> tup
     vocabularies, scalings = read_vocabulary(vocabulary)
     ids = {each.name: each for each in vocabularies if each.owner == "user" and each.name != schema.user}
     numbers = {each.name for each in scalings if each.owner == "user"}
-    known = [*ids, *sorted(numbers)]
+    known = fields_of(schema, vocabulary)
     if not isinstance(fields, Mapping):
         raise DataError(f"fields: {type(fields).__name__} where values by name are needed, such as fields={{'age': 30}}")
     for name in fields:

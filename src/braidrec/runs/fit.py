@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from braidrec.arguments import instance_of, path_of
-from braidrec.config import RunConfig, RunRequest, check_names, own_phases, resolve, said_by_size
+from braidrec.config import RunConfig, RunRequest, check_names, own_phases, resolve, said_by_size, size_of
 from braidrec.data.dataset import Dataset
 from braidrec.data.fingerprint import Fingerprint
 from braidrec.errors import ConfigError, RunError, remedy
@@ -107,7 +107,7 @@ def fit(
         "training": dict(training or {}),
     }
     request = with_default(parse(RunRequest, values, "fit"), dataset)
-    config = resolve(request, "fit", LogSize.of(dataset.manifest, request.negatives))
+    config = _by_size(request, "fit", dataset)
     run = fit_config(config, path_of(path, "path"), dataset=dataset, show_progress=show_progress)
     for text in run.warnings:
         warnings.warn(f"{run.path}: {text}", FitWarning, stacklevel=2)
@@ -122,7 +122,12 @@ def prepare_fit(request: RunRequest, where: str) -> tuple[RunConfig, Dataset]:
     check_names(request, where)
     dataset = Dataset.open(request.data)
     request = with_default(request, dataset)
-    return resolve(request, where, LogSize.of(dataset.manifest, request.negatives)), dataset
+    return _by_size(request, where, dataset), dataset
+
+
+def _by_size(request: RunRequest, where: str, data: Dataset) -> RunConfig:
+    """What is trained on is known by settings, so these are resolved first."""
+    return resolve(request, where, size_of(resolve(request, where), data))
 
 
 def with_default(request: RunRequest, data: Dataset) -> RunRequest:
@@ -161,7 +166,7 @@ def fit_config(config: RunConfig, path: Path, *, dataset: Dataset | None = None,
     read = digest_of(text)
     people = bases.people(dataset) if bases is not None and config.reads_people else None
     inputs = {"data": dataset.fingerprint, "knowledge": read} | ({} if people is None else {"people": digest_of(people)})
-    size = LogSize.of(dataset.manifest, config.negatives)
+    size = size_of(config, dataset)
     own = {name: config.training.phases[name] for name in own_phases(config, size)}  # a preset may speak of others
     with _enough_memory(path):
         plan: Plan = task.plan(config, dataset, text, people=people, show_progress=show_progress)
@@ -241,7 +246,7 @@ def _same_data(path: Path, config: RunConfig, dataset: Dataset | None) -> Datase
     return dataset
 
 
-def _check_unused(config: RunConfig, plan: Plan, size: LogSize) -> None:
+def _check_unused(config: RunConfig, plan: Plan, size: LogSize | None) -> None:
     """Raise ConfigError for what the request, not its preset, sets for a stage that no optimiser trains here."""
     fitted = {stage.name for stage in plan.stages if isinstance(stage, Fitted)}
     for name, keys in own_phases(config, size).items():

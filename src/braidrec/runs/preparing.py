@@ -9,6 +9,7 @@ from typing import Any
 from braidrec.arguments import path_of
 from braidrec.data.dataset import Dataset, PrepareSettings
 from braidrec.data.intake.description import load_description, read_tables
+from braidrec.data.intake.readers import ReadConfig
 from braidrec.data.intake.sources import DATA_SETS, locate
 from braidrec.errors import ConfigError, DataError, remedy, suggest
 from braidrec.runs.depending import runs_on, warning
@@ -30,16 +31,22 @@ def prepare(
     ties: str | None = None,
     sequences: str | None = None,
     values: Mapping[str, Any] | None = None,
+    read: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> Dataset:
     """Prepare ``what`` into ``out`` (default: prepared/<name>); options that are None keep the data set's own settings.
 
     values: any of `PrepareSettings`, as nested values, above all others; another ``split.kind`` begins with its own defaults
+    read: any of `ReadConfig`, above what a description says under [read]
     confirm: asked before data are replaced that runs were trained on, with what that means for them
     Raises ConfigError for an unknown name, DataError for files that cannot be found or used, and where ``confirm`` says no.
     """
     if what in DATA_SETS:
+        if read:
+            raise ConfigError(
+                f"{remedy('read', '--read')} says how files of yours are read; '{what}' is read as it is published"
+            )
         tables, settings = (
             DATA_SETS[what].read(locate(what, None if source is None else path_of(source, "source"))),
             DATA_SETS[what].settings,
@@ -50,6 +57,10 @@ def prepare(
                 f"{remedy('source', '--source')} names the archive of a public data set; a description names its own files"
             )
         description = load_description(Path(what))
+        if read:
+            own = description.read.model_dump(exclude_unset=True)
+            reading = parse(ReadConfig, merge(own, read), remedy("read", "--read"))
+            description = description.model_copy(update={"read": reading})
         tables, settings = description.cut(read_tables(description, Path(what).parent))
     else:
         if Path(what).is_file():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from braidrec.config import RunConfig
 from braidrec.data.dataset import Dataset
 from braidrec.data.describe import as_html, as_text
 from braidrec.data.fingerprint import Fingerprint
-from braidrec.data.intake.readers import to_frame
+from braidrec.data.intake.readers import ReadConfig, to_frame
 from braidrec.data.schema import Schema
 from braidrec.errors import ConfigError, DataError, KnowledgeError, RunError, remedy, suggest
 from braidrec.evaluation.report import Report
@@ -31,7 +31,7 @@ from braidrec.registry import TASKS
 from braidrec.runs.added import Additions, load_added, save_added
 from braidrec.runs.additions import encode_additions, read_late
 from braidrec.runs.catalogue import Catalogue, near
-from braidrec.runs.described import describe
+from braidrec.runs.described import describe, fields_of
 from braidrec.runs.directory import (
     CATALOGUE,
     digest_of_json,
@@ -47,6 +47,7 @@ from braidrec.runs.pairs import Unknown, id_column, rows_of, score_pairs
 from braidrec.runs.retrieval import BUDGET_BYTES, best_items
 from braidrec.runs.similar import By, alike
 from braidrec.runs.trained import Trained
+from braidrec.strict import parse
 from braidrec.task import Divides, Explains, Floats, Model, Outcome, Rows, Share, Task, Vectors
 from braidrec.training.devices import device_of
 from braidrec.training.seeding import own_randomness
@@ -154,13 +155,23 @@ class Run:
             ("items", f"{self.num_items:,}" + (f", {added:,} of them added after training" if added else "")),
             ("stages", ", ".join(phase["name"] for phase in record["phases"])),
             ("answers", "probabilities of a positive" if held.model.probabilities else "scores without a unit"),
-            (
-                "ask it",
-                "recommend(user), recommend(items=[...]), similar(item), score(pairs), "
-                + ("recommend(user, explain=True), " if isinstance(held.model, Explains) else "")
-                + "item_vectors(), evaluate()",
-            ),
+            ("ask it", ", ".join(self._able())),
         ]
+
+    def _able(self) -> Iterator[str]:
+        """What it can be asked as it stands: with or without its data, and by what its model is."""
+        model = self._held.model
+        whom = ["user", "items=[...]"] if self.has_data else ["items=[...]"]
+        if isinstance(model, Explains) and not model.unexplained:
+            whom[0] += ", explain=True"
+        yield from (f"recommend({each})" for each in whom)
+        yield "similar(item)"
+        if self.has_data:
+            yield "score(pairs)"
+        if self.task.inspect(model.module, 0):
+            yield "item_vectors()"
+        if self._dataset is not None:
+            yield "evaluate()"
 
     @property
     def model(self) -> Model:
@@ -267,10 +278,7 @@ class Run:
         known user where the run's data are not at hand, and where the model cannot explain.
         """
         if user is None and items is None and fields is None:
-            raise DataError(
-                "recommend needs either a user or a list of items that somebody new liked, or fields that describe them: "
-                + remedy("user, items or fields", "--user, --items or --field")
-            )
+            raise DataError(f"recommend needs to know who it is for: {self._ways}")
         if user is not None and fields is not None:
             raise DataError(f"fields describe somebody new, and user {user!r} is known by what the data have of them; drop one")
         _check_count(k)
@@ -292,6 +300,18 @@ class Run:
             Recommendation(held.catalogue.id(row), held.catalogue.title(row), score, score if probable else None, *why)
             for row, score, why in zip(rows.tolist(), scores.tolist(), because, strict=True)
         ]
+
+    @property
+    def _ways(self) -> str:
+        """How somebody can be named to this run, in words."""
+        model, vocabulary = self._held.model, self.path / "vocabulary.json"
+        ways = [("a user of its data", remedy("user", "--user"))] if self.has_data else []
+        ways.append(("the items that somebody new liked", remedy("items", "--items")))
+        with contextlib.suppress(RunError):  # of models that read no fields
+            if fields_of(self._schema, vocabulary):
+                model.past(None, np.zeros(0, np.int32), describe({}, self._schema, vocabulary)[0])
+                ways.append(("the fields that describe them", remedy("fields", "--field")))
+        return ", or ".join(f"{what} ({key})" for what, key in ways)
 
     def _asking(self) -> AbstractContextManager[None]:
         """Around what the model is asked: weights whose shapes or rows do not go together are ours to name."""
@@ -381,19 +401,21 @@ class Run:
             past = self._past(held, user, None)
             return held.model.scores([past], rows)[0] if len(rows) else np.zeros(0, np.float32)
 
-    def score(self, pairs: Any, *, unknown: Unknown = "error", show_progress: bool = True) -> pl.DataFrame:
+    def score(
+        self, pairs: Any, *, unknown: Unknown = "error", read: ReadConfig | None = None, show_progress: bool = True
+    ) -> pl.DataFrame:
         """The pairs with one more column: "probability", or "score" where the model's are none, as of now.
 
         pairs: a Polars, pandas or Arrow frame, or a file of one, with the columns of the user and the item, by the names that
         the log has for them, or "user" and "item"    unknown: whether a pair whose user or item nobody knows is an error, or
-        has no score ("null")
+        has no score ("null")    read: of a file, its encoding, separator and quotes, and whether bad rows are left out
         Raises DataError naming the row, RunError where the run's data are not at hand.
         """
         import polars as pl
 
         if unknown not in ("error", "null"):
             raise ConfigError(f"unknown = {unknown!r}{suggest(str(unknown), ('error', 'null'))}")
-        held, schema, frame = self._held, self._schema, to_frame(pairs, "the pairs")
+        held, schema, frame = self._held, self._schema, to_frame(pairs, "the pairs", read)
         name = "probability" if held.model.probabilities else "score"
         if name in frame.columns:
             raise DataError(f"the pairs have a column '{name}' already; rename it, since that is what the scores are called")
@@ -446,7 +468,7 @@ class Run:
         if row is None:
             raise DataError(
                 f"user '{raw}' is not in {self._log.name}{near(raw, self._log.user_ids)}; "
-                f"for somebody new pass the items they liked ({remedy('items=[...]', '--items a,b,c')})"
+                f"for somebody new ask by the items they liked ({remedy('recommend(items=[...])', '--items a,b,c')})"
             )
         return row
 
@@ -528,7 +550,14 @@ class Run:
     # -- items added after training -------------------------------------------------------------------------------------
 
     @own_randomness()
-    def add_items(self, items: Mapping[str, str] | Any, *, knowledge: Folders = None, wait: float = 60.0) -> int:
+    def add_items(
+        self,
+        items: Mapping[str, str] | Any,
+        *,
+        knowledge: Folders = None,
+        read: ReadConfig | None = None,
+        wait: float = 60.0,
+    ) -> int:
         """Make items scorable that the model never saw, by their text; they stay with the run.  Returns how many.
 
         items: raw id -> text, or a Polars, pandas or Arrow frame (or a file of one) with the catalogue's id column (by its own
@@ -537,6 +566,7 @@ class Run:
         fields the row of their value.
         An item that was added before just so, here or by another process, is not added again: a script can be run twice.
         knowledge: where the run's knowledge bases are no longer where they were, one folder or several in its order
+        read: of a file, as in `score`
         wait: seconds for another process that is writing
         Raises RunError when the model reads no text or another process is not done after ``wait``; DataError for an id of the
         catalogue, and for one that was added before with another text.
@@ -544,14 +574,11 @@ class Run:
         with self._adding:
             held = self._held
             if not held.model.reads_text:
-                texts = [
-                    name for name, spec in self.config.chosen.task.methods.usable().items() if spec.needs_text(spec.config())
-                ]
                 raise RunError(
                     f"{self.path}: {self.record['title']} knows items by id alone; add_items needs a model that reads text"
-                    + (f", such as enhance = '{texts[0]}'" if texts else "")
+                    + (f", such as {reading} with a knowledge base" if (reading := _reading_text(self.config)) else "")
                 )
-            new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items")
+            new_items = items if isinstance(items, Mapping) else to_frame(items, "the new items", read)
             if not len(new_items):
                 return 0
             bases = _bases(self.path, self.config, self.record, knowledge)
@@ -697,6 +724,18 @@ def _catalogue(path: Path, record: Mapping[str, Any], dataset: Dataset | None) -
             f"not there; bring it back, or say where it is: {_where()}"
         )
     return Catalogue.of_dataset(dataset)
+
+
+def _reading_text(config: RunConfig) -> str:
+    """What reads text in the task of a run and is nearest to it, as a request names it; empty where nothing does."""
+    task, own = config.chosen.task, config.chosen.backbone
+    methods = [f"enhance = '{name}'" for name, spec in task.methods.usable().items() if spec.needs_text(spec.config())]
+    if methods and config.backbone not in task.models:
+        return methods[0]
+    for spec in (own, *task.models.usable().values()):
+        if spec.needs_text(parse(spec.config, spec.settings(config.preset, informed=True), f"'{spec.name}'")):
+            return f"backbone = '{spec.name}'"
+    return f"backbone = '{task.default}', {methods[0]}" if methods and task.default in task.backbones else ""
 
 
 def _where() -> str:

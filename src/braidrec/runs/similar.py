@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -59,18 +60,28 @@ def alike(run: Asked, row: int, by: By) -> Floats:
     return _by_meaning(run, row) if by == "meaning" else _by_behaviour(run, row)
 
 
+def _others(run: Asked, by: By) -> str:
+    """What else can be asked of a run, ``by`` among it where it has what that needs."""
+    with contextlib.suppress(RunError):  # where its data are not at hand, which both need
+        if run.dataset is not None and (by == "behaviour" or run.config.knowledge):
+            return f"by {by} or by model"
+    return "by model"
+
+
 def _by_meaning(run: Asked, row: int) -> Floats:
     if not run.config.knowledge:
         raise RunError(
-            f'{run.path}: this run has no knowledge base, so it knows no texts; train it with knowledge = "FOLDER", or ask by '
-            "behaviour or by model"
+            f'{run.path}: this run has no knowledge base, so it knows no texts; train it with knowledge = "FOLDER", or '
+            f"ask {_others(run, 'behaviour')}"
         )
     vectors = np.array(KnowledgeBases.open(run.config.knowledge).matrix(run.dataset)[1:], np.float32)
     vectors -= vectors.mean(axis=0)
     length = np.linalg.norm(vectors, axis=1)
     vectors[length < NO_TEXT * np.median(length)] = 0  # without text: the mean of the others, and what rounding left of it
     if not vectors[row - 1].any():
-        raise DataError(f"'{run.catalogue.id(row)}' has no text, so meaning says nothing of it; ask by behaviour or by model")
+        raise DataError(
+            f"'{run.catalogue.id(row)}' has no text, so meaning says nothing of it; ask {_others(run, 'behaviour')}"
+        )
     return _cosines(vectors, row)
 
 
@@ -80,7 +91,7 @@ def _by_behaviour(run: Asked, row: int) -> Floats:
     has = interactions(log.user[liked], log.item[liked], (log.num_users + 1, width)).tocsc()
     users = np.diff(has.indptr)
     if not users[row]:
-        raise DataError(f"nobody has '{run.catalogue.id(row)}', so behaviour says nothing of it; ask by meaning or by model")
+        raise DataError(f"nobody has '{run.catalogue.id(row)}', so behaviour says nothing of it; ask {_others(run, 'meaning')}")
     both = np.asarray((has.T @ has[:, [row]].toarray())[:, 0], np.float32)
     return (both / np.sqrt(np.maximum(users, 1) * users[row]))[1:].astype(np.float32)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from braidrec import shown
 from braidrec.config import RunConfig, from_toml
-from braidrec.errors import ConfigError, DataError
+from braidrec.errors import ConfigError, DataError, remedy
 from braidrec.files import understanding
 from braidrec.registry import Metric
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from braidrec.data.dataset import Dataset
+    from braidrec.data.intake.readers import ReadConfig
     from braidrec.evaluation.report import Report
     from braidrec.evaluation.significance import PairedTest
     from braidrec.runs.run import Because, Run
@@ -355,9 +356,16 @@ def load_alike(paths: Sequence[Path], opened: Opened | None = None) -> list[Run]
     return runs
 
 
-def read_ids(path: Path) -> list[str]:
-    """One raw id a line; empty lines are passed over.  Raises DataError when the file cannot be read as UTF-8."""
+def read_ids(path: Path, read: ReadConfig | None = None) -> list[str]:
+    """One raw id a line; empty lines are passed over.  read: its encoding.  Raises DataError where it cannot be read so."""
+    encoding = "utf-8" if read is None else read.only(("encoding",), "a list of ids").encoding
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as cause:
+        text = path.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
+    except OSError as cause:
         raise DataError(f"{path}: cannot be read as a list of ids, one a line ({cause})") from None
+    except UnicodeError as cause:
+        raise DataError(
+            f"{path}: cannot be read as a list of ids, one a line ({cause}); say its encoding, such as "
+            + remedy('read=ReadConfig(encoding="latin-1")', "--read encoding=latin-1")
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -4,6 +4,7 @@ This page registers what the room holds; nothing heavy is imported before a name
 """
 
 import math
+from typing import Any
 
 from braidrec.registry import LogSize, Metric, Settings, TaskSpec, Values, own_registries
 from braidrec.strict import merge
@@ -15,6 +16,15 @@ _PAD = {"batch_size": 128, "lr": 1e-5, "max_epochs": 400, "decoupled": True, "we
 
 # Users, each a sequence, from which `ours` holds as it stands; MovieLens-1M has 6,040 of them and 48 steps in an epoch.
 LARGE, STEPS = 2**12, 48
+
+
+def _counted(settings: Any, data: Any, negatives: int | None) -> LogSize:
+    """Events that sequences of training follow, of users with one to name."""
+    from braidrec.data.sequences import training_ends
+
+    ends = training_ends(data.followed)
+    long = ends[ends >= 2]
+    return LogSize(int(long.sum()), len(long))
 
 
 def _sized(size: LogSize, usual: Settings, own: Settings) -> Settings:
@@ -94,4 +104,5 @@ TASK = TaskSpec(
         },
     },
     sized={"ours": _sized},
+    counted=_counted,
 )

@@ -126,3 +126,47 @@ def test_kinds_of_fields() -> None:
     assert field_of(pl.Series("tags", ["a, b", "c"] * 20))[0] == Field(name="tags", kind="multi", separator=",")
     assert field_of(pl.Series("title", ["a, b", "c"] * 20))[0] == Field(name="title")
     assert field_of(pl.Series("title", [f"t{at}" for at in range(40)]))[0] is None
+
+
+PROSE = {
+    "English": "A sturdy pan of cast iron, made for daily use, that keeps its heat and goes from the stove into the oven.",
+    "German": "Eine robuste Pfanne aus Gusseisen, die ihre Wärme lange hält und vom Herd auch direkt in den Ofen wandern kann.",
+    "Russian": "Прочная чугунная сковорода для каждого дня, которая долго держит тепло и годится и для плиты, и для духовки.",
+    "Japanese": "毎日使える丈夫な鋳鉄製のフライパンで、熱を長く保ち、コンロからそのままオーブンに入れることができます。",
+    "Hindi": "यह कच्चे लोहे का मज़बूत तवा है जो रोज़ के काम के लिए बना है और देर तक गर्म रहता है और ओवन में भी जाता है।",
+}
+LABELS = {
+    "label": "Kitchen",
+    "path": "Home & Kitchen > Kitchen & Dining > Cookware > Pots & Pans > Skillets > Cast Iron > Large and Heavy Ones",
+    "lower path": "home and garden/kitchen and dining/pots and pans/cast iron/for the oven/large ones/with lid/black",
+    "url": "https://example.com/images/of/some/pan/that/has/a/very/long/address/with-many-words-in-it/and-more.jpg",
+    "image": "images/pans/cast iron/a pan of cast iron as seen from above.jpg",
+    "JSON list": '[{"size": "a large one for the whole family"}, {"size": "a small one for those who live alone in town"}]',
+    "tags": "cast iron, heavy, black, for the oven, for the stove, round, large, with a lid, made in France, gift",
+    "title": "Lodge Pre Seasoned Cast Iron Skillet With Assist Handle Holder 12 Inch Black Large Heavy Duty Frying Pan",
+    "short sentence": "Ships in two days.",
+}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("prose", PROSE.values(), ids=PROSE)
+def test_long_sentences_are_text_however_often_they_repeat(prose: str, share: float) -> None:
+    cells = [f"{prose} {at % (100 * share):g}" for at in range(100)]
+    for name in ("overview", "description"):
+        table = pl.DataFrame({"item_id": range(100), name: cells, "shop": ["north", "south"] * 50})
+        found, guesses = guess_schema(pl.DataFrame({"user_id": [1], "item_id": [1]}), table)
+        assert found.text == (name,)
+        assert [entry.name for entry in found.item_fields] == ["shop"]
+        assert next(each for each in guesses if each.column == f"items.{name}").role == "text 1"
+    people = pl.DataFrame({"user_id": range(100), "about": cells})
+    found, _ = guess_schema(pl.DataFrame({"user_id": [1], "item_id": [1]}), None, people)
+    assert (found.text, found.user_fields) == ((), ())
+
+
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+def test_labels_paths_addresses_and_lists_are_no_sentences(label: str) -> None:
+    column = pl.Series("sort", [label if at % 2 else f"{label} x" for at in range(100)])
+    entry, why = field_of(column)
+    assert entry is not None, why
+    own = pl.Series("sort", [f"{label} {at}" for at in range(100)])
+    assert field_of(own)[1] != "long sentences"

@@ -102,7 +102,7 @@ def test_one_row_tells_for_the_whole_column() -> None:
         ),
         (
             ["03/04/2021", "04/05/2021"],
-            'say which: time_format = "%d/%m/%Y" or "%m/%d/%Y" ([read] in TOML, ReadConfig in Python), or bring dates',
+            'say which: time_format = "%d/%m/%Y" or "%m/%d/%Y" ([read] in TOML, --read of a command, ReadConfig in Python)',
         ),
         (["03.04.2021 12:30"], 'time_format = "%d.%m.%Y %H:%M" or "%m.%d.%Y %H:%M"'),
         (["13/04/2021", "04/13/2021"], "'04/13/2021' has the month first, but '13/04/2021' (row 1) the day"),

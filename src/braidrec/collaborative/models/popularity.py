@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
-from braidrec.errors import RunError
 from braidrec.registry import Spec
 from braidrec.strict import Strict
 from braidrec.training.stages import AnyStage, Fitted
@@ -36,8 +35,9 @@ class Popularity(nn.Module, MatrixModel):
     def scores(self, baskets: Baskets) -> Tensor:
         return self.counts.repeat(len(baskets), 1)
 
-    def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
-        raise RunError("popularity gives everybody the same scores, so nothing that somebody has is behind them")
+    @property
+    def unexplained(self) -> str:
+        return "popularity gives everybody the same scores, so nothing that somebody has is behind them"
 
 
 def stages(config: PopularityConfig, parts: Parts) -> list[AnyStage]:

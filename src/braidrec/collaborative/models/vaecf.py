@@ -24,7 +24,6 @@ from braidrec.collaborative.baskets import Baskets
 from braidrec.collaborative.contracts import MatrixModel, Parts
 from braidrec.collaborative.graph import Graph
 from braidrec.collaborative.user_rows import UserBatch, UserBatches
-from braidrec.errors import RunError
 from braidrec.registry import Spec
 from braidrec.strict import Strict, Width, because
 from braidrec.training.config import TrainingConfig
@@ -105,10 +104,9 @@ class VAECF(nn.Module, MatrixModel):
     def scores(self, baskets: Baskets) -> Tensor:
         return with_padding(self.outer(self.encoded(baskets)[0]))
 
-    def shares(self, items: Tensor, target: int) -> tuple[Tensor, Tensor | None]:
-        raise RunError(
-            "vaecf reads all that somebody has at once, so no part of a score is a single item's; explain ease instead"
-        )
+    @property
+    def unexplained(self) -> str:
+        return "vaecf reads all that somebody has at once, so no part of a score is a single item's; explain ease instead"
 
 
 def log_likelihood(logits: Tensor, baskets: Baskets) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from braidrec.data.intake.delimited import OnBadRows
+from braidrec.data.intake.delimited import SAID_IN, OnBadRows
 from braidrec.data.intake.numbers import read_numbers, stripped
 from braidrec.data.intake.readers import RawTable, as_numbers
 from braidrec.errors import DataError, suggest
@@ -134,7 +134,7 @@ class CheckedTable:
                     row,
                     f"can be read two ways ({role}): {found.doubt.replace(',', '.')} with a decimal comma, or "
                     f'{found.doubt.replace(",", "")} with commas between thousands; say which: decimal = "," or '
-                    'decimal = "." ([read] in TOML, ReadConfig in Python), or bring numbers',
+                    f'decimal = "." {SAID_IN}, or bring numbers',
                 )
             if found.note:
                 self.note(f"column '{column}': {found.note}")

@@ -25,7 +25,8 @@ OnBadRows = Literal["error", "skip"]
 SEPARATORS = (",", "\t", ";")
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _SMALL_BLOCK, _LARGE_BLOCK = 1 << 16, 1 << 24  # bytes checked at once: small behind damage, doubling while all is well
-ENCODING_REMEDY = 'save the file as UTF-8 or say encoding = "latin-1" ([read] in TOML, ReadConfig in Python)'
+SAID_IN = "([read] in TOML, --read of a command, ReadConfig in Python)"  # where a setting of reading is said
+ENCODING_REMEDY = f'save the file as UTF-8 or say encoding = "latin-1" {SAID_IN}'
 _NAMED_SEPARATOR = re.compile(rb"sep=([^\r\n])(?=\r?\n)")  # a first line that spreadsheets write; what is left of it is blank
 _SHOWN = 60  # characters of a bad row that a message quotes
 
@@ -267,13 +268,13 @@ class _Scan:
         column = self.names[min(text.count(self.separator, 0, stray), len(self.names) - 1)]
         return (
             f'column \'{column}\': a quote (") that does not open and close a whole value{far}: {_short(text)}; write "" for a '
-            "quote inside a quoted value, or say quoting = false ([read] in TOML) if quotes are ordinary characters here"
+            f"quote inside a quoted value, or say quoting = false {SAID_IN} if quotes are ordinary characters here"
         )
 
     def _refuse(self, line: int, problem: str) -> None:
         message = f"line {line}: {problem}"
         if self.on_bad_rows == "error":
-            raise DataError(f'{self.what}, {message}; or leave such rows out with on_bad_rows = "skip"')
+            raise DataError(f'{self.what}, {message}; or leave such rows out: on_bad_rows = "skip" {SAID_IN}')
         self.problems.append(message)
 
     def _text(self, first: int, last: int) -> str:
@@ -302,7 +303,7 @@ def _separator(head: bytes, separator: str | None, what: str) -> str:
     if not counts[best] and any(other in head for other in (b"|", b"::")):
         raise DataError(
             f"{what}, line 1: no comma, tab or semicolon in {_short(head.decode('utf-8', 'replace').strip())}; "
-            'say which character separates the columns: separator = "|" ([read] in TOML)'
+            f'say which character separates the columns: separator = "|" {SAID_IN}'
         )
     return best
 

@@ -55,7 +55,7 @@ _CATEGORY = _tiers("category maincategory genre topic", "categories genres")
 _SEPARATORS = ("|", ";", ",")
 GIVEN = "given"
 _LISTS, _WRITTEN, _OWN_VALUES = "lists", "lists written as text", "nearly every row has its own value"  # reasons
-_DECIMALS = "lists of decimal numbers"
+_DECIMALS, _SENTENCES = "lists of decimal numbers", "long sentences"
 _CODES = ("id", "code", "zip")  # endings of names whose numbers are no quantities
 _MANY = 50  # distinct integers beyond which a column counts as a quantity, not as a choice
 _LOOKED_AT = 50_000  # rows of the interactions whose contents are looked at
@@ -296,7 +296,8 @@ def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any],
     if kind == "items":
         if "text" not in schema:
             groups = (_TITLES, _KINDS, _BODIES)
-            texts = tuple(name for group in groups for name in columns if _plain(name) in group)
+            called = [name for group in groups for name in columns if _plain(name) in group]
+            texts = (*called, *(name for name in columns if roles[name][1] == _SENTENCES and name not in called))
             schema["text"] = texts
         if "category" not in schema:
             named = next((found for tier in _CATEGORY if (found := [name for name in columns if _plain(name) in tier])), [])
@@ -326,6 +327,20 @@ def _catalogue(kind: str, table: pl.DataFrame, key: str, schema: dict[str, Any],
             why += "; to have it read name it in items.text"
         guesses.append(RoleGuess(f"{kind}.{name}", " + ".join(said) or "not used", why))
     return guesses
+
+
+def _of_sentences(text: pl.Series) -> bool:
+    """Whether most cells are running text: a dozen words or more, at most three in five of them capitalised or no words, and
+    three or more between any two marks that lists, paths and tags are cut at.  Scripts without spaces: three signs for a word.
+    """
+    cells = text.unique().head(_LOOKED_AT)
+    signs = cells.str.count_matches(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]") // 3
+    words = cells.str.count_matches(r"\S+") + signs
+    odd = cells.str.count_matches(r"(?:^|\s)[^\s\p{Ll}\p{Lo}]")
+    pieces = 1 + cells.str.count_matches(r"[,;|>/\\»›•、，]")
+    written = cells.str.contains(r"^\s*[\[{(]")
+    prose = (words >= 12) & (cells.str.len_chars() >= 36) & (5 * odd <= 3 * words) & (words >= 3 * pieces) & ~written
+    return 2 * int(prose.sum()) > len(cells)
 
 
 def _fractional(numbers: pl.Series) -> bool:
@@ -358,6 +373,8 @@ def field_of(values: pl.Series) -> tuple[Field | None, str]:
         inner = pl.Series([each for own in written.values() for each in own], dtype=pl.String).cast(pl.Float64, strict=False)
         decimal = not inner.has_nulls() and _fractional(inner)
         return (None, _DECIMALS) if decimal else (Field(name=name, kind="multi"), _WRITTEN)
+    if _of_sentences(text):
+        return None, _SENTENCES
     for separator in _SEPARATORS:
         cut = int(text.str.contains(separator, literal=True).sum())
         if 10 * cut >= len(text) > 0 and (separator == "|" or _plain(name) in _SEVERAL):

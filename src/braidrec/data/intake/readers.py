@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from braidrec.data.intake.delimited import Delimited, LineMap, OnBadRows, parse_delimited
+from braidrec.arguments import instance_of
+from braidrec.data.intake.delimited import SAID_IN, Delimited, LineMap, OnBadRows, parse_delimited
 from braidrec.data.intake.json_lines import is_json, parse_json
 from braidrec.data.intake.numbers import Decimal
 from braidrec.data.tables import ReadReport, SourceFile
-from braidrec.errors import DataError
+from braidrec.errors import ConfigError, DataError, remedy
 from braidrec.files import sha256
 from braidrec.strict import Strict
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FRAME = "<frame>"
+OF_FILES = ("encoding", "separator", "quoting", "on_bad_rows")  # what of `ReadConfig` is of files, the rest of values
+_log = logging.getLogger(__name__)
 _NAMED_PROBLEMS = 5  # rows left out that a note names one by one
 _FREE_INFLATION = 1 << 30  # bytes that a gzip file may always grow to; beyond that at most 100 times its size
 _ACCEPTED = "Parquet (a file, or a folder of such), Arrow IPC (Feather), JSON lines or CSV/TSV, the latter two also as .gz"
@@ -56,6 +60,15 @@ class ReadConfig(Strict):
         if self.time_format is not None and self.time_unit is not None:
             raise ValueError(
                 f"time_format = '{self.time_format}' reads text, time_unit = '{self.time_unit}' numbers; say one of them"
+            )
+        return self
+
+    def only(self, keys: Sequence[str], what: str) -> ReadConfig:
+        """The same.  Raises ConfigError where it sets more than ``keys``, which are all that reading ``what`` follows."""
+        if idle := sorted(self.model_fields_set - set(keys)):
+            raise ConfigError(
+                f"{remedy('read', '--read')}: of {what}, {', '.join(keys)} alone can be said; drop {', '.join(idle)}, which "
+                "nothing would follow"
             )
         return self
 
@@ -109,9 +122,20 @@ def read_table(
     return RawTable(frame, SourceFile(FRAME, ""), ReadReport(), what, read=read)
 
 
-def to_frame(source: Any, what: str) -> pl.DataFrame:
-    """Any path or frame that `read_table` takes; a frame may be without rows."""
-    return read_table(source, what=what).frame if isinstance(source, str | Path) else _from_frame(source, what)
+def to_frame(source: Any, what: str, read: ReadConfig | None = None) -> pl.DataFrame:
+    """Any path or frame that `read_table` takes, its values as they stand; a frame may be without rows.
+
+    read: how a file becomes a table; what it says of values is refused, and rows that are left out are logged
+    """
+    if read is not None:
+        instance_of(read, ReadConfig, "read", "write ReadConfig(...)")
+        read.only(OF_FILES, what)
+    if not isinstance(source, str | Path):
+        return _from_frame(source, what)
+    table = read_table(source, what=what, read=read)
+    for note in table.report.notes if table.report.rows_skipped else ():
+        _log.warning(note)
+    return table.frame
 
 
 def read_bytes(data: bytes, where: str, source: SourceFile, read: ReadConfig, columns: Sequence[str] | None = None) -> RawTable:
@@ -121,7 +145,7 @@ def read_bytes(data: bytes, where: str, source: SourceFile, read: ReadConfig, co
             data = data.decode(read.encoding).encode()
         except UnicodeError as cause:
             raise DataError(
-                f"{where}: cannot be read as {read.encoding} ({cause}); choose another encoding ([read] in TOML)"
+                f"{where}: cannot be read as {read.encoding} ({cause}); choose another encoding {SAID_IN}"
             ) from None
     if is_json(data):
         if columns is not None:

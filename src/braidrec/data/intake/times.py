@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from braidrec.data.intake.checked import CheckedTable, as_whole, last_place
+from braidrec.data.intake.delimited import SAID_IN
 from braidrec.data.intake.numbers import stripped
 from braidrec.errors import DataError
 
@@ -33,7 +34,7 @@ _FORMS = {
 }
 _SHORT_YEAR = rf"^\d{{1,2}}[-/.]\d{{1,2}}[-/.]\d{{2}}{_TIME}"
 _NO_TIME = "is not a time; seconds since 1970 or ISO 8601 dates such as 2024-05-31T18:00:00+02:00 are accepted"
-_SETTLES = "([read] in TOML, ReadConfig in Python), or bring dates"
+_SETTLES = f"{SAID_IN}, or bring dates"
 
 
 def seconds_of(log: CheckedTable, column: str) -> pl.Series:
@@ -48,7 +49,7 @@ def seconds_of(log: CheckedTable, column: str) -> pl.Series:
         if not (values.dtype == pl.String or values.dtype.is_integer()):
             raise DataError(
                 f"{log.raw.where}, column '{column}': type {values.dtype} where time_format = {read.time_format!r} reads text "
-                "or whole numbers; leave it out ([read] in TOML, ReadConfig in Python) or bring text"
+                f"or whole numbers; leave it out {SAID_IN} or bring text"
             )
         return _seconds_of_clock(log, column, _by_format(log, column, values, read.time_format))
     if values.dtype == pl.String:
@@ -65,7 +66,7 @@ def seconds_of(log: CheckedTable, column: str) -> pl.Series:
     log.put(column, values)
     if read.time_unit is not None:
         return _by_unit(log, column, read.time_unit)
-    cut = ', or say time_unit = "s" ([read] in TOML, ReadConfig in Python): fractions then say what came first'
+    cut = f', or say time_unit = "s" {SAID_IN}: fractions then say what came first'
     return _by_size(log, column, log.whole(column, "seconds since 1970", otherwise=cut))
 
 

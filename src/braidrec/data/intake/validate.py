@@ -16,7 +16,7 @@ import numpy as np
 
 from braidrec.arguments import BLANKS
 from braidrec.data.intake.checked import CheckedTable, last_place, shown, wordless
-from braidrec.data.intake.delimited import OnBadRows
+from braidrec.data.intake.delimited import SAID_IN, OnBadRows
 from braidrec.data.intake.markup import cleaned
 from braidrec.data.intake.numbers import listing, of_words, stripped
 from braidrec.data.intake.readers import RawTable
@@ -400,7 +400,7 @@ def _count_strangers(
         raise DataError(
             f"{log.raw.where}: {found} ({share:.1%}) find their {kind} in {table.raw.where}, column '{key}': "
             f"{cause}; accepted: {least:.0%} or more. Bring ids that meet, leave the table of {kind}s out, or say what share "
-            "is enough: least_met = 0 ([read] in TOML, ReadConfig in Python)"
+            f"is enough: least_met = 0 {SAID_IN}"
         )
     log.note(
         f"{len(strange):,} interactions are with {strange.n_unique():,} values of '{key}' that its table "
