@@ -74,7 +74,7 @@ def old_events() -> Dataset:
 
 def test_knowledge_of_old_events_is_held_and_stands_beside_a_backbone_without(tick: list[float]) -> None:
     rows = marks.PARTS["old"](old_events().path, 0.001)
-    assert [row[0].split(":")[0] for row in rows] == ["deepfm-edk", "dcn-edk", "dcn-edk-concat"]
+    assert [row[0].split(":")[0] for row in rows] == ["deepfm-edk", "deepfm-edk-concat", "dcn-edk", "dcn-edk-concat"]
     assert all("-mean (mark 1.3x at most)" in row[2] for row in rows)
 
 

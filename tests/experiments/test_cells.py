@@ -161,6 +161,25 @@ def test_the_committed_tables_are_what_their_cells_and_their_own_tests_say(name:
     assert found["not_run"] == committed["not_run"]
 
 
+def test_tests_of_fewer_seeds_are_kept_where_cells_of_others_came_later(shop: Workshop) -> None:
+    for row, seed in ((PLAIN, 1), (DISCO, 1)):
+        make_cell(row, seed, shop)
+    single = json.loads(json.dumps(summary([replace(row, seeds=(1,)) for row in (PLAIN, DISCO)], shop)))
+    for row in (PLAIN, DISCO):
+        make_cell(row, 2, shop)
+    gone = replace(shop, runs=shop.runs / "moved")
+    found = summary([PLAIN, DISCO], gone, earlier=[single])["rows"][1]
+    assert found["seeds"] == [1, 2]
+    assert paired_tests(found) == paired_tests(single["rows"][1])
+    assert [test["seeds"] for test in paired_tests(found)] == [[1]]
+    both = json.loads(json.dumps(summary([PLAIN, DISCO], shop)))
+    for earlier in ([single, both], [both, single]):
+        assert paired_tests(summary([PLAIN, DISCO], gone, earlier=earlier)["rows"][1]) == paired_tests(both["rows"][1])
+    numbers = next(value for key, value in single["rows"][1].items() if key.endswith("_by_seed"))
+    numbers[0] += 1e-9  # of another cell than the one that is here
+    assert not paired_tests(summary([PLAIN, DISCO], gone, earlier=[single])["rows"][1])
+
+
 def test_tests_of_a_named_family_are_corrected_among_themselves_and_say_what_other_seeds_would(shop: Workshop) -> None:
     for row, seed in ((PLAIN, 1), (PLAIN, 2), (DISCO, 1), (DISCO, 2)):
         make_cell(row, seed, shop)

@@ -220,9 +220,10 @@ def _long(prepared: Path, seconds: float) -> list[Line]:
 def _old(prepared: Path, seconds: float) -> list[Line]:
     """EDK's second stage with the knowledge of all rows held, beside the same backbone without it."""
     dataset, rows = Dataset.open(prepared), []
-    for plain, enhanced in (("deepfm-mean", "deepfm-edk"), ("dcn-mean", "dcn-edk"), ("dcn-mean", "dcn-edk-concat")):
-        first, second = _alternate([bare_step(ranker(name, dataset))[0] for name in (plain, enhanced)], seconds)
-        rows.append(_slower(f"{enhanced}: training step, knowledge held", second, first, plain, 1.3))
+    for plain in ("deepfm", "dcn"):
+        for enhanced in (f"{plain}-edk", f"{plain}-edk-concat"):
+            first, second = _alternate([bare_step(ranker(name, dataset))[0] for name in (f"{plain}-mean", enhanced)], seconds)
+            rows.append(_slower(f"{enhanced}: training step, knowledge held", second, first, f"{plain}-mean", 1.3))
     return rows
 
 

@@ -51,6 +51,7 @@ MODELS: Mapping[str, tuple[str, str | None, str, Mapping[str, Any]]] = {
     "dcn-disco": ("dcn", "disco", "ours", {}),
     "deepfm-edk": ("deepfm", "edk", "ours", {"edk": {"compress": False}}),  # weights as drawn take as long
     "dcn-edk": ("dcn", "edk", "ours", {"edk": {"compress": False}}),
+    "deepfm-edk-concat": ("deepfm", "edk", "ours", {"edk": {"compress": False, "inject": "concat"}}),
     "dcn-edk-concat": ("dcn", "edk", "ours", {"edk": {"compress": False, "inject": "concat"}}),
 }
 

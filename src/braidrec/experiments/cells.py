@@ -118,7 +118,8 @@ def summary(
 ) -> dict[str, Any]:
     """Every row with its seeds, mean, spread, published value and paired tests; rows without a cell are listed as not run.
 
-    earlier: summaries made before, whose tests are kept for rows whose run directories are no longer here
+    earlier: summaries made before, whose tests are kept for rows whose run directories are no longer here, of fewer seeds where
+    cells of others came later
     reference: row -> row that its gain is over, on the seeds that both have
     Tests are those of a row against each of its ``against`` that is in the table, on shared seeds; Holm's correction is over
     all tests of the table that have one `Row.family`: ``p_value`` of a test is raw, ``p_holm`` adjusted, ``holm_over`` the
@@ -256,21 +257,24 @@ def _tests(
     entries: Mapping[str, Mapping[str, Any]],
     before: Sequence[Mapping[str, Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Paired tests on what the runs stored; where they are not here, those of an earlier summary of the cells."""
+    """Paired tests on what the runs stored; where they are not here, those of an earlier summary of the cells, by as many of
+    the seeds as it had.
+    """
     if not seeds or row.of_task is not other.of_task:
         return []
     if all(_at_hand(each, seeds, shop, cells[each.name]) for each in (row, other)):
         own, others = ([shop.source(each, seed) for seed in seeds] for each in (row, other))
         found = outcomes.tests(own, others, row.of_task.name, row.tested)
         return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
+    kept: list[dict[str, Any]] = []
     for old in before:
-        if all(each.name in old for each in (row, other)) and all(
-            _alike(_by_seed(old[each.name], seeds), _by_seed(entries[each.name], seeds)) for each in (row, other)
-        ):
-            kept = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name and test["seeds"] == seeds]
-            if kept:
-                return kept
-    return []
+        if row.name in old and other.name in old:
+            found = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name]
+            for own in {tuple(test["seeds"]) for test in found if set(test["seeds"]) <= set(seeds)}:
+                pairs = [(_by_seed(old[name], own), _by_seed(entries[name], own)) for name in (row.name, other.name)]
+                if all(_alike(*pair) for pair in pairs) and (not kept or len(own) > len(kept[0]["seeds"])):
+                    kept = [test for test in found if tuple(test["seeds"]) == own]
+    return kept
 
 
 def _at_hand(row: Row, seeds: Sequence[int], shop: Workshop, cells: Mapping[int, Cell]) -> bool:
