@@ -119,7 +119,8 @@ def test_padding_is_inert_and_order_is_not(gru: str) -> None:
     assert isinstance(history, History)
     wide = [F.pad(part, (0, 5)) for part in (history.items, history.signals, history.mask)]
     wide[0][~wide[2]] = 7
-    assert torch.equal(model(replace(one, history=History(*wide))), logits)
+    # products of other shapes may round otherwise
+    torch.testing.assert_close(model(replace(one, history=History(*wide))), logits, rtol=1e-5, atol=1e-5)
     full = rows(one, history.mask.all(dim=1).nonzero().squeeze(1))
     back = with_history(full, items=full.history.items.flip(1), signals=full.history.signals.flip(1))
     assert (model(back) - model(full)).abs().min() > 1e-6

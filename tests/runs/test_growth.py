@@ -112,7 +112,7 @@ def test_two_who_add_at_once_add_one_after_the_other(made: Callable[[], Run], tm
     assert again.catalogue.added_ids == run.catalogue.added_ids
     user = run.dataset.user_ids[3]
     # all at once in one product, where they came one by one
-    np.testing.assert_allclose(again.score_items(user, list(NEW)), run.score_items(user, list(NEW)), rtol=1e-5)
+    np.testing.assert_allclose(again.score_items(user, list(NEW)), run.score_items(user, list(NEW)), rtol=1e-5, atol=2e-6)
 
 
 # -- several knowledge bases ----------------------------------------------------------------------------------------------

@@ -558,7 +558,7 @@ def test_without_a_history_what_was_met_most_often_comes_first(run: Run) -> None
 
 def test_ids_and_numbers_that_make_no_sense(tmp_path: Path) -> None:
     run = sasrec()
-    with pytest.raises(DataError, match=r"user 'u10811' is not in rings \(did you mean 'u10\d+'\?\); for somebody new pass"):
+    with pytest.raises(DataError, match=r"user 'u10811' is not in rings \(did you mean 'u10\d+'\?\); for somebody new ask"):
         run.recommend("u10811")
     with pytest.raises(DataError, match=r"item 'i111' is not in the catalogue of rings \(did you mean 'i1\d?'\?\)"):
         run.recommend(items=["i1", "i111"])
@@ -567,7 +567,7 @@ def test_ids_and_numbers_that_make_no_sense(tmp_path: Path) -> None:
             run.recommend(USER, k=k)
         with pytest.raises(DataError, match=f"k = {k}: ask for at least one item"):
             run.recommend_all(tmp_path / "all.parquet", k=k)
-    with pytest.raises(DataError, match="either a user or a list of items"):
+    with pytest.raises(DataError, match="needs to know who it is for"):
         run.recommend()
 
 
