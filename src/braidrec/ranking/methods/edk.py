@@ -67,8 +67,8 @@ _BLOCK = 2048  # rows of which knowledge is read at a time
 class EDKConfig(SourceConfig):
     """width: d    patterns: K    head_width: of each head of psi, None for d    leave_out: fields the network does not read, by
     name, or "user" and "item" for their ids
-    kb_oov: "row": values that the old events lack share a row of their field, which is trained; "untrained": each keeps its own,
-    as it was drawn
+    kb_oov: "row" has values that the old events lack share a row of their field, which is trained; with "untrained" each
+    keeps its own, as it was drawn
 
     label_weight, input_weight, disentangle_weight: of the two parts of the essential principle and of the other one, all times
     reg_weight    mask: "ones" leaves every gate open
