@@ -313,8 +313,8 @@ def _experiments() -> tuple[Experiment, ...]:
             _FLOOR,
             shortfalls=(
                 (
-                    "no part that is taken away changes AUC (+.0002, .0000, .0000 over three seeds; tests are of the two of which "
-                    "runs are kept)"
+                    "no part that is taken away changes AUC (+.0002, .0000, .0000 over three seeds; tests are of the two of "
+                    "which runs are kept)"
                 ),
                 _UNSELECTIVE,
             ),
