@@ -269,11 +269,11 @@ def _tests(
     kept: list[dict[str, Any]] = []
     for old in before:
         if row.name in old and other.name in old:
-            found = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name]
-            for own in {tuple(test["seeds"]) for test in found if set(test["seeds"]) <= set(seeds)}:
-                pairs = [(_by_seed(old[name], own), _by_seed(entries[name], own)) for name in (row.name, other.name)]
-                if all(_alike(*pair) for pair in pairs) and (not kept or len(own) > len(kept[0]["seeds"])):
-                    kept = [test for test in found if tuple(test["seeds"]) == own]
+            told = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name]
+            for some in {tuple(test["seeds"]) for test in told if set(test["seeds"]) <= set(seeds)}:
+                pairs = [(_by_seed(old[name], some), _by_seed(entries[name], some)) for name in (row.name, other.name)]
+                if all(_alike(*pair) for pair in pairs) and (not kept or len(some) > len(kept[0]["seeds"])):
+                    kept = [test for test in told if tuple(test["seeds"]) == some]
     return kept
 
 
