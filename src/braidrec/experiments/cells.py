@@ -266,15 +266,18 @@ def _tests(
         own, others = ([shop.source(each, seed) for seed in seeds] for each in (row, other))
         found = outcomes.tests(own, others, row.of_task.name, row.tested)
         return [{"row": other.name, "seeds": seeds, **asdict(test)} for test in found]
-    kept: list[dict[str, Any]] = []
-    for old in before:
-        if row.name in old and other.name in old:
-            told = [dict(test) for test in paired_tests(old[row.name]) if test["row"] == other.name]
-            for some in {tuple(test["seeds"]) for test in told if set(test["seeds"]) <= set(seeds)}:
-                pairs = [(_by_seed(old[name], some), _by_seed(entries[name], some)) for name in (row.name, other.name)]
-                if all(_alike(*pair) for pair in pairs) and (not kept or len(some) > len(kept[0]["seeds"])):
-                    kept = [test for test in told if tuple(test["seeds"]) == some]
-    return kept
+    kept = [_kept(old, row.name, other.name, seeds, entries) for old in before if row.name in old and other.name in old]
+    return max(filter(None, kept), key=lambda tests: len(tests[0]["seeds"]), default=[])
+
+
+def _kept(
+    old: Mapping[str, Mapping[str, Any]], row: str, other: str, seeds: Sequence[int], entries: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Tests of one row against another in an earlier summary, where they are of these seeds and of the cells that are here."""
+    found = [dict(test) for test in paired_tests(old[row]) if test["row"] == other and set(test["seeds"]) <= set(seeds)]
+    own = found[0]["seeds"] if found else []  # the same in all of them
+    same = all(_alike(_by_seed(old[name], own), _by_seed(entries[name], own)) for name in (row, other))
+    return found if same else []
 
 
 def _at_hand(row: Row, seeds: Sequence[int], shop: Workshop, cells: Mapping[int, Cell]) -> bool:

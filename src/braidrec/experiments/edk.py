@@ -312,10 +312,7 @@ def _experiments() -> tuple[Experiment, ...]:
             _printed_parts("eleme", "Eleme"),
             _FLOOR,
             shortfalls=(
-                (
-                    "no part that is taken away changes AUC (+.0002, .0000, .0000 over three seeds; tests are of the two of "
-                    "which runs are kept)"
-                ),
+                "no part that is taken away changes AUC (+.0002, .0000, .0000 over three seeds; tests are of two of them)",
                 _UNSELECTIVE,
             ),
             reference=_GIVER,
